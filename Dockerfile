@@ -1,0 +1,36 @@
+# tritonlive on a GPU machine. NOT BUILT where it was written (no registry, no GPU there): linted only (make lint).
+#
+#   docker build -t tritonlive .
+#   docker run --init --gpus all --shm-size 2g -p 9000:9000 -v tritonlive-cache:/cache \
+#     -e TRITONLIVE_API_KEY -e TRITONLIVE_CONTROL_KEY -e HF_TOKEN tritonlive --model Qwen/Qwen3-0.6B
+#
+# --init reaps what the engine leaves behind; --shm-size is for Triton's Python backend.
+
+# 26.11 is Triton 2.75.0; the -py3 image carries the Python backend (Python 3.12).
+FROM nvcr.io/nvidia/tritonserver:26.11-py3
+
+# A virtual environment, so that nothing of the image is replaced; Triton's Python backend finds it through PATH.
+ENV VIRTUAL_ENV=/opt/tritonlive/.venv \
+    PATH=/opt/tritonlive/.venv/bin:/opt/tritonserver/bin:$PATH \
+    HF_HOME=/cache/huggingface \
+    TRITONLIVE_CACHE_DIR=/cache/tritonlive \
+    VLLM_CACHE_ROOT=/cache/vllm
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
+WORKDIR /opt/tritonlive
+# The dependencies first: they change less often than the code.
+RUN python3 -m venv "$VIRTUAL_ENV" && pip install --no-cache-dir vllm==0.32.0 "tritonclient[grpc,http]==2.73.0" openai==3.54.0
+COPY . .
+RUN pip install --no-cache-dir --config-settings editable_mode=compat -e . \
+    && useradd --create-home --uid 10001 tritonlive && install -d -o tritonlive /cache
+
+USER 10001
+VOLUME /cache
+# Triton has no key for inference, so it stays inside; -p 8001:8001 and --triton-host 0.0.0.0 let a trainer's gRPC in.
+EXPOSE 9000
+# /health is 200 only while an engine behind it answers; a start downloads and compiles.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
+    CMD ["curl", "--fail", "--silent", "--show-error", "http://127.0.0.1:9000/health"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["tritonlive", "serve", "--host", "0.0.0.0"]

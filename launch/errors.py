@@ -1,0 +1,21 @@
+"""What can go wrong while starting or running the local stack."""
+
+
+class LaunchError(Exception):
+    """The stack cannot be started or has stopped; the message says why and what to change."""
+
+
+class PortTakenError(LaunchError):
+    """A port the stack needs is in use."""
+
+
+class ProcessDiedError(LaunchError):
+    """tritonserver or the front end ended by itself; the message carries its last log lines."""
+
+
+class ReadyTimeoutError(LaunchError):
+    """The stack did not generate a first token within the time given."""
+
+
+class StackCancelled(LaunchError):
+    """Somebody asked for a stop while the stack was still starting."""

@@ -1,0 +1,45 @@
+"""Ports: is one free, and find one that is."""
+
+import errno
+import socket
+from contextlib import ExitStack
+
+from launch.config import StackConfig
+from launch.errors import LaunchError, PortTakenError
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def check_free(host: str, port: int, *, what: str, option: str) -> None:
+    """Raise PortTakenError naming the port and the option that changes it, if it cannot be bound on `host`."""
+    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
+        # As the servers do: a connection left in TIME_WAIT by an earlier run does not make a port taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortTakenError(f"port {port} ({what}) is already in use; choose another with {option}") from error
+            raise LaunchError(f"cannot bind {host}:{port} ({what}, {option}): {error.strerror}") from error
+
+
+def check_ports(config: StackConfig) -> None:
+    """Raise PortTakenError for the first port of the stack that somebody uses; 0 is never taken."""
+    for host, port, what, option in (
+        (config.host, config.port, "front end", "--port"),
+        (config.triton_host, config.triton_http_port, "Triton HTTP", "--triton-http-port"),
+        (config.triton_host, config.triton_grpc_port, "Triton gRPC", "--triton-grpc-port"),
+        (config.triton_host, config.triton_metrics_port, "Triton metrics", "--triton-metrics-port"),
+    ):
+        check_free(host, port, what=what, option=option)
+
+
+def pick_free(host: str, count: int) -> list[int]:
+    """`count` different ports that nobody is using now."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket(_family(host), socket.SOCK_STREAM)) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in probes]

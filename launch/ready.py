@@ -1,0 +1,66 @@
+"""Is a server ready: not by its word, by a token it has generated."""
+
+import threading
+from dataclasses import dataclass
+
+import httpx
+
+from launch.errors import LaunchError
+
+FIRST_TOKEN_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a stack that generates says about itself."""
+
+    model: str
+    weight_version: str
+    first_token_s: float
+
+
+def is_ok(client: httpx.Client, url: str) -> bool:
+    """Whether GET `url` answers 200."""
+    try:
+        return client.get(url).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+class FirstToken:
+    """Asks the front end for one token, in a thread: the first one may compile for a minute, and its server may die."""
+
+    def __init__(self, frontend_url: str, *, api_key: str | None, control_key: str) -> None:
+        self._url = frontend_url
+        self._api_key = api_key
+        self._control_key = control_key
+        self._answer: Ready | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="first-token", daemon=True)
+        self._thread.start()
+
+    def is_done(self) -> bool:
+        """Whether the token or an error has come."""
+        return not self._thread.is_alive()
+
+    def result(self) -> Ready:
+        """The answer; raises LaunchError if the front end refused."""
+        if self._answer is None:
+            raise LaunchError(f"the first token could not be generated: {self._error}") from self._error
+        return self._answer
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._ask()
+        except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+            self._error = error
+
+    def _ask(self) -> Ready:
+        inference = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        control = {"Authorization": f"Bearer {self._control_key}"}
+        with httpx.Client(base_url=self._url, timeout=FIRST_TOKEN_TIMEOUT_S) as client:
+            model = client.get("/v1/models", headers=inference).raise_for_status().json()["data"][0]["id"]
+            body = {"model": model, "prompt": "Hello", "max_tokens": 1}
+            answer = client.post("/v1/completions", json=body, headers=inference).raise_for_status()
+            version = client.get("/weight_info", headers=control).raise_for_status().json()["weight_version"]
+        return Ready(model, version, answer.elapsed.total_seconds())

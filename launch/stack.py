@@ -1,0 +1,205 @@
+"""The stack: tritonserver and the front end, started together, watched together, stopped together."""
+
+import contextlib
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from launch import ports, ready, tritonserver
+from launch.config import TRITON_MODEL, StackConfig
+from launch.errors import LaunchError, ReadyTimeoutError, StackCancelled
+from launch.process import ManagedProcess
+
+Progress = Callable[[str, str], None]
+"""Called with the phase the stack is in and its latest detail; called often."""
+
+FRONTEND_STOP_S = 15.0
+TRITON_STOP_S = 30.0
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Linux's, not a place for temporary files of ours
+
+
+class Stack:
+    """One tritonserver and one front end.
+
+        with Stack(StackConfig(model="DIR", extra_args=("--enforce-eager",))) as stack:
+            stack.wait_ready(timeout_s=300)
+            httpx.get(stack.frontend_url + "/v1/models")
+
+    Start it from a thread that lives as long as the stack: its processes are told to end when that thread does.
+    `stack.triton` and `stack.frontend` can be stopped, killed and started again one by one.
+    """
+
+    def __init__(
+        self, config: StackConfig, *, progress: Progress | None = None, cancel: threading.Event | None = None
+    ) -> None:
+        self.config = _settled(config)
+        self.control_key = self.config.control_key or ""
+        self.api_key = self.config.api_key.split(",")[0] if self.config.api_key else None
+        self.server = tritonserver.find(config.tritonserver, config.cache_dir)
+        log_dir = config.log_dir or config.cache_dir / "logs" / str(self.config.port)
+        self._shm_prefix = f"tritonlive_{os.getpid()}_{self.config.triton_grpc_port}_"
+        # The configuration alone says which inference keys there are, and Triton has no use for them.
+        base_env = {name: value for name, value in os.environ.items() if name != "TRITONLIVE_API_KEY"}
+        triton_env = base_env | self.server.environment(self.config, base_env)
+        frontend_env = base_env | dict(config.env) | {"TRITONLIVE_CONTROL_KEY": self.control_key}
+        if offline := triton_env.get("HF_HUB_OFFLINE"):
+            frontend_env["HF_HUB_OFFLINE"] = offline  # a local model: both read it, neither asks a hub
+        if config.api_key:
+            frontend_env["TRITONLIVE_API_KEY"] = config.api_key
+        self.triton = ManagedProcess(
+            "tritonserver",
+            self.server.command(self.config, shm_prefix=self._shm_prefix),
+            triton_env,
+            log_dir / "tritonserver.log",
+        )
+        self.frontend = ManagedProcess("front end", self._frontend_command(), frontend_env, log_dir / "frontend.log")
+        self._progress = progress or (lambda phase, detail: None)
+        self._cancel = cancel or threading.Event()
+
+    @property
+    def frontend_url(self) -> str:
+        """Base URL of the OpenAI API (without /v1)."""
+        return _url(self.config.host, self.config.port)
+
+    @property
+    def http_url(self) -> str:
+        """Base URL of Triton's HTTP endpoint."""
+        return _url(self.config.triton_host, self.config.triton_http_port)
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port of Triton's gRPC endpoint, as tritonclient wants it."""
+        return _url(self.config.triton_host, self.config.triton_grpc_port).removeprefix("http://")
+
+    @property
+    def metrics_url(self) -> str:
+        """URL of Triton's Prometheus metrics."""
+        return _url(self.config.triton_host, self.config.triton_metrics_port) + "/metrics"
+
+    @property
+    def triton_log(self) -> Path:
+        """What tritonserver, the model and vLLM print."""
+        return self.triton.log_path
+
+    @property
+    def frontend_log(self) -> Path:
+        """What the front end prints."""
+        return self.frontend.log_path
+
+    @property
+    def engine_core_pids(self) -> list[int]:
+        """Process ids of vLLM's engine cores, found by the title vLLM gives them."""
+        return [p.pid for p in self.triton.members() if "EngineCore" in " ".join(p.cmdline())]
+
+    def start(self) -> None:
+        """Check the ports and start both processes; does not wait."""
+        if not self.config.model_repository.is_dir():
+            raise LaunchError(f"model_repository {self.config.model_repository}: no such directory")
+        ports.check_ports(self.config)
+        self.triton.start()
+        self.frontend.start()
+
+    def wait_ready(self, timeout_s: float = 900.0) -> ready.Ready:
+        """Wait until a token has been generated through the front end.
+
+        Raises ProcessDiedError, ReadyTimeoutError or StackCancelled.
+        """
+        deadline = time.monotonic() + timeout_s
+        with httpx.Client(timeout=5.0) as client:
+            model_url = f"{self.http_url}/v2/models/{TRITON_MODEL}/ready"
+            # Triton opens its ports only when its models are loaded; until then its log is all there is.
+            self._wait("tritonserver", lambda: self.triton.log_contains(f"loading: {TRITON_MODEL}:"), deadline)
+            self._wait("engine", lambda: ready.is_ok(client, model_url), deadline)
+            self._wait("front end", lambda: ready.is_ok(client, f"{self.frontend_url}/health"), deadline)
+        answer = ready.FirstToken(self.frontend_url, api_key=self.api_key, control_key=self.control_key)
+        self._wait("first token", answer.is_done, deadline)
+        return answer.result()
+
+    def check(self) -> None:
+        """Raise ProcessDiedError if either process has ended, StackCancelled if a stop was asked for."""
+        self.triton.check()
+        self.frontend.check()
+        if self._cancel.is_set():
+            raise StackCancelled("stopped while starting")
+
+    def stop(self) -> None:
+        """Stop the front end (it finishes or tells its clients), then Triton (its model shuts the engine down)."""
+        try:
+            self._progress("stopping the front end", "")
+            self.frontend.stop(FRONTEND_STOP_S)
+            self._progress("stopping tritonserver", "")
+            self.triton.stop(TRITON_STOP_S)
+        except BaseException:  # whoever does not want to wait any longer must not leave processes behind
+            self.kill()
+            raise
+        self._remove_shared_memory()
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the stack."""
+        self.frontend.kill()
+        self.triton.kill()
+        self._remove_shared_memory()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _frontend_command(self) -> list[str]:
+        config = self.config
+        return [
+            *(sys.executable, "-P", "-m", "openai_frontend"),  # -P: not what the working directory happens to hold
+            *("--triton-url", self.grpc_url, "--host", config.host, "--port", str(config.port)),
+            *("--workers", str(config.workers)),
+            *config.extra_args,
+            *config.frontend_args,
+        ]
+
+    def _wait(self, phase: str, is_reached: Callable[[], bool], deadline: float) -> None:
+        process = self.frontend if phase == "front end" else self.triton
+        while not is_reached():
+            self.check()
+            if time.monotonic() > deadline:
+                raise ReadyTimeoutError(
+                    f"not ready in time, still waiting for: {phase}. "
+                    f"Last lines of {process.log_path}:\n{process.log_tail(25)}"
+                )
+            self._progress(phase, process.log_tail(1))
+            self._cancel.wait(0.25)
+
+    def _remove_shared_memory(self) -> None:
+        # A tritonserver that was killed leaves its Python backend's regions behind; the name says they are ours.
+        for region in SHARED_MEMORY.glob(self._shm_prefix + "*"):
+            with contextlib.suppress(FileNotFoundError):
+                region.unlink()
+
+
+def _settled(config: StackConfig) -> StackConfig:
+    """`config` with real ports and a control key."""
+    names = ("port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
+    free = iter(ports.pick_free(config.host, len(names)))
+    chosen = {name: getattr(config, name) or next(free) for name in names}
+    return replace(config, **chosen, control_key=config.control_key or secrets.token_urlsafe(24))
+
+
+def _url(host: str, port: int) -> str:
+    """How a client on this machine reaches a server bound to `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,54 @@
+"""A random 2-layer Llama with SmolLM2's tokenizer: says nothing, but quickly. For tests and serving-bound benchmarks.
+
+`python -m launch.tiny_model --output DIR --tokenizer DIR --seed N` builds one; `tiny_model()` is the cached one.
+"""
+
+import argparse
+from pathlib import Path
+
+from launch.default_model import default_model
+from launch.model_cache import build_once
+
+LAYOUT = "v1"
+"""To be changed with anything below that changes the checkpoint, so that caches are not stale."""
+
+
+def tiny_model(cache_dir: Path, *, seed: int = 0) -> Path:
+    """Directory of the checkpoint; built on the first call. The same seed gives the same weights."""
+    arguments = ("--tokenizer", str(default_model(cache_dir)), "--seed", str(seed))
+    return build_once(cache_dir / "models" / f"tiny-llama-{LAYOUT}-seed{seed}", "launch.tiny_model", arguments)
+
+
+def build(output: Path, tokenizer_dir: Path, seed: int) -> None:
+    """Write the checkpoint: 3.2 M bfloat16 parameters, tied embeddings, a vocabulary as large as the tokenizer's."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_dir)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        # Larger than usual: logits of a random model should differ enough for greedy decoding to be stable.
+        initializer_range=0.2,
+    )
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    build(args.output, args.tokenizer, args.seed)

@@ -1,0 +1,248 @@
+"""Control operations: one table of small functions, named after the methods of vLLM's EngineClient.
+
+Each takes the request's JSON arguments and returns a JSON object. All but a few need the control key.
+"""
+
+import hmac
+import inspect
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, cast, get_args
+
+from vllm.v1.engine import PauseMode
+from vllm.version import __version__ as vllm_version
+
+from .checkpoint import read_parameters
+from .engine import Engine
+from .settings import CONTROL_KEY_VARIABLE
+from .tensors import BadTensor, Unavailable, read_json_object, read_string
+from .weights import Weights
+
+Operation = Callable[..., Awaitable[dict[str, Any]]]
+
+# What a front end needs before anyone has shown a key, and what tells whether the replica lives.
+KEYLESS = frozenset({"describe", "health"})
+
+
+class Control:
+    """Runs control operations on the engine's loop."""
+
+    def __init__(self, engine: Engine, weights: Weights) -> None:
+        self._engine = engine
+        self._weights = weights
+        self.operations: dict[str, Operation] = {
+            "describe": self.describe,
+            "health": self.health,
+            "status": self.status,
+            "parameters": self.parameters,
+            "pause_generation": self.pause_generation,
+            "resume_generation": self.resume_generation,
+            "is_paused": self.is_paused,
+            "init_weight_transfer_engine": self.init_weight_transfer_engine,
+            "shutdown_weight_transfer_engine": self.shutdown_weight_transfer_engine,
+            "start_weight_update": self.start_weight_update,
+            "update_weights": self.update_weights,
+            "finish_weight_update": self.finish_weight_update,
+            "abort_weight_update": self.abort_weight_update,
+            "get_weight_version": self.get_weight_version,
+            "update_weight_version": self.update_weight_version,
+            "compute_weight_checksums": self.compute_weight_checksums,
+            "reset_weights": self.reset_weights,
+            "reset_prefix_cache": self.reset_prefix_cache,
+            "reset_mm_cache": self.reset_mm_cache,
+            "reset_encoder_cache": self.reset_encoder_cache,
+            "sleep": self.sleep,
+            "wake_up": self.wake_up,
+            "is_sleeping": self.is_sleeping,
+            "add_lora": self.add_lora,
+            "remove_lora": self.remove_lora,
+            "list_loras": self.list_loras,
+        }
+
+    async def run(self, request: Any) -> str:
+        """Read a control request, check its key, run it. Returns the JSON result; raises RequestError."""
+        name = read_string(request, "control_operation") or ""
+        operation = self.operations.get(name)
+        if name not in KEYLESS:
+            self._check_key(read_string(request, "control_key"))
+        if operation is None:
+            raise BadTensor("control_operation", f"unknown {name!r}; there are {', '.join(sorted(self.operations))}")
+        arguments = read_json_object(request, "control_arguments") or {}
+        try:
+            inspect.signature(operation).bind(**arguments)
+        except TypeError as error:
+            raise BadTensor("control_arguments", f"of {name}: {error}") from None
+        return json.dumps(await operation(**arguments))
+
+    def _check_key(self, key: str | None) -> None:
+        expected = self._engine.settings.control_key
+        if expected is None:
+            raise BadTensor("control_key", f"control is off: the server was started without {CONTROL_KEY_VARIABLE}")
+        if not hmac.compare_digest((key or "").encode(), expected.encode()):
+            raise BadTensor("control_key", "missing or wrong")
+
+    # ---- what this replica is -----------------------------------------------------------------------------------
+
+    async def describe(self) -> dict[str, Any]:
+        """What a front end builds its serving layer from; the arguments are those of `vllm serve`."""
+        config = self._engine.llm.vllm_config
+        model = config.model_config
+        transfer = config.weight_transfer_config
+        served = model.served_model_name
+        return {
+            "vllm_version": vllm_version,
+            "engine_argv": self._engine.argv,
+            "model": model.model,
+            "served_model_name": [served] if isinstance(served, str) else list(served or ()),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "max_model_len": model.max_model_len,
+            "num_gpu_blocks": config.cache_config.num_gpu_blocks,
+            "block_size": config.cache_config.block_size,
+            "kv_cache_size_tokens": config.cache_config.kv_cache_size_tokens,
+            "world_size": config.parallel_config.world_size,
+            "world_size_across_dp": config.parallel_config.world_size_across_dp,
+            "weight_version": await self._weights.version(),
+            "weight_transfer_backend": transfer.backend if transfer is not None else None,
+            "started_at": self._engine.started_at,
+            "num_restarts": self._engine.num_restarts,
+        }
+
+    async def health(self) -> dict[str, Any]:
+        """Answers only if the engine process does."""
+        self._weights.check_can_generate()
+        await self._weights.version()
+        return {"healthy": True}
+
+    async def status(self) -> dict[str, Any]:
+        parallel = self._engine.arguments
+        if not self._engine.is_running:
+            return {"state": "restarting", "weight_version": None, "reason": "the engine died", "last_update": None}
+        config = self._engine.llm.vllm_config
+        state = str(self._weights.state)
+        if self._weights.is_paused and state == "serving":
+            state = "paused"
+        return {
+            "state": state,
+            "weight_version": await self._weights.version(),
+            "reason": self._weights.reason,
+            "model": parallel.model,
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "world_size": config.parallel_config.world_size_across_dp,
+            "weight_transfer_backend": self._weights.backend,
+            "last_update": self._weights.last_update,
+        }
+
+    async def parameters(self) -> dict[str, Any]:
+        """Names, dtypes and shapes of the tensors an update must bring: the checkpoint's, in the dtype served."""
+        model = self._engine.llm.model_config
+        dtype = str(model.dtype).removeprefix("torch.")
+        read = self._engine.loop.run_in_executor(None, read_parameters, model.model, model.revision, dtype)
+        try:
+            parameters = await read
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"parameters: the checkpoint of {model.model} cannot be read: {error}") from None
+        tied = bool(getattr(model.hf_text_config, "tie_word_embeddings", False))
+        return {"parameters": parameters, "tied": ["lm_head.weight"] if tied else []}
+
+    # ---- generation -------------------------------------------------------------------------------------------
+
+    async def pause_generation(self, mode: str = "abort", clear_cache: bool = True) -> dict[str, Any]:
+        await self._weights.pause(pause_mode(mode), clear_cache)
+        return {"status": "paused"}
+
+    async def resume_generation(self) -> dict[str, Any]:
+        await self._weights.resume()
+        return {"status": "resumed"}
+
+    async def is_paused(self) -> dict[str, Any]:
+        return {"is_paused": await self._engine.llm.is_paused()}
+
+    # ---- weights ----------------------------------------------------------------------------------------------
+
+    async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> dict[str, Any]:
+        await self._weights.connect(init_info)
+        return {}
+
+    async def shutdown_weight_transfer_engine(self) -> dict[str, Any]:
+        await self._weights.disconnect()
+        return {}
+
+    async def start_weight_update(self) -> dict[str, Any]:
+        await self._weights.start()
+        return {}
+
+    async def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
+        await self._weights.update(update_info)
+        return {}
+
+    async def finish_weight_update(self, weight_version: str | None = None) -> dict[str, Any]:
+        return await self._weights.finish(weight_version)
+
+    async def abort_weight_update(self, reason: str = "asked for") -> dict[str, Any]:
+        await self._weights.abort(reason)
+        return {"state": str(self._weights.state)}
+
+    async def get_weight_version(self) -> dict[str, Any]:
+        return {"weight_version": await self._weights.version()}
+
+    async def update_weight_version(self, new_version: str) -> dict[str, Any]:
+        await self._weights.set_version(new_version)
+        return {"weight_version": new_version}
+
+    async def compute_weight_checksums(self) -> dict[str, Any]:
+        return {"checksums": await self._engine.llm.compute_weight_checksums()}
+
+    async def reset_weights(self) -> dict[str, Any]:
+        """Zero the weights (vLLM's weight checker uses it to prove that a push writes every tensor)."""
+        self._weights.mark_dirty("weights were reset to zero")
+        await self._engine.llm.collective_rpc("reset_weights")
+        return {}
+
+    # ---- caches and memory --------------------------------------------------------------------------------------
+
+    async def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> dict[str, Any]:
+        return {"ok": await self._engine.llm.reset_prefix_cache(reset_running_requests, reset_connector)}
+
+    async def reset_mm_cache(self) -> dict[str, Any]:
+        await self._engine.llm.reset_mm_cache()
+        return {}
+
+    async def reset_encoder_cache(self) -> dict[str, Any]:
+        await self._engine.llm.reset_encoder_cache()
+        return {}
+
+    async def sleep(self, level: int = 1, mode: str = "abort") -> dict[str, Any]:
+        await self._engine.llm.sleep(level, pause_mode(mode))
+        return {}
+
+    async def wake_up(self, tags: list[str] | None = None) -> dict[str, Any]:
+        return {"fully_awake": await self._engine.llm.wake_up(tags)}
+
+    async def is_sleeping(self) -> dict[str, Any]:
+        return {"is_sleeping": await self._engine.llm.is_sleeping()}
+
+    # ---- LoRA -------------------------------------------------------------------------------------------------
+
+    async def add_lora(self, lora_name: str, lora_int_id: int, lora_path: str, **options: Any) -> dict[str, Any]:
+        from vllm.lora.request import LoRARequest
+
+        try:
+            request = LoRARequest(lora_name=lora_name, lora_int_id=lora_int_id, lora_path=lora_path, **options)
+        except (TypeError, ValueError) as error:
+            raise BadTensor("control_arguments", f"of add_lora: {error}") from None
+        return {"added": await self._engine.llm.add_lora(request)}
+
+    async def remove_lora(self, lora_id: int) -> dict[str, Any]:
+        return {"removed": await self._engine.llm.remove_lora(lora_id)}
+
+    async def list_loras(self) -> dict[str, Any]:
+        return {"loras": sorted(await self._engine.llm.list_loras())}
+
+
+def pause_mode(mode: str) -> PauseMode:
+    """What becomes of running requests. Raises BadTensor for anything but vLLM's three modes."""
+    if mode not in get_args(PauseMode):
+        raise BadTensor("control_arguments", f"mode {mode!r} is not one of {', '.join(get_args(PauseMode))}")
+    return cast(PauseMode, mode)

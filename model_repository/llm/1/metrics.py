@@ -1,0 +1,90 @@
+"""vLLM's engine statistics as metrics of Triton, on its /metrics.
+
+Counting is cheap and happens on the engine's loop; telling Triton is a message to another process, so it happens on the
+writer's thread, a few times a second.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+from vllm.v1.engine import EngineCoreOutputs
+
+
+@dataclass
+class Statistics:
+    """Where the engine stands; the field names are the metrics' names without their prefix."""
+
+    num_requests_running: int = 0
+    num_requests_waiting: int = 0
+    kv_cache_usage: float = 0.0
+    engine_steps_total: int = 0
+    generation_tokens_total: int = 0
+    prompt_tokens_total: int = 0
+    prompt_tokens_cached_total: int = 0
+    requests_finished_total: int = 0
+    engine_restarts_total: int = 0
+
+    def observe(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs:
+        """Count one step's outputs, whoever they are for; returns them as they came."""
+        stats = outputs.scheduler_stats
+        if stats is not None:
+            self.num_requests_running = stats.num_running_reqs
+            self.num_requests_waiting = stats.num_waiting_reqs + stats.num_skipped_waiting_reqs
+            self.kv_cache_usage = stats.kv_cache_usage
+        self.engine_steps_total += bool(outputs.outputs)
+        for output in outputs.outputs:
+            self.generation_tokens_total += len(output.new_token_ids)
+            self.requests_finished_total += output.finish_reason is not None
+            if output.prefill_stats is not None:
+                self.prompt_tokens_total += output.prefill_stats.num_prompt_tokens
+                self.prompt_tokens_cached_total += output.prefill_stats.num_cached_tokens
+        return outputs
+
+    def idle(self) -> None:
+        """Nothing is running: the engine does not report once it has nothing to do."""
+        self.num_requests_running = self.num_requests_waiting = 0
+        self.kv_cache_usage = 0.0
+
+    def engine_died(self, _reason: str) -> None:
+        self.idle()
+        self.engine_restarts_total += 1
+
+
+DESCRIPTIONS = {
+    "num_requests_running": "Requests the engine is generating for.",
+    "num_requests_waiting": "Requests queued in the engine.",
+    "kv_cache_usage": "Part of the KV cache in use, 0 to 1.",
+    "engine_steps_total": "Engine steps that gave tokens.",
+    "generation_tokens_total": "Tokens generated.",
+    "prompt_tokens_total": "Prompt tokens of requests whose prefill has ended.",
+    "prompt_tokens_cached_total": "Prompt tokens found in the prefix cache.",
+    "requests_finished_total": "Requests that have ended in the engine.",
+    "engine_restarts_total": "Times the engine died and was started again.",
+}
+
+
+class TritonMetrics:
+    """The metrics as Triton has them; `publish` tells it what changed."""
+
+    def __init__(self) -> None:
+        # Triton forgets a metric when its family is collected, so the families are kept.
+        self._families: list[Any] = []
+        self._metrics: dict[str, Any] = {}
+        self._published: dict[str, float] = {}
+        for name, description in DESCRIPTIONS.items():
+            kind = pb_utils.MetricFamily.COUNTER if name.endswith("_total") else pb_utils.MetricFamily.GAUGE
+            family = pb_utils.MetricFamily(name=f"vllm_{name}", description=description, kind=kind)
+            self._families.append(family)
+            self._metrics[name] = family.Metric(labels={"model": "llm"})
+
+    def publish(self, statistics: Statistics) -> None:
+        for name, value in asdict(statistics).items():
+            before = self._published.get(name, 0)
+            if value == before:
+                continue
+            if name.endswith("_total"):
+                self._metrics[name].increment(value - before)
+            else:
+                self._metrics[name].set(value)
+            self._published[name] = value

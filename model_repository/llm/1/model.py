@@ -1,0 +1,52 @@
+"""Triton's face of the model: initialize, execute, finalize. What happens is in service.py."""
+
+import gc
+import json
+import locale
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import triton_python_backend_utils as pb_utils
+
+if TYPE_CHECKING:
+    from .service import Service
+
+
+class TritonPythonModel:
+    """One vLLM engine behind the tensors of config.pbtxt."""
+
+    _service: "Service"
+
+    def initialize(self, args: dict[str, str]) -> None:
+        check_single_instance(json.loads(args["model_config"]))
+        # The embedded interpreter starts in the C locale, in which torch cannot read its own files.
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        # Imported here, not above: Triton loads this file once more beforehand, in a process without a
+        # model, to ask for its configuration; vLLM's import alone takes ten seconds.
+        from .service import Service
+        from .settings import Settings
+
+        self._service = Service(Settings.load(Path(__file__).parent))
+        self._service.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        # Decoupled: responses go through each request's sender, whenever they are ready.
+        self._service.submit(requests)
+
+    def finalize(self) -> None:
+        # Without this vLLM's processes would outlive the server.
+        self._service.stop()
+        # Response senders that Python's own end would collect crash Triton's stub: it has gone by then.
+        del self._service
+        gc.collect()
+
+
+def check_single_instance(config: dict[str, Any]) -> None:
+    """Raises TritonModelException unless the model has exactly one instance."""
+    count = sum(group.get("count", 1) * max(1, len(group.get("gpus", []))) for group in config["instance_group"])
+    if count != 1:
+        raise pb_utils.TritonModelException(
+            f"instance_group asks for {count} instances of {config['name']}, and each would be an engine of its own "
+            "that a push of weights misses: set count to 1, and use vLLM's tensor_parallel_size or "
+            "data_parallel_size for more GPUs, or more Triton servers for more replicas"
+        )

@@ -1,0 +1,193 @@
+"""The front ends' engine traffic.
+
+A front end runs vLLM's AsyncLLM with its process boundary to the engine core laid through Triton (see
+openai_frontend/core_client.py). It opens one channel, a request that stays open; its generations are requests of their
+own (Triton queues, batches, counts and cancels them), but their tokens travel together on the channel: one message for
+each step of the engine, however many generations it served. That is what makes a token cheap: the cost is a
+message, not its size.
+
+Messages are vLLM's own structs in vLLM's own encoding: in, one EngineCoreRequest; out, a list of EngineCoreOutputs.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from .engine import Engine, intercept_outputs
+from .responses import ResponseWriter, send
+from .tensors import BadTensor, RequestError, Unavailable
+
+# vLLM's encoder moves arrays above a threshold into frames of their own; a tensor is one frame.
+ONE_FRAME = 1 << 62
+
+
+class Channel:
+    """A front end's return path: the response sender of its open request, and what waits to be sent."""
+
+    def __init__(self, name: str, sender: Any) -> None:
+        self.name = name
+        self.sender = sender
+        self.generations: dict[str, Any] = {}  # request id → response sender of its Triton request
+        # What the writer's thread has yet to send: a step's outputs, and the requests to close after them. A deque,
+        # because its append and popleft are atomic: one thread fills it, another drains it.
+        self.waiting: deque[tuple[EngineCoreOutputs, list[Any]]] = deque()
+        self.is_queued = False
+
+
+class Relay:
+    """Takes engine requests from Triton to the engine core and its outputs back to the channels."""
+
+    def __init__(self, engine: Engine, writer: ResponseWriter) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._channels: dict[str, Channel] = {}
+        self._owners: dict[str, Channel] = {}  # request id → channel
+        self._decoder = MsgpackDecoder(EngineCoreRequest)
+        self._encoder = MsgpackEncoder(size_threshold=ONE_FRAME)
+        engine.on_start(self._attach_to)
+        engine.on_death(self._fail_all)
+
+    @property
+    def num_generations(self) -> int:
+        return len(self._owners)
+
+    def open(self, name: str, sender: Any) -> None:
+        """Open channel `name`; a newer one of the same name takes over from a dead one."""
+        if (old := self._channels.get(name)) is not None:
+            self.close(old, RequestError("engine_channel: opened again by another request"))
+        self._channels[name] = Channel(name, sender)
+        # Says that the channel stands, so that the front end may send generations.
+        self._writer.send(sender, {"engine_outputs": as_tensor(msgspec.msgpack.encode([]))}, final=False)
+
+    async def add(self, channel_name: str, payload: bytes, sender: Any) -> None:
+        """Start one generation; its Triton request is closed when it has ended. Raises RequestError."""
+        channel = self._channels.get(channel_name)
+        if channel is None:
+            raise BadTensor("engine_channel", f"{channel_name!r} is not open")
+        try:
+            request: EngineCoreRequest = self._decoder.decode(payload)
+        except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
+            raise BadTensor("engine_request", f"is not an EngineCoreRequest: {error}") from None
+        if request.request_id in self._owners:
+            raise BadTensor("engine_request", f"request id {request.request_id!r} is already running")
+        self._engine.validate(request)
+        self._owners[request.request_id] = channel
+        channel.generations[request.request_id] = sender
+        try:
+            await self._engine.llm.engine_core.add_request_async(request)
+        except EngineDeadError:
+            self._forget(request.request_id)
+            raise Unavailable("engine: died and is being started again; try again in a minute") from None
+
+    async def abort(self, channel_name: str, payload: bytes) -> None:
+        """Give up generations of a channel. Ids that have ended already are passed over. Raises RequestError."""
+        try:
+            request_ids = msgspec.msgpack.decode(payload, type=list[str])
+        except msgspec.MsgspecError as error:
+            raise BadTensor("engine_abort", f"is not a list of request ids: {error}") from None
+        channel = self._channels.get(channel_name)
+        owned = [request_id for request_id in request_ids if channel and request_id in channel.generations]
+        await self._abort(owned)
+
+    def close(self, channel: Channel, reason: Exception | None = None) -> None:
+        """End a channel and abort what still runs on it (its front end has gone, or lost its engine)."""
+        if self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+        orphans = list(channel.generations)
+        self._engine.loop.create_task(self._abort(orphans))
+        if reason is None:
+            self._writer.finish(channel.sender)
+        else:
+            self._writer.fail(channel.sender, reason)
+
+    def channels(self) -> Iterable[Channel]:
+        return tuple(self._channels.values())
+
+    def announce(self, version: str) -> None:
+        """Tell the front ends which weights serve from now on, before any token does."""
+        for channel in self._channels.values():
+            channel.waiting.append((EngineCoreOutputs(weight_version=version), []))
+            self._flush(channel)
+
+    async def _abort(self, request_ids: list[str]) -> None:
+        # A generation may have ended since the ids were listed.
+        request_ids = [request_id for request_id in request_ids if request_id in self._owners]
+        senders = [self._forget(request_id) for request_id in request_ids]
+        if request_ids and self._engine.is_running:
+            await self._engine.llm.engine_core.abort_requests_async(request_ids)
+        for sender in senders:
+            self._writer.finish(sender)
+
+    def _forget(self, request_id: str) -> Any:
+        channel = self._owners.pop(request_id)
+        return channel.generations.pop(request_id)
+
+    def _attach_to(self, llm: AsyncLLM) -> None:
+        intercept_outputs(llm, self._distribute)
+
+    def _fail_all(self, reason: str) -> None:
+        error = Unavailable(f"engine: {reason}")
+        for channel in self.channels():
+            for request_id in list(channel.generations):
+                self._writer.fail(self._forget(request_id), error)
+            self.close(channel, error)
+
+    def _distribute(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs | None:
+        """Give each channel its part of a step; what is left belongs to the requests of this process."""
+        parts: dict[str, tuple[list[EngineCoreOutput], list[Any]]] = {}
+        local: list[EngineCoreOutput] = []
+        for output in outputs.outputs:
+            channel = self._owners.get(output.request_id)
+            if channel is None:
+                local.append(output)
+                continue
+            part, finished = parts.setdefault(channel.name, ([], []))
+            part.append(output)
+            if output.finish_reason is not None:
+                finished.append(self._forget(output.request_id))
+        stats = outputs.scheduler_stats
+        for channel in self._channels.values():
+            part, finished = parts.get(channel.name, ([], []))
+            if part or stats is not None:
+                # Each front end reports the engine's statistics of its own replica, but counters (prefix cache hits)
+                # must be counted once: they go to the first channel, as vLLM gives them to its first client.
+                step = msgspec.structs.replace(outputs, outputs=part, scheduler_stats=stats)
+                channel.waiting.append((step, finished))
+                stats = None
+                self._flush(channel)
+        if not local and outputs.scheduler_stats is None:
+            return None
+        return msgspec.structs.replace(outputs, outputs=local)
+
+    def _flush(self, channel: Channel) -> None:
+        # One job in the writer's queue at a time: what arrives while it waits travels in the same message.
+        if not channel.is_queued:
+            channel.is_queued = True
+            self._writer.call(lambda: self._write(channel))
+
+    def _write(self, channel: Channel) -> None:
+        """On the writer's thread: send what waits on a channel, then close what it finished."""
+        channel.is_queued = False
+        steps: list[EngineCoreOutputs] = []
+        finished: list[Any] = []
+        while channel.waiting:
+            step, senders = channel.waiting.popleft()
+            steps.append(step)
+            finished += senders
+        if steps:
+            (payload,) = self._encoder.encode(steps)
+            send(channel.sender, {"engine_outputs": as_tensor(payload)}, final=False)
+        for sender in finished:
+            self._writer.finish(sender)
+
+
+def as_tensor(payload: Any) -> np.ndarray:
+    """Bytes, or whatever has their buffer, as a uint8 tensor [1, len(payload)]."""
+    return np.frombuffer(payload, dtype=np.uint8)[np.newaxis, :]

@@ -1,0 +1,67 @@
+"""Sending responses without holding up the event loop.
+
+A response sender's `send` copies into shared memory and waits until Triton has taken the response, tens of
+microseconds each. One thread does that for everybody, in order.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from .tensors import INTERNAL, RequestError
+
+CODE_NAMES = {
+    getattr(pb_utils.TritonError, name): name
+    for name in ("INVALID_ARG", "NOT_FOUND", "ALREADY_EXISTS", "UNAVAILABLE", "UNSUPPORTED", "INTERNAL", "CANCELLED")
+}
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class ResponseWriter:
+    """The one thread that talks to Triton's response senders."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="response-writer", daemon=True)
+        self._thread.start()
+
+    def call(self, job: Callable[[], None]) -> None:
+        """Run `job` on the writer's thread, after everything queued before it."""
+        self._queue.put(job)
+
+    def send(self, sender: Any, tensors: Mapping[str, np.ndarray], final: bool) -> None:
+        self.call(lambda: send(sender, tensors, final))
+
+    def finish(self, sender: Any) -> None:
+        """Close the request: a last response without tensors."""
+        self.call(lambda: sender.send(flags=FINAL))
+
+    def fail(self, sender: Any, error: Exception) -> None:
+        """Answer with `error` and close the request."""
+        code = error.code if isinstance(error, RequestError) else INTERNAL
+        # A gRPC stream carries the message but not the code, so that the code is written behind the message.
+        message = f"{str(error) or type(error).__name__} [{CODE_NAMES.get(code, 'INTERNAL')}]"
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+        self.call(lambda: sender.send(response, flags=FINAL))
+
+    def close(self) -> None:
+        """Send what is queued, then end the thread."""
+        self._queue.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            try:
+                job()
+            except Exception as error:  # a sender that Triton has already closed must not end the thread
+                pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
+
+
+def send(sender: Any, tensors: Mapping[str, np.ndarray], final: bool) -> None:
+    """Send one response now; `tensors` are of the shapes in config.pbtxt, batch dimension included."""
+    outputs = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+    sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=FINAL if final else 0)

@@ -1,0 +1,135 @@
+"""Takes Triton's batches of requests onto the engine's loop and serves each by its kind."""
+
+import asyncio
+import gc
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from .control import Control
+from .engine import Engine, intercept_outputs
+from .generate import NativeRequest, generate, read_request, strings
+from .metrics import Statistics, TritonMetrics
+from .relay import Relay
+from .responses import ResponseWriter
+from .settings import Settings
+from .tensors import BadTensor, RequestError, read_bytes, read_string
+from .weights import Weights
+
+# How long a client that has gone may keep the engine busy; each look costs one message per native request.
+CANCELLATION_INTERVAL_S = 0.25
+METRICS_INTERVAL_S = 0.25
+
+
+class Service:
+    """The model, apart from Triton's calling conventions."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._writer = ResponseWriter()
+        self._engine = Engine(settings)
+        self._statistics = Statistics()
+        self._metrics = TritonMetrics()
+        # Before the relay's hook: it takes the front ends' outputs away.
+        self._engine.on_start(lambda llm: intercept_outputs(llm, self._statistics.observe))
+        self._relay = Relay(self._engine, self._writer)
+        self._engine.on_death(self._statistics.engine_died)
+        self._weights = Weights(self._engine, self._relay.announce)
+        self._control = Control(self._engine, self._weights)
+        self._natives: dict[asyncio.Task[None], Any] = {}  # running native requests → response sender
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._engine.start()
+        self._engine.run(self._watch_cancellations())
+        self._engine.run(self._publish_metrics())
+
+    def stop(self) -> None:
+        self._engine.stop()
+        self._writer.close()
+
+    def submit(self, requests: Sequence[Any]) -> None:
+        """Hand a batch over to the engine's loop in one hop."""
+        batch = [(request, request.get_response_sender()) for request in requests]
+        self._engine.loop.call_soon_threadsafe(self._dispatch, batch)
+
+    def _dispatch(self, batch: Sequence[tuple[Any, Any]]) -> None:
+        for request, sender in batch:
+            task = asyncio.create_task(self._serve(request, sender))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, request: Any, sender: Any) -> None:
+        try:
+            channel = read_string(request, "engine_channel")
+            if channel is not None:
+                await self._serve_front_end(request, sender, channel)
+            elif has(request, "control_operation"):
+                result = await self._control.run(request)
+                self._writer.send(sender, {"control_result": strings([result])}, final=True)
+            else:
+                await self._serve_native(read_request(request), sender)
+        except RequestError as error:
+            self._writer.fail(sender, error)
+        except asyncio.CancelledError:
+            self._writer.fail(sender, RequestError("the client has gone", pb_utils.TritonError.CANCELLED))
+        except Exception as error:  # a fault of ours must reach the client, not leave it waiting
+            pb_utils.Logger.log_error(f"a request failed: {error!r}")
+            self._writer.fail(sender, error)
+
+    async def _serve_front_end(self, request: Any, sender: Any, channel: str) -> None:
+        if (payload := read_bytes(request, "engine_request")) is not None:
+            self._weights.check_can_generate()
+            await self._relay.add(channel, payload, sender)
+        elif (payload := read_bytes(request, "engine_abort")) is not None:
+            await self._relay.abort(channel, payload)
+            self._writer.finish(sender)
+        else:
+            _ = self._engine.llm  # a channel is no use without an engine: the front end tries again
+            self._relay.open(channel, sender)
+
+    async def _serve_native(self, request: NativeRequest, sender: Any) -> None:
+        self._weights.check_can_generate()
+        task = asyncio.current_task()
+        if task is None:
+            raise BadTensor("text_input", "served outside a task")
+        self._natives[task] = sender
+        try:
+            async for tensors, is_last in generate(self._engine.llm, request, f"triton-{uuid.uuid4().hex[:16]}"):
+                self._writer.send(sender, tensors, final=is_last)
+        finally:
+            del self._natives[task]
+
+    async def _watch_cancellations(self) -> None:
+        """Abort what nobody waits for any more: Triton marks such requests, and does not tell."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(CANCELLATION_INTERVAL_S)
+            for channel in self._relay.channels():
+                if await loop.run_in_executor(None, channel.sender.is_cancelled):
+                    self._relay.close(channel)
+            for task, sender in list(self._natives.items()):
+                if await loop.run_in_executor(None, sender.is_cancelled):
+                    task.cancel()
+
+    async def _publish_metrics(self) -> None:
+        gc.collect()
+        gc.freeze()  # vLLM's own objects stay: looking for garbage among the rest is cheap
+        is_collected = True
+        while True:
+            await asyncio.sleep(METRICS_INTERVAL_S)
+            if self._natives or self._relay.num_generations:
+                is_collected = False
+            else:
+                self._statistics.idle()
+                if not is_collected:
+                    # Triton does not unload a model while one of its response senders lives, and an error's
+                    # traceback can keep one in a cycle.
+                    gc.collect()
+                    is_collected = True
+            self._writer.call(lambda: self._metrics.publish(self._statistics))
+
+
+def has(request: Any, name: str) -> bool:
+    return pb_utils.get_input_tensor_by_name(request, name) is not None

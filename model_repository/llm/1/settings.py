@@ -1,0 +1,54 @@
+"""What the model was told: vLLM's arguments from model.json and the environment, and the control key."""
+
+import json
+import os
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ENGINE_ARGS_VARIABLE = "TRITONLIVE_ENGINE_ARGS"
+CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`engine_argv` is a command line as for `vllm serve`; the front end parses the same one for its half."""
+
+    engine_argv: list[str]
+    control_key: str | None = field(repr=False)
+
+    @classmethod
+    def load(cls, version_folder: Path) -> "Settings":
+        """Read model.json, then the environment, which wins: vLLM's parser takes an option's last value.
+
+        Raises ValueError naming the file or variable that cannot be read.
+        """
+        path = version_folder / "model.json"
+        try:
+            arguments = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path.name}: {error}") from error
+        if not isinstance(arguments, dict):
+            raise ValueError(f"{path.name}: expected a JSON object of vLLM engine arguments")
+        try:
+            overrides = shlex.split(os.environ.get(ENGINE_ARGS_VARIABLE, ""))
+        except ValueError as error:
+            raise ValueError(f"{ENGINE_ARGS_VARIABLE}: {error}") from error
+        return cls(to_argv(arguments) + overrides, os.environ.get(CONTROL_KEY_VARIABLE) or None)
+
+
+def to_argv(arguments: dict[str, Any]) -> list[str]:
+    """{"max_model_len": 2048, "enforce_eager": true} → ["--max-model-len", "2048", "--enforce-eager"]."""
+    argv: list[str] = []
+    for name, value in arguments.items():
+        option = name.replace("_", "-")
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            argv.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, list):
+            argv += [f"--{option}", *(item if isinstance(item, str) else json.dumps(item) for item in value)]
+        else:
+            argv += [f"--{option}", value if isinstance(value, str) else json.dumps(value)]
+    return argv

@@ -1,0 +1,98 @@
+"""Reading a Triton request's input tensors, and the errors a bad one gets."""
+
+import json
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+INVALID_ARG = pb_utils.TritonError.INVALID_ARG
+ALREADY_EXISTS = pb_utils.TritonError.ALREADY_EXISTS
+UNAVAILABLE = pb_utils.TritonError.UNAVAILABLE
+INTERNAL = pb_utils.TritonError.INTERNAL
+
+
+class RequestError(Exception):
+    """An answer other than a result: `message` and a Triton error code go back to the client."""
+
+    def __init__(self, message: str, code: int = INVALID_ARG) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BadTensor(RequestError):
+    """An input tensor that is missing, of the wrong shape, or holds what it must not; the message names it."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem}")
+
+
+class Conflict(RequestError):
+    """The replica's state does not allow the operation now; Triton answers 409."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ALREADY_EXISTS)
+
+
+class Unavailable(RequestError):
+    """The engine is down or coming back; Triton answers 503."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, UNAVAILABLE)
+
+
+def read_array(request: Any, name: str) -> np.ndarray | None:
+    """The tensor without its batch dimension (1-d), or None where the request lacks it."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    array = tensor.as_numpy()
+    if array.ndim != 2 or array.shape[0] != 1:
+        raise BadTensor(
+            name, f"shape {list(array.shape)}, expected [1, N]: send one prompt per request, Triton batches them"
+        )
+    return array[0]
+
+
+def _read_scalar(request: Any, name: str) -> Any:
+    array = read_array(request, name)
+    if array is None:
+        return None
+    if array.size != 1:
+        raise BadTensor(name, f"holds {array.size} values, expected 1")
+    return array[0]
+
+
+def read_string(request: Any, name: str) -> str | None:
+    value = _read_scalar(request, name)
+    if value is None:
+        return None
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise BadTensor(name, f"is not UTF-8: {error}") from None
+
+
+def read_bool(request: Any, name: str, default: bool | None = False) -> bool | None:
+    value = _read_scalar(request, name)
+    return default if value is None else bool(value)
+
+
+def read_bytes(request: Any, name: str) -> bytes | None:
+    array = read_array(request, name)
+    return None if array is None else array.tobytes()
+
+
+def read_json_object(request: Any, name: str) -> dict[str, Any] | None:
+    text = read_string(request, name)
+    return None if text is None else parse_json_object(name, text)
+
+
+def parse_json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise BadTensor(name, f"is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadTensor(name, f"is a JSON {type(value).__name__}, expected an object")
+    return value

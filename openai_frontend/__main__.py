@@ -1,0 +1,85 @@
+"""`python -m openai_frontend`: wait for Triton, then serve."""
+
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+
+import uvicorn
+
+from openai_frontend import description
+from openai_frontend.errors import IncompatibleServer
+from openai_frontend.options import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, Options
+
+EPILOG = f"""\
+Every other argument is vLLM's, as for `vllm serve`: --tool-call-parser, --enable-auto-tool-choice, --chat-template,
+--reasoning-parser, --enable-log-requests, ... The engine's own arguments come from Triton.
+
+environment:
+  {API_KEY_VARIABLE}      inference key(s), comma separated; without one, anyone who reaches the port may generate
+  {CONTROL_KEY_VARIABLE}  control key, the one the Triton server was started with; without one, control is off
+
+example:
+  python -m openai_frontend --triton-url 127.0.0.1:8001 --enable-auto-tool-choice --tool-call-parser hermes
+"""
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m openai_frontend",
+        description="Serve the OpenAI API over a Triton server that runs tritonlive's model.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--triton-url", default="127.0.0.1:8001", help="host:port of Triton's gRPC endpoint (%(default)s)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=9000, help="port to listen on (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the port (%(default)s)")
+    parser.add_argument("--wait", type=float, metavar="SECONDS", help="how long to wait for Triton (no limit)")
+    parser.add_argument(
+        "--drain", type=int, default=10, metavar="SECONDS", help="time for open requests at exit (%(default)s)"
+    )
+    return parser.parse_known_args(argv)
+
+
+def main() -> int:
+    args, vllm_argv = parse(sys.argv[1:])
+    url = args.triton_url.removeprefix("grpc://")
+    if args.workers == 1:
+        # The import takes as long as Triton needs to load a small model: do both at once.
+        importlib.import_module("openai_frontend.app")
+    try:
+        described = description.wait(url, args.wait, say)
+    except (IncompatibleServer, TimeoutError) as error:
+        say(str(error))
+        return 1
+    Options(url, vllm_argv, args.workers, described).to_environment()
+    with tempfile.TemporaryDirectory(prefix="tritonlive-metrics-") as metrics:
+        if args.workers > 1:
+            # Workers add up their metrics in files; prometheus_client reads this at import.
+            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", metrics)
+        uvicorn.run(
+            "openai_frontend.app:create_app",
+            factory=True,
+            host=args.host,
+            port=args.port,
+            workers=args.workers,
+            log_level="info",
+            access_log=False,
+            timeout_graceful_shutdown=args.drain,
+            timeout_worker_healthcheck=60,
+        )
+    return 0
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"openai_frontend: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Assembly: vLLM's FastAPI app over our engine client, our control routes, keys on every route."""
+
+import asyncio
+import os
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.serve.exception_handling.handlers.exception import exception_handler
+from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.version import __version__ as vllm_version
+
+from openai_frontend.auth import protect
+from openai_frontend.description import Description
+from openai_frontend.errors import EngineUnavailable, IncompatibleServer
+from openai_frontend.options import Options
+from openai_frontend.routes import control
+from openai_frontend.triton_engine import TritonEngineClient
+from openai_frontend.weight_version import WeightVersionHeader
+
+TASKS = ("generate",)
+CONNECT_PATIENCE_S = 60.0
+
+
+def create_app() -> ASGIApp:
+    """The factory that uvicorn calls in each worker; its options come through the environment.
+
+    Raises IncompatibleServer, ValueError and what vLLM raises for arguments it does not take.
+    """
+    options = Options.from_environment()
+    description = options.description
+    check_version(description)
+    args = parse_arguments(description, options.vllm_argv)
+    engine = create_engine(args, description, options)
+    app = build_app(args, TASKS, engine.model_config)
+    vllm_lifespan = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await connect(engine)
+        try:
+            await init_app_state(engine, app.state, args, TASKS)
+            async with vllm_lifespan(app):
+                yield
+        finally:
+            await engine.close()
+
+    app.router.lifespan_context = lifespan
+    # vLLM's handler for these ends the server when the engine has died; ours waits for it to come back.
+    for error in (EngineDeadError, EngineGenerateError):
+        app.exception_handler(error)(exception_handler)
+    control_paths = control.attach(app)
+    protect(app, options.keys, control_paths)
+    return WeightVersionHeader(app, engine)
+
+
+def parse_arguments(description: Description, argv: list[str]) -> Namespace:
+    """The arguments `vllm serve` would have: those of the engine in Triton, then our own."""
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*description.engine_argv, *argv])
+    validate_parsed_serve_args(args)
+    if args.served_model_name is None:
+        args.served_model_name = description.served_model_name
+    if args.tool_parser_plugin:
+        ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+    if args.reasoning_parser_plugin:
+        ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
+    # Keys are checked on every route by auth.py; vLLM's own check goes by the path's first characters.
+    args.api_key = None
+    os.environ.pop("VLLM_API_KEY", None)
+    return args
+
+
+def create_engine(args: Namespace, description: Description, options: Options) -> TritonEngineClient:
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    engine_args.mm_processor_cache_gb = 0  # as in the model, see model_repository/llm/1/engine.py
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    # What only the engine finds out when it starts.
+    config.model_config.max_model_len = description.max_model_len
+    config.cache_config.num_gpu_blocks = description.num_gpu_blocks
+    config.cache_config.block_size = description.block_size
+    config.cache_config.kv_cache_size_tokens = description.kv_cache_size_tokens
+    return TritonEngineClient(
+        config,
+        options.triton_url,
+        control_key=options.keys.control,
+        log_requests=engine_args.enable_log_requests,
+        log_stats=not engine_args.disable_log_stats,
+        num_workers=options.num_workers,
+    )
+
+
+async def connect(engine: TritonEngineClient) -> None:
+    """The model was ready a moment ago; give it time in case it has just gone down again."""
+    for attempts_left in range(int(CONNECT_PATIENCE_S), -1, -1):
+        try:
+            await engine.start()
+        except EngineUnavailable:
+            if not attempts_left:
+                raise
+            await asyncio.sleep(1)
+        else:
+            return
+
+
+def check_version(description: Description) -> None:
+    """Requests and outputs travel as vLLM's structs, positional ones: both ends must be of one version."""
+    if description.vllm_version != vllm_version:
+        raise IncompatibleServer(
+            f"the model in Triton runs vLLM {description.vllm_version}, this front end vLLM {vllm_version}; "
+            "install the same version on both sides"
+        )

@@ -1,0 +1,99 @@
+"""What a front end learns from Triton before it can build its serving layer."""
+
+import json
+import queue
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from openai_frontend.errors import IncompatibleServer
+
+MODEL = "llm"
+# What this front end sends and expects; a server without them is of another make or version.
+REQUIRED_INPUTS = frozenset({"engine_channel", "engine_request", "engine_abort", "control_operation"})
+REQUIRED_OUTPUTS = frozenset({"engine_outputs", "control_result"})
+POLL_INTERVAL_S = 0.5
+ANSWER_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Description:
+    """The `describe` operation's answer, as far as the front end needs it."""
+
+    vllm_version: str
+    engine_argv: list[str]
+    model: str
+    served_model_name: list[str]
+    max_model_len: int
+    num_gpu_blocks: int | None
+    block_size: int
+    kv_cache_size_tokens: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Description":
+        values: dict[str, Any] = json.loads(text)
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def fetch(url: str) -> Description | None:
+    """Ask the model at `url` (host:port of Triton's gRPC endpoint); None while it is not ready to answer.
+
+    Raises IncompatibleServer when it is there but is not ours.
+    """
+    client = triton.InferenceServerClient(url)
+    try:
+        if not client.is_model_ready(MODEL, client_timeout=ANSWER_TIMEOUT_S):
+            return None
+        check_contract(client.get_model_config(MODEL, client_timeout=ANSWER_TIMEOUT_S).config)
+        return describe(client)
+    except (InferenceServerException, queue.Empty):
+        return None
+    finally:
+        client.close()
+
+
+def wait(url: str, timeout_s: float | None, say: Any) -> Description:
+    """Poll until the model answers. Raises TimeoutError after `timeout_s`, IncompatibleServer as `fetch`."""
+    started = time.monotonic()
+    is_said = False
+    while (description := fetch(url)) is None:
+        if timeout_s is not None and time.monotonic() - started > timeout_s:
+            raise TimeoutError(f"no model {MODEL!r} ready at {url} within {timeout_s:.0f} s")
+        if not is_said:
+            say(f"waiting for the model {MODEL!r} of the Triton server at {url}")
+            is_said = True
+        time.sleep(POLL_INTERVAL_S)
+    return description
+
+
+def describe(client: triton.InferenceServerClient) -> Description:
+    answers: queue.Queue[tuple[triton.InferResult | None, InferenceServerException | None]] = queue.Queue()
+    operation = triton.InferInput("control_operation", [1, 1], "BYTES")
+    operation.set_data_from_numpy(np.array([[b"describe"]], dtype=np.object_))
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    try:
+        client.async_stream_infer(MODEL, [operation])
+        result, error = answers.get(timeout=ANSWER_TIMEOUT_S)
+    finally:
+        client.stop_stream(cancel_requests=True)
+    if error is not None or result is None:
+        raise error or queue.Empty
+    return Description.parse(result.as_numpy("control_result").item())
+
+
+def check_contract(config: Any) -> None:
+    inputs = {tensor.name for tensor in config.input}
+    outputs = {tensor.name for tensor in config.output}
+    missing = sorted((REQUIRED_INPUTS - inputs) | (REQUIRED_OUTPUTS - outputs))
+    if missing:
+        raise IncompatibleServer(
+            f"the model {MODEL!r} of this Triton server lacks the tensors {', '.join(missing)}: it is not tritonlive's "
+            "model_repository/llm, or one of another version"
+        )

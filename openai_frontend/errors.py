@@ -1,0 +1,39 @@
+"""Triton's errors, as the exceptions vLLM's serving layer turns into HTTP answers."""
+
+import re
+from http import HTTPStatus
+
+from vllm.exceptions import GracefulHTTPError
+
+# A gRPC stream carries an error's message but not its code, so the model writes the code behind the message.
+CODED = re.compile(r"^(?P<message>.*) \[(?P<code>[A-Z_]+)\]$", re.DOTALL)
+STATUSES = {
+    "INVALID_ARG": HTTPStatus.BAD_REQUEST,
+    "NOT_FOUND": HTTPStatus.NOT_FOUND,
+    "ALREADY_EXISTS": HTTPStatus.CONFLICT,
+    "UNAVAILABLE": HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class TritonError(GracefulHTTPError):
+    """Triton's model refused a request; `http_status` is what the client gets."""
+
+    @classmethod
+    def parse(cls, text: str) -> "TritonError":
+        """From the message of a Triton error."""
+        match = CODED.match(text)
+        if match is None:
+            return cls(text, HTTPStatus.INTERNAL_SERVER_ERROR)
+        status = STATUSES.get(match["code"], HTTPStatus.INTERNAL_SERVER_ERROR)
+        return cls(match["message"], status)
+
+
+class EngineUnavailable(TritonError):
+    """No engine behind the front end: Triton is down, or its model is starting its engine again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The engine is not available: {reason}", HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class IncompatibleServer(Exception):
+    """The Triton server cannot be served by this front end; the message says what to change."""

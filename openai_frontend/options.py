@@ -1,0 +1,47 @@
+"""What a front end was told, and how its workers learn it."""
+
+import os
+import shlex
+from dataclasses import dataclass
+
+from openai_frontend.auth import Keys
+from openai_frontend.description import Description
+
+PREFIX = "TRITONLIVE_FRONTEND_"
+API_KEY_VARIABLE = "TRITONLIVE_API_KEY"
+CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settled by the parent process; workers read them from the environment, since uvicorn starts them afresh."""
+
+    triton_url: str
+    vllm_argv: list[str]
+    num_workers: int
+    description: Description
+
+    @property
+    def keys(self) -> Keys:
+        """From the environment only: a command line can be read by every user of the machine."""
+        inference = {key for key in os.environ.get(API_KEY_VARIABLE, "").split(",") if key}
+        return Keys(frozenset(inference), os.environ.get(CONTROL_KEY_VARIABLE) or None)
+
+    def to_environment(self) -> None:
+        os.environ[f"{PREFIX}TRITON_URL"] = self.triton_url
+        os.environ[f"{PREFIX}VLLM_ARGV"] = shlex.join(self.vllm_argv)
+        os.environ[f"{PREFIX}NUM_WORKERS"] = str(self.num_workers)
+        os.environ[f"{PREFIX}DESCRIPTION"] = self.description.to_json()
+
+    @classmethod
+    def from_environment(cls) -> "Options":
+        """Raises ValueError outside a worker of `python -m openai_frontend`."""
+        try:
+            return cls(
+                triton_url=os.environ[f"{PREFIX}TRITON_URL"],
+                vllm_argv=shlex.split(os.environ[f"{PREFIX}VLLM_ARGV"]),
+                num_workers=int(os.environ[f"{PREFIX}NUM_WORKERS"]),
+                description=Description.parse(os.environ[f"{PREFIX}DESCRIPTION"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"{error} is not set: start the front end with `python -m openai_frontend`") from None

@@ -1,0 +1,1 @@
+"""Routes that `vllm serve` does not have, or has elsewhere."""

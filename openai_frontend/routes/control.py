@@ -1,0 +1,65 @@
+"""vLLM's RL routes, and what a trainer needs beyond them. All of them need the control key.
+
+From vLLM come /pause, /resume, /is_paused, /init_weight_transfer_engine, /start_weight_update, /update_weights,
+/finish_weight_update, /update_weight_version, /weight_info, /weight_checker, /get_world_size (vllm/entrypoints/rl), the
+cache resets and /server_info (vllm/entrypoints/serve/dev). Its other development routes, /collective_rpc above all, are
+not mounted.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, FastAPI, Request
+from fastapi.routing import APIRoute
+from starlette.responses import JSONResponse
+from vllm.entrypoints.rl.online.api_router import router as rl_router
+from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
+from vllm.entrypoints.serve.dev.server_info.api_router import router as server_info_router
+
+from openai_frontend.triton_engine import TritonEngineClient
+
+router = APIRouter()
+
+# Served by vLLM's inference routers, but they change what everybody gets or stop everybody.
+SHARED_STATE_PATHS = frozenset(
+    {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/start_profile", "/stop_profile", "/scale_elastic_ep"}
+)
+
+
+def engine(request: Request) -> TritonEngineClient:
+    return request.app.state.engine_client
+
+
+@router.get("/replica_status")
+async def replica_status(request: Request) -> JSONResponse:
+    """State of the replica's weights: serving, updating, dirty, paused or restarting, and since which update."""
+    return JSONResponse(await engine(request).get_replica_status())
+
+
+@router.get("/weight_parameters")
+async def weight_parameters(request: Request) -> JSONResponse:
+    """Names, dtypes and shapes of the tensors that a push must bring."""
+    return JSONResponse(await engine(request).get_weight_parameters())
+
+
+@router.post("/finish_weight_update")
+async def finish_weight_update(
+    request: Request, weight_version: Annotated[str | None, Body(embed=True)] = None
+) -> JSONResponse:
+    """As vLLM's, and says how long generation was paused."""
+    result = await engine(request).commit_weight_update(weight_version)
+    return JSONResponse({"message": "Weight update finished", **result})
+
+
+@router.post("/abort_weight_update")
+async def abort_weight_update(request: Request, reason: Annotated[str, Body(embed=True)] = "asked for") -> JSONResponse:
+    """Give up a running update: serving(v) again if nothing was loaded, dirty otherwise."""
+    return JSONResponse(dict[str, Any](await engine(request).abort_weight_update(reason)))
+
+
+def attach(app: FastAPI) -> frozenset[str]:
+    """Add the control routes to `app`; returns the paths that need the control key."""
+    before = len(app.router.routes)
+    for each in (router, rl_router, cache_router, server_info_router):  # ours first: the first match serves
+        app.include_router(each)
+    added = app.router.routes[before:]
+    return frozenset(route.path for route in added if isinstance(route, APIRoute)) | SHARED_STATE_PATHS

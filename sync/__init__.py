@@ -1,0 +1,55 @@
+"""Push weights from a trainer into running tritonlive replicas.
+
+with WeightSync("http://127.0.0.1:9000", backend="gloo", control_key=key) as sync:
+    report = sync.push(model)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    CheckError,
+    CommitError,
+    ConflictError,
+    ControlError,
+    DeadlineError,
+    InvalidError,
+    RefusedError,
+    RejectedError,
+    SourceError,
+    SyncError,
+    TargetError,
+    TransferError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from .report import PushReport
+    from .weight_sync import WeightSync
+
+__all__ = [
+    "WeightSync",
+    "PushReport",
+    "SyncError",
+    "TargetError",
+    "SourceError",
+    "ControlError",
+    "RefusedError",
+    "ConflictError",
+    "InvalidError",
+    "UnavailableError",
+    "DeadlineError",
+    "CheckError",
+    "TransferError",
+    "RejectedError",
+    "CommitError",
+]
+
+_LAZY = {"WeightSync": ".weight_sync", "PushReport": ".report"}
+
+
+def __getattr__(name: str) -> Any:
+    # vLLM imports this package in each of its processes (plugin.py), and `--help` should not wait for torch.
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,71 @@
+"""How tensors are laid out in the byte buckets that travel: both sides compute it from the same list."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .sources import ParamMeta
+
+# Small tensors travel together, up to so many bytes.
+DEFAULT_BUCKET_BYTES = 4 * 2**20
+# A tensor as large as that has a bucket of its own: sent from where it is, a copy is saved that would cost more than a
+# broadcast of its own does.
+ALONE_BYTES = 2**20
+# Every tensor starts at a multiple, so that a bucket's bytes can be viewed as any dtype.
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor's place in a bucket, in bytes."""
+
+    meta: ParamMeta
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.meta.num_bytes
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Consecutive tensors that travel in one broadcast."""
+
+    slots: tuple[Slot, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return max(1, self.slots[-1].end)  # a broadcast of nothing is an error
+
+
+def lay_out(metas: Sequence[ParamMeta], bucket_bytes: int = DEFAULT_BUCKET_BYTES) -> list[Bucket]:
+    """Fill buckets of at most `bucket_bytes` in order; large tensors have one of their own."""
+    return [Bucket(tuple(slots)) for slots in _fill(metas, bucket_bytes)]
+
+
+def _fill(metas: Sequence[ParamMeta], bucket_bytes: int) -> Iterator[list[Slot]]:
+    slots: list[Slot] = []
+    for meta in metas:
+        offset = align(slots[-1].end) if slots else 0
+        is_alone = meta.num_bytes >= min(ALONE_BYTES, bucket_bytes)
+        if slots and (is_alone or offset + meta.num_bytes > bucket_bytes):
+            yield slots
+            slots, offset = [], 0
+        slots.append(Slot(meta, offset))
+        if is_alone:
+            yield slots
+            slots = []
+    if slots:
+        yield slots
+
+
+def align(offset: int) -> int:
+    """The next multiple of ALIGNMENT."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def host_buffer(num_bytes: int) -> torch.Tensor:
+    """Uninitialised uint8[num_bytes]; from numpy, which asks the kernel for huge pages: far fewer page faults."""
+    return torch.from_numpy(np.empty(num_bytes, dtype=np.uint8))

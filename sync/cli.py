@@ -1,0 +1,169 @@
+"""The command line: `python -m sync push | check | status`."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.table import Table
+
+from .control import connect
+from .errors import CheckError, CommitError, DeadlineError, RefusedError, SyncError, UnavailableError
+from .target import Target
+
+EXIT_CODES: dict[type[SyncError], int] = {
+    CheckError: 3,
+    RefusedError: 4,
+    UnavailableError: 5,
+    DeadlineError: 6,
+    CommitError: 7,
+}
+INTERRUPTED = 130
+
+EPILOG = """
+[bold]A target[/bold] is a front end, http://127.0.0.1:9000, or Triton itself, grpc://127.0.0.1:8001.
+
+[bold]The control key[/bold] comes from TRITONLIVE_CONTROL_KEY, from --control-key, or stands in the target: \
+http://user:KEY@host:9000.
+
+[bold]Exit codes[/bold]: 0 done · 1 failed, nothing changed · 2 wrong usage · 3 the weights do not fit · \
+4 control key refused · 5 nobody answers · 6 deadline passed · 7 committed at some replicas only · \
+130 interrupted, given up cleanly.
+"""
+
+app = typer.Typer(
+    help="Push weights into running tritonlive servers, and look at what they serve.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a stack with local variables would show the key
+)
+
+
+class BackendName(StrEnum):
+    """How the bytes travel."""
+
+    GLOO = "gloo"
+    NCCL = "nccl"
+    IPC = "ipc"
+
+
+To = Annotated[
+    list[str],
+    typer.Option("--to", metavar="TARGET", help="http://host:9000 or grpc://host:8001. Repeat for a fleet."),
+]
+One = Annotated[str, typer.Option("--to", metavar="TARGET", help="http://host:9000 or grpc://host:8001.")]
+Checkpoint = Annotated[
+    Path,
+    typer.Option(metavar="DIR", exists=True, file_okay=False, help="Hugging Face checkpoint, safetensors files."),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", envvar="TRITONLIVE_CONTROL_KEY", help="Control key; the variable hides it from `ps`."),
+]
+Seconds = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Give up after so long.")]
+Transport = Annotated[
+    BackendName,
+    typer.Option(help="As the servers were started with: gloo for CPUs, nccl or ipc for GPUs."),
+]
+Address = Annotated[
+    str,
+    typer.Option(metavar="ADDRESS", help="Where the servers' workers reach this process; it listens there only."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+
+
+@app.command()
+def push(
+    to: To,
+    checkpoint: Checkpoint,
+    version: Annotated[str | None, typer.Option(help="What responses will report; by default v1, v2, …")] = None,
+    backend: Transport = BackendName.GLOO,
+    control_key: Key = None,
+    timeout: Seconds = 300.0,
+    master_address: Address = "127.0.0.1",
+    as_json: Json = False,
+) -> None:
+    """Push a checkpoint from disk while the servers keep answering.
+
+    python -m sync push --to http://127.0.0.1:9000 --checkpoint ./my-model --version step-100
+    """
+    from dataclasses import asdict
+
+    from .weight_sync import WeightSync
+
+    with reported():
+        with WeightSync(
+            to, backend=backend.value, control_key=control_key, timeout=timeout, master_address=master_address
+        ) as sync:
+            with progress_bar() as progress:
+                report = sync.push(checkpoint, version, progress=progress)
+    if as_json:
+        Console().print_json(data=asdict(report))
+    else:
+        Console().print(str(report), highlight=False)
+
+
+@app.command()
+def check(
+    to: To,
+    checkpoint: Checkpoint,
+    backend: Transport = BackendName.GLOO,
+    control_key: Key = None,
+    timeout: Seconds = 60.0,
+) -> None:
+    """Tell whether a push of this checkpoint would fit, listing every mismatch; changes nothing."""
+    from .weight_sync import WeightSync
+
+    with reported(), WeightSync(to, backend=backend.value, control_key=control_key, timeout=timeout) as sync:
+        sync.check(checkpoint)
+    Console().print("The weights fit.")
+
+
+@app.command()
+def status(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json: Json = False) -> None:
+    """Print a server's state and weight version."""
+    with reported(), connect(Target.parse(to, control_key), timeout) as client:
+        answer = client.status()
+    if as_json:
+        Console().print_json(data=answer)
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in answer.items():
+        if value is not None:
+            table.add_row(f"[bold]{name}[/bold]", json.dumps(value) if isinstance(value, dict) else str(value))
+    Console().print(table)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Errors in words and as exit codes."""
+    stderr = Console(stderr=True)
+    try:
+        yield
+    except SyncError as error:
+        stderr.print(str(error), style="red", markup=False, highlight=False)
+        for note in getattr(error, "__notes__", ()):
+            stderr.print(note, markup=False, highlight=False)
+        code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+        raise typer.Exit(code) from None
+    except KeyboardInterrupt:
+        stderr.print("Interrupted; the update was given up.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on stderr; the function it gives takes bytes sent and bytes in all."""
+    figures = (DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), *figures, console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("pushing", total=None)
+        yield lambda sent, total: bar.update(task, completed=sent, total=total)

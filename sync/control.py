@@ -1,0 +1,84 @@
+"""The control client: what a trainer can ask of one replica, whatever carries it.
+
+It has vLLM's four structural `VLLMWeightSyncClient` methods, so vLLM's own trainer engines can be driven through it.
+"""
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, Self
+
+from .target import Target
+
+DEFAULT_TIMEOUT_S = 60.0
+
+
+class ControlClient(ABC):
+    """Control of one replica. Every call ends within `timeout` seconds; errors are those of `sync.errors`."""
+
+    def __init__(self, target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        self.target = target
+        self.timeout = timeout
+
+    @abstractmethod
+    def call(
+        self, operation: str, arguments: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Run one control operation (model_repository/llm/1/control.py lists them) and return its JSON result."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections. The replica keeps its state."""
+
+    def status(self, timeout: float | None = None) -> dict[str, Any]:
+        """`state`, `weight_version`, `world_size`, `weight_transfer_backend`, `reason`, `last_update`."""
+        return self.call("status", timeout=timeout)
+
+    def parameters(self, timeout: float | None = None) -> dict[str, Any]:
+        """`parameters`: name, dtype and shape of every checkpoint tensor; `tied`: names a push may leave out."""
+        return self.call("parameters", timeout=timeout)
+
+    def weight_version(self, timeout: float | None = None) -> str:
+        return self.call("get_weight_version", timeout=timeout)["weight_version"]
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any], timeout: float | None = None) -> None:
+        self.call("init_weight_transfer_engine", {"init_info": init_info}, timeout)
+
+    def start_weight_update(self, timeout: float | None = None) -> None:
+        self.call("start_weight_update", timeout=timeout)
+
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]], timeout: float | None = None) -> None:
+        self.call("update_weights", {"update_info": update_info}, timeout)
+
+    def finish_weight_update(self, weight_version: str | None = None, timeout: float | None = None) -> dict[str, Any]:
+        """Make the update live. Returns `weight_version`, `paused_s`, `load_s`."""
+        return self.call("finish_weight_update", {"weight_version": weight_version}, timeout)
+
+    def abort_weight_update(self, reason: str, timeout: float | None = None) -> None:
+        """Give up a running update; harmless without one."""
+        self.call("abort_weight_update", {"reason": reason}, timeout)
+
+    def shutdown_weight_transfer_engine(self, timeout: float | None = None) -> None:
+        """Let the replica leave the trainer's group."""
+        self.call("shutdown_weight_transfer_engine", timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.target)!r})"
+
+
+def connect(target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> ControlClient:
+    """The client for the target's scheme; opens no connection yet."""
+    if target.is_grpc:
+        from .grpc_control import GrpcControl
+
+        return GrpcControl(target, timeout)
+    from .http_control import HttpControl
+
+    return HttpControl(target, timeout)

@@ -1,0 +1,90 @@
+"""Everything that can go wrong with a push, in one tree.
+
+SyncError
+├── TargetError          the target is not an address this client understands
+├── SourceError          what was given as weights is not weights
+├── ControlError         a replica answered a control call with an error
+│   ├── RefusedError     no control key, or the wrong one (HTTP 401, 403)
+│   ├── ConflictError    the replica's state does not allow it now (409)
+│   ├── InvalidError     the replica does not accept the arguments (400, 404, 422)
+│   └── UnavailableError nobody answers, or the engine is down (502, 503, connection refused)
+├── DeadlineError        the deadline passed first
+├── CheckError           the weights do not fit the served model; lists every mismatch
+├── TransferError        the bytes did not arrive whole; no replica changed
+└── CommitError          some replicas took the new weights and others did not
+"""
+
+from collections.abc import Iterable, Mapping
+
+
+class SyncError(Exception):
+    """Base of every error that `sync` raises by itself."""
+
+
+class TargetError(SyncError, ValueError):
+    """The target is not an address this client understands."""
+
+
+class SourceError(SyncError, TypeError):
+    """What was given as weights is neither a module, nor a mapping, nor pairs of name and tensor."""
+
+
+class ControlError(SyncError):
+    """A replica answered a control call with an error."""
+
+    def __init__(self, target: str, operation: str, message: str) -> None:
+        super().__init__(f"{target}: {operation}: {message}")
+        self.target = target
+        self.operation = operation
+        self.message = message
+
+
+class RefusedError(ControlError):
+    """The replica wants the control key, or another one than it got."""
+
+
+class ConflictError(ControlError):
+    """The replica's state does not allow the operation now."""
+
+
+class InvalidError(ControlError):
+    """The replica does not accept the operation's arguments."""
+
+
+class UnavailableError(ControlError):
+    """Nobody answers at the target, or its engine is down."""
+
+
+class DeadlineError(SyncError, TimeoutError):
+    """The deadline passed before the work was done."""
+
+
+class CheckError(SyncError):
+    """The weights do not fit the served model."""
+
+    def __init__(self, target: str, mismatches: Iterable[str]) -> None:
+        self.target = target
+        self.mismatches = tuple(mismatches)
+        lines = "".join(f"\n  {mismatch}" for mismatch in self.mismatches)
+        super().__init__(
+            f"{target}: the weights do not fit the served model, {len(self.mismatches)} mismatches:{lines}"
+        )
+
+
+class TransferError(SyncError):
+    """The bytes did not arrive whole. No replica changed its weights."""
+
+
+class RejectedError(TransferError):
+    """A worker does not take what was announced, or found NaN or Inf in what arrived."""
+
+
+class CommitError(SyncError):
+    """Some replicas took the new weights and others did not."""
+
+    def __init__(self, version: str, committed: Iterable[str], failed: Mapping[str, BaseException]) -> None:
+        self.version = version
+        self.committed = tuple(committed)
+        self.failed = dict(failed)
+        reasons = "; ".join(f"{target}: {error}" for target, error in self.failed.items())
+        super().__init__(f"{version} is live at {', '.join(self.committed) or 'no replica'}, but failed at {reasons}")

@@ -1,0 +1,203 @@
+"""The group of a gloo push: the trainer is rank 0 and hosts the rendezvous, every worker of every replica joins.
+
+What travels in one update, in this order (a control call starts it; see gloo_trainer.py and gloo_receiver.py):
+
+    verdict        every worker → trainer    whether it takes what the control call announced
+    broadcast      trainer → workers         one per bucket (buckets.py)
+    verdict        every worker → trainer    whether all of it arrived and is finite
+
+A verdict is VERDICT_BYTES bytes: UTF-8 text padded with zeros; empty text is consent.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+from .errors import TransferError
+
+VERDICT_BYTES = 4096
+# How often a wait looks whether the other side is still there, and whether it is wanted at all.
+POLL_S = 0.25
+# A peer that is gone without a word (SIGKILL in the middle of a message) leaves gloo's own threads waiting this long.
+STALL_TIMEOUT_S = 30.0
+# Broadcasts started before the first is waited for: some on the way while one is filled or checked.
+BUCKETS_UNDER_WAY = 4
+
+Work = distributed.Work
+
+
+class GlooGroup:
+    """A process group of its own (never torch's default one), bound to one address, in which nothing waits for ever.
+
+    Destroying a gloo group joins its threads with the interpreter locked. So `close` hands the group to a daemon thread
+    that first waits until no operation is under way.
+    """
+
+    def __init__(
+        self, store: distributed.Store, rank: int, world_size: int, address: str, name: str, timeout: float
+    ) -> None:
+        """Meet the others; blocks without the interpreter lock until all are there. Raises TransferError."""
+        self._store = store
+        self.world_size = world_size
+        self._stall_timeout = timedelta(seconds=min(timeout, STALL_TIMEOUT_S))
+        self._pending: list[Work] = []
+        self._closed = threading.Event()
+        self._lock = threading.Lock()  # an operation must not begin while the group is being handed over
+        gloo: Any = distributed.ProcessGroupGloo  # torch's type stubs leave out what only this backend has
+        options = gloo._Options()
+        options._devices = [gloo.create_device(hostname=address)]
+        options._timeout = timedelta(seconds=timeout)
+        options._threads = 2
+        try:
+            prefixed = distributed.PrefixStore(name, store)
+            self._group: Any = gloo(prefixed, rank, world_size, options)
+        except RuntimeError as error:
+            why = f"{world_size} ranks did not meet within {timeout:g} s: {_brief(error)}"
+            raise TransferError(f"gloo: {why}") from None
+
+    def broadcast(self, data: torch.Tensor) -> Work:
+        """Start sending (rank 0) or receiving uint8 data[num_bytes]; wait for it with `wait`."""
+        options = distributed.BroadcastOptions()
+        options.rootRank = options.rootTensor = 0
+        options.timeout = self._stall_timeout
+        return self._begin(lambda group: group.broadcast([data], options))
+
+    def send_verdict(self, text: str) -> None:
+        """Worker: tell the trainer; empty text is consent."""
+        options = distributed.GatherOptions()
+        options.rootRank = 0
+        options.timeout = self._stall_timeout
+        data = _encode(text)
+        self.wait(self._begin(lambda group: group.gather([], [data], options)))
+
+    def gather_verdicts(self) -> dict[int, str]:
+        """Trainer: the objections of the workers by rank; empty when all consent."""
+        options = distributed.GatherOptions()
+        options.rootRank = 0
+        options.timeout = self._stall_timeout
+        answers = [_encode("") for _ in range(self.world_size)]
+        self.wait(self._begin(lambda group: group.gather([answers], [_encode("")], options)))
+        return {rank: text for rank, answer in enumerate(answers) if (text := _decode(answer))}
+
+    def wait(self, work: Work) -> None:
+        """Until the operation is done. Raises TransferError when it fails, stalls, or the group is closed meanwhile."""
+        while True:
+            try:
+                work.wait(timedelta(seconds=POLL_S))
+            except RuntimeError as error:
+                if work.is_completed():
+                    raise TransferError(f"gloo: {_brief(error)}") from None
+            if work.is_completed():
+                with self._lock, suppress(ValueError):  # handed over with the group
+                    self._pending.remove(work)
+                return
+            self.check_peer()
+
+    def check_peer(self) -> None:
+        """Raises TransferError when the group is closed, or the process that hosts the rendezvous is gone."""
+        if self._closed.is_set():
+            raise TransferError("gloo: the group was closed")
+        try:
+            self._store.check(["alive"])
+        except RuntimeError as error:
+            raise TransferError(f"gloo: the trainer is gone: {_brief(error)}") from None
+
+    def close(self) -> None:
+        """Leave the group; returns at once, what is under way ends in the background."""
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self._closed.set()
+            group, self._group = self._group, None
+            pending, self._pending = self._pending, []
+        linger = (self._stall_timeout + timedelta(seconds=5)).total_seconds()
+        arguments = (group, self._store, pending, linger)
+        threading.Thread(target=_retire, args=arguments, name="gloo-retire", daemon=True).start()
+
+    def _begin(self, start: Callable[[Any], Work]) -> Work:
+        with self._lock:
+            if self._group is None:
+                raise TransferError("gloo: the group was closed")
+            try:
+                work = start(self._group)
+            except RuntimeError as error:
+                raise TransferError(f"gloo: {_brief(error)}") from None
+            self._pending.append(work)
+            return work
+
+
+def _retire(group: Any, store: distributed.Store, pending: list[Work], linger: float) -> None:
+    """Hold the group and its rendezvous until no operation is under way."""
+    give_up = time.monotonic() + linger
+    while any(not work.is_completed() for work in pending) and time.monotonic() < give_up:
+        time.sleep(POLL_S)
+
+
+def host_store(address: str, port: int, timeout: float) -> tuple[distributed.TCPStore, int]:
+    """Host a rendezvous at one address only (TCPStore by itself listens on all of them); port 0 picks a free one.
+
+    Returns the store and its port. Raises TransferError when the address is not ours or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen()
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise TransferError(
+            f"gloo: cannot listen on master_address {address}, master_port {port}: {error.strerror or error}; "
+            "give an address of this machine that the replicas reach, and a free port or 0"
+        ) from None
+    bound = listener.getsockname()[1]
+    store = distributed.TCPStore(
+        address,
+        bound,
+        is_master=True,
+        timeout=timedelta(seconds=timeout),
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+    return store, bound
+
+
+def join_store(address: str, port: int, timeout: float) -> distributed.TCPStore:
+    """Connect to the trainer's rendezvous. Raises TransferError."""
+    try:
+        return distributed.TCPStore(address, port, timeout=timedelta(seconds=timeout), wait_for_workers=False)
+    except RuntimeError as error:
+        raise TransferError(f"gloo: no rendezvous at {address}:{port} within {timeout:g} s: {_brief(error)}") from None
+
+
+def own_address_towards(address: str, port: int) -> str:
+    """The address this machine has on the way to another one: what its end of the group listens on."""
+    family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(place)  # a datagram socket: nothing is sent
+        return probe.getsockname()[0]
+
+
+def _encode(text: str) -> torch.Tensor:
+    data = text.encode()[:VERDICT_BYTES].ljust(VERDICT_BYTES, b"\0")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _decode(data: torch.Tensor) -> str:
+    return data.numpy().tobytes().rstrip(b"\0").decode(errors="replace")
+
+
+def _brief(error: BaseException) -> str:
+    """A c10d error without its C++ stack and source positions."""
+    line = str(error).partition("\n")[0]
+    return line.rpartition("] ")[2][:300] if line.startswith("[/") else line[:300]

@@ -1,0 +1,192 @@
+"""The worker's end of a gloo push: one thread that joins the group, then receives update after update.
+
+    JOINING ──► READY ──announce──► RECEIVING ──all arrived, finite──► STAGED ──take──► READY
+       └───────────┴───────────────────┴──── any failure, close ────► FAILED (a new receiver is needed)
+
+An update the worker does not take, or that holds NaN or Inf, is no failure: the trainer is told, and READY follows.
+
+A worker's RPCs run between the engine's steps, so none of them may wait for the network: that is done here.
+"""
+
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import accumulate
+
+import torch
+
+from .buckets import Bucket, align, host_buffer, lay_out
+from .errors import SyncError, TransferError
+from .finite import is_finite
+from .gloo import BUCKETS_UNDER_WAY, POLL_S, GlooGroup, Work, join_store, own_address_towards
+from .sources import ParamMeta
+
+Staged = list[tuple[str, torch.Tensor]]
+
+
+class State(StrEnum):
+    JOINING = "joining"
+    READY = "ready"
+    RECEIVING = "receiving"
+    STAGED = "staged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Which group to join, and as whom."""
+
+    master_address: str
+    master_port: int
+    rank: int
+    world_size: int
+    group_name: str
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What the trainer is about to send; `objection` is why it is not wanted, empty when it is."""
+
+    metas: list[ParamMeta]
+    bucket_bytes: int
+    objection: str = ""
+
+
+class GlooReceiver:
+    """Receives updates in the background. Its methods return at once, unless they say how long they may take."""
+
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+        self._state = State.JOINING
+        self._changed = threading.Condition()
+        self._announcements: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._group: GlooGroup | None = None
+        self._staged: Staged = []
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self.reason = ""
+        self._thread = threading.Thread(target=self._run, name="gloo-receiver", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> State:
+        with self._changed:
+            return self._state
+
+    def announce(self, announcement: Announcement) -> None:
+        """Expect an update next."""
+        with self._changed:
+            if self._state is not State.FAILED:
+                self._state, self.reason = State.RECEIVING, ""
+        self._announcements.put(announcement)
+
+    def take(self, timeout: float) -> Staged:
+        """The update that arrived, as views of the staging buffers. Raises TransferError when there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state is not State.RECEIVING, timeout)
+            if self._state is not State.STAGED:
+                why = self.reason or f"no update has arrived (state: {self._state})"
+                raise TransferError(f"gloo: {why}")
+            self._state = State.READY
+            staged, self._staged = self._staged, []
+            return staged
+
+    def drop(self) -> None:
+        """Forget what is staged."""
+        with self._changed:
+            self._staged = []
+            if self._state is State.STAGED:
+                self._state = State.READY
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Leave the group. Waits at most `timeout` seconds; a join under way ends at its own deadline by itself."""
+        self._closed.set()
+        if self._group is not None:
+            self._group.close()
+        self._thread.join(timeout)
+        self.drop()
+
+    # ---- the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            group = self._join()
+            self._group = group
+            with self._changed:
+                if self._state is State.JOINING:  # an announcement may have come meanwhile
+                    self._state = State.READY
+            while True:
+                announcement = self._next(group)
+                objection = announcement.objection
+                group.send_verdict(objection)
+                if not objection:
+                    staged, objection = self._receive(group, announcement)
+                    group.send_verdict(objection)
+                if objection:
+                    self.reason = objection
+                    self._move(State.READY)
+                else:
+                    self._staged = staged
+                    self._move(State.STAGED)
+        except (SyncError, RuntimeError, OSError, MemoryError) as error:
+            self.reason = str(error)
+            self._move(State.FAILED)
+        finally:
+            if self._group is not None:
+                self._group.close()
+
+    def _join(self) -> GlooGroup:
+        to = self._membership
+        store = join_store(to.master_address, to.master_port, to.timeout_s)
+        address = own_address_towards(to.master_address, to.master_port)
+        group = GlooGroup(store, to.rank, to.world_size, address, to.group_name, to.timeout_s)
+        if self._closed.is_set():
+            group.close()
+            raise TransferError("gloo: closed while joining")
+        return group
+
+    def _next(self, group: GlooGroup) -> Announcement:
+        """The next announcement; as long as there is none, watch that the trainer lives."""
+        while True:
+            try:
+                return self._announcements.get(timeout=POLL_S)
+            except queue.Empty:
+                group.check_peer()
+
+    def _receive(self, group: GlooGroup, announcement: Announcement) -> tuple[Staged, str]:
+        """All buckets, each checked while the next ones arrive. Returns the tensors, and what is wrong with them."""
+        staged: Staged = []
+        broken: list[str] = []
+        buckets = lay_out(announcement.metas, announcement.bucket_bytes)
+        places = self._places(buckets)
+        arriving: deque[tuple[Bucket, torch.Tensor, Work]] = deque()
+        to_come = iter(zip(buckets, places, strict=True))
+        while True:
+            while len(arriving) < BUCKETS_UNDER_WAY and (following := next(to_come, None)):
+                arriving.append((*following, group.broadcast(following[1])))
+            if not arriving:
+                break
+            bucket, data, work = arriving.popleft()
+            group.wait(work)
+            for slot in bucket.slots:
+                piece = data[slot.offset : slot.end]
+                staged.append((slot.meta.name, piece.view(slot.meta.dtype).view(slot.meta.shape)))
+                if not is_finite(piece.numpy(), slot.meta.dtype):
+                    broken.append(slot.meta.name)
+        return staged, f"NaN or Inf in {', '.join(broken)}" if broken else ""
+
+    def _places(self, buckets: list[Bucket]) -> list[torch.Tensor]:
+        """Each bucket's part of the staging memory, which is kept from update to update: fresh pages are slow."""
+        starts = list(accumulate((align(bucket.num_bytes) for bucket in buckets), initial=0))
+        if self._memory.numel() != starts[-1]:
+            self._memory = torch.empty(0, dtype=torch.uint8)  # the old goes before the new comes
+            self._memory = host_buffer(starts[-1])
+        return [self._memory[start : start + bucket.num_bytes] for start, bucket in zip(starts, buckets, strict=False)]
+
+    def _move(self, state: State) -> None:
+        with self._changed:
+            self._state = state
+            self._changed.notify_all()

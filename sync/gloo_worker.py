@@ -1,0 +1,207 @@
+"""The gloo weight transfer engine inside vLLM's workers (backend "gloo", registered by plugin.py).
+
+Same life cycle as vLLM's own engines, with one difference: weights are staged in host memory first. `init`, `start` and
+`update` return at once and do not touch the model; `finish` loads what is staged, and only that pauses generation. So a
+failure before `finish` leaves the old weights serving.
+
+With several workers, vLLM loses count of their answers when one of them raises. So what can be told to the trainer
+over the group is told there, and raised here only where it cannot be.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.logger import init_logger
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from .buckets import DEFAULT_BUCKET_BYTES
+from .check import ServedModel, fit
+from .errors import CheckError, SourceError, TransferError
+from .gloo_receiver import Announcement, GlooReceiver, Membership, Staged
+from .sources import CheckpointSource, ParamMeta, TensorSource
+
+logger = init_logger(__name__)
+
+# `finish` comes after the trainer has heard that all is staged; what is left is a thread's last few instructions.
+TAKE_TIMEOUT_S = 5.0
+
+
+@dataclass
+class GlooInitInfo(WeightTransferInitInfo):
+    """How to reach the trainer, which is rank 0 and hosts the rendezvous."""
+
+    master_address: str
+    master_port: int
+    world_size: int
+    rank_offset: int = 1
+    group_name: str = "tritonlive"
+    timeout_s: float = 300.0
+
+
+@dataclass
+class GlooUpdateInfo(WeightTransferUpdateInfo):
+    """What comes next: every tensor's name, dtype ("bfloat16") and shape, in the order they are sent.
+
+    With `abort` (the reason) nothing comes: what is staged is dropped, and `finish_weight_update` will load nothing.
+    """
+
+    names: list[str] = field(default_factory=list)
+    dtype_names: list[str] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
+    bucket_bytes: int = DEFAULT_BUCKET_BYTES
+    abort: str | bool = False
+
+    def metas(self) -> list[ParamMeta]:
+        """Raises ValueError, naming the field, when they are not what they should be."""
+        if not len(self.names) == len(self.dtype_names) == len(self.shapes):
+            raise ValueError(
+                f"names, dtype_names and shapes must be equally long, "
+                f"got {len(self.names)}, {len(self.dtype_names)} and {len(self.shapes)}"
+            )
+        if self.bucket_bytes < 1:
+            raise ValueError(f"bucket_bytes must be positive, got {self.bucket_bytes}")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("names: one is there twice")
+        if any(size < 0 for shape in self.shapes for size in shape):
+            raise ValueError("shapes: sizes must not be negative")
+        zipped = zip(self.names, self.dtype_names, self.shapes, strict=True)
+        return [ParamMeta.from_names(name, dtype, shape) for name, dtype, shape in zipped]
+
+
+class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+    """Receives checkpoint-format weights over gloo, in the background, and loads them at once."""
+
+    init_info_cls = GlooInitInfo
+    update_info_cls = GlooUpdateInfo
+    supports_draft_weight_update = False
+
+    _receiver: GlooReceiver | None = None
+    _is_aborted = False
+
+    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
+        """Begin to join the trainer's group; a trainer connected before is let go."""
+        self.shutdown()
+        parallel = self.parallel_config
+        worker_rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
+        self._receiver = GlooReceiver(
+            Membership(
+                init_info.master_address,
+                init_info.master_port,
+                init_info.rank_offset + worker_rank,
+                init_info.world_size,
+                init_info.group_name,
+                init_info.timeout_s,
+            )
+        )
+
+    def start_weight_update(self) -> None:
+        """Nothing to prepare: the model is touched in `finish_weight_update` only."""
+        self._is_aborted = False
+        if self._receiver is not None:
+            self._receiver.drop()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """As the base class, without its wait for the device: nothing has gone there yet."""
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+        """Tell the receiver what comes. What is wrong with it, the trainer hears over the group."""
+        if update_info.abort:
+            self._is_aborted = True
+            if self._receiver is not None:
+                self._receiver.drop()
+            return
+        if self._receiver is None:
+            return  # a trainer of a group that was given up: it sees its connection closed, and `finish` raises
+        try:
+            metas = update_info.metas()
+            objection = self._objection(metas)
+        except ValueError as error:
+            metas, objection = [], str(error)
+        self._receiver.announce(Announcement(metas, update_info.bucket_bytes, objection))
+
+    def finish_weight_update(self) -> None:
+        """Load what is staged. Raises TransferError, with the model untouched, when that is not a whole update."""
+        if self._is_aborted:
+            return
+        if self._receiver is None:
+            raise RuntimeError("gloo: no trainer is connected; call init_weight_transfer_engine first")
+        try:
+            staged = self._receiver.take(TAKE_TIMEOUT_S)
+        except TransferError as error:
+            # The replica's state machine reads these words: it may serve on.
+            raise TransferError(f"{error}; the model is untouched") from error
+        load(self.model, self.model_config, staged)
+
+    def shutdown(self) -> None:
+        """Let go of the trainer; ends within seconds even if it died in the middle of a message."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.close()
+
+    def _objection(self, metas: list[ParamMeta]) -> str:
+        """Why these tensors are not the served model's; empty when they are, or when its checkpoint is not at hand."""
+        served = served_model(self.model_config)
+        if served is None:
+            return ""
+        announced = TensorSource({m.name: torch.empty(m.shape, dtype=m.dtype, device="meta") for m in metas})
+        try:
+            fit(announced, served)
+        except CheckError as error:
+            return str(error)
+        return ""
+
+
+def load(model: Any, model_config: Any, weights: Staged) -> None:
+    """Load checkpoint-format weights into a running model, layer by layer (vLLM's layerwise reload).
+
+    When that fails the error is raised; the model's structure is whole again, its weights are partly replaced.
+    """
+    initialize_layerwise_reload(model)
+    try:
+        with disable_mtp_completeness_check():
+            model.load_weights(iter(weights))
+    finally:
+        finalize_layerwise_reload(model, model_config)
+        repack_tied_heads(model)
+
+
+def repack_tied_heads(model: Any) -> None:
+    """Give an output head that shares the embedding's weight its packed copy anew.
+
+    On a CPU vLLM multiplies with a copy packed by oneDNN, made after loading. The layerwise reload makes it anew for
+    layers that load a tensor of their own; a tied head loads none, and would answer with the old weights.
+    """
+    embeddings = {
+        module.weight.data_ptr()
+        for module in model.modules()
+        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
+    }
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead) and module.weight.data_ptr() in embeddings:
+            module.quant_method.process_weights_after_loading(module)
+
+
+def served_model(model_config: Any) -> ServedModel | None:
+    """The tensors of the checkpoint that vLLM was started with; None when it is not at hand as safetensors."""
+    folder = Path(model_config.model)
+    try:
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True))
+        metas = CheckpointSource(folder).metadata()
+    except (OSError, SourceError, ValueError) as error:
+        logger.info("gloo: the checkpoint's tensors are not known, so pushes are not compared with them: %s", error)
+        return None
+    tied = ["lm_head.weight"] if getattr(model_config.hf_text_config, "tie_word_embeddings", False) else []
+    return ServedModel(str(model_config.model), {meta.name: meta for meta in metas}, tied)

@@ -1,0 +1,90 @@
+"""Control over the front end's HTTP routes: vLLM's RL routes, and three of our own."""
+
+from typing import Any, NamedTuple
+
+import httpx
+
+from .control import DEFAULT_TIMEOUT_S, ControlClient
+from .errors import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
+from .target import Target
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+
+
+ROUTES = {
+    "status": Route("GET", "/replica_status"),
+    "parameters": Route("GET", "/weight_parameters"),
+    "get_weight_version": Route("GET", "/weight_info"),
+    "is_paused": Route("GET", "/is_paused"),
+    "init_weight_transfer_engine": Route("POST", "/init_weight_transfer_engine"),
+    "shutdown_weight_transfer_engine": Route("POST", "/shutdown_weight_transfer_engine"),
+    "start_weight_update": Route("POST", "/start_weight_update"),
+    "update_weights": Route("POST", "/update_weights"),
+    "finish_weight_update": Route("POST", "/finish_weight_update"),
+    "abort_weight_update": Route("POST", "/abort_weight_update"),
+}
+
+ERRORS: dict[int, type[ControlError]] = {
+    400: InvalidError,
+    401: RefusedError,
+    403: RefusedError,
+    404: InvalidError,
+    409: ConflictError,
+    422: InvalidError,
+    502: UnavailableError,
+    503: UnavailableError,
+}
+
+
+class HttpControl(ControlClient):
+    """Control client of a front end."""
+
+    def __init__(self, target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        super().__init__(target, timeout)
+        headers = {"Authorization": f"Bearer {target.control_key}"} if target.control_key else {}
+        # trust_env off: a proxy or a .netrc must not come between a trainer and its replica, or see the key.
+        self._http = httpx.Client(base_url=str(target), headers=headers, trust_env=False)
+
+    def call(
+        self, operation: str, arguments: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        route = ROUTES.get(operation)
+        if route is None:
+            raise InvalidError(str(self.target), operation, f"not an HTTP route; there are {', '.join(ROUTES)}")
+        body = (arguments or {}) if route.method == "POST" else None
+        seconds = self.timeout if timeout is None else timeout
+        try:
+            response = self._http.request(route.method, route.path, json=body, timeout=seconds)
+        except httpx.ConnectError as error:
+            raise UnavailableError(str(self.target), operation, f"cannot connect: {error}") from None
+        except httpx.TimeoutException:
+            raise DeadlineError(f"{self.target}: {operation}: no answer within {seconds:g} s") from None
+        except httpx.HTTPError as error:
+            raise UnavailableError(str(self.target), operation, f"the connection broke: {error}") from None
+        if response.is_success:
+            return _read_object(response)
+        raise ERRORS.get(response.status_code, ControlError)(str(self.target), operation, _message(response))
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _read_object(response: httpx.Response) -> dict[str, Any]:
+    """The body's JSON object; vLLM's own routes answer some calls with no body, or with `null`."""
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _message(response: httpx.Response) -> str:
+    """What the error says, in OpenAI's shape, FastAPI's, or as plain text."""
+    body = _read_object(response)
+    error = body.get("error", body.get("detail"))
+    if isinstance(error, dict):
+        error = error.get("message", error)
+    return f"HTTP {response.status_code}: {error or response.text[:500] or response.reason_phrase}"

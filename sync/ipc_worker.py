@@ -1,0 +1,22 @@
+"""vLLM's CUDA IPC engine, taking its handles as JSON (backend "cuda_ipc", registered by plugin.py).
+
+Needs a GPU; no machine with one was at hand when this was written, so it has not been run.
+"""
+
+from typing import Any
+
+from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine, IPCWeightTransferUpdateInfo
+
+from .ipc_handles import decode_handles
+
+
+class CudaIpcWeightTransferEngine(IPCWeightTransferEngine):
+    """Differs from vLLM's in what it reads off the wire only."""
+
+    def parse_update_info(self, update_dict: dict[str, Any]) -> IPCWeightTransferUpdateInfo:
+        """As the base class; pickled handles are refused whatever vLLM's settings allow."""
+        if "ipc_handles_pickled" in update_dict:
+            raise ValueError("ipc_handles_pickled: pickle is not accepted; send ipc_handles as JSON")
+        if "ipc_handles" not in update_dict:
+            raise ValueError("ipc_handles: missing")
+        return super().parse_update_info(update_dict | {"ipc_handles": decode_handles(update_dict["ipc_handles"])})

@@ -1,0 +1,17 @@
+"""What vLLM calls in each of its processes (entry point group `vllm.general_plugins`)."""
+
+
+def register() -> None:
+    """Make the weight transfer backends "gloo" and "cuda_ipc" known to vLLM; more than once is fine.
+
+    The modules themselves are imported by vLLM when such an engine is created.
+    """
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    engines = {
+        "gloo": ("sync.gloo_worker", "GlooWeightTransferEngine"),
+        "cuda_ipc": ("sync.ipc_worker", "CudaIpcWeightTransferEngine"),
+    }
+    for name, (module, class_name) in engines.items():
+        if name not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(name, module, class_name)

@@ -1,0 +1,32 @@
+"""What a push did."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """Figures of one push; times in seconds on the trainer's clock, unless they are the replicas' own."""
+
+    version: str
+    num_bytes: int
+    num_tensors: int
+    seconds: float
+    connect_s: float
+    """Asking the replicas what they are; the first time, also forming the group."""
+    check_s: float
+    transfer_s: float
+    """From the start of the update until all workers hold all bytes."""
+    commit_s: float
+    paused_s: float
+    """How long generation stood still, as the replicas measured it; the longest of them."""
+    load_s: float
+    """The part of `paused_s` in which the workers loaded; the longest of them."""
+    targets: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.version} is live at {', '.join(self.targets)}: {self.num_tensors} tensors, "
+            f"{self.num_bytes / 1e6:.1f} MB in {self.seconds:.2f} s (connect {self.connect_s:.2f}, "
+            f"check {self.check_s:.2f}, transfer {self.transfer_s:.2f}, commit {self.commit_s:.2f}); "
+            f"generation paused for {self.paused_s:.2f} s"
+        )

@@ -1,0 +1,62 @@
+"""Where a replica is: what stands before the control client is chosen."""
+
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from .errors import TargetError
+
+DEFAULT_PORTS = {"http": 9000, "https": 443, "grpc": 8001, "grpcs": 8001}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One replica's control address.
+
+    `http(s)://host:9000` is the front end's HTTP routes, `grpc(s)://host:8001` is Triton itself.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+    control_key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, address: str, control_key: str | None = None) -> "Target":
+        """Read an address; a key in it (`http://user:key@host`) wins over `control_key`.
+
+        Raises TargetError; its message never holds the key.
+        """
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        if parts.scheme not in DEFAULT_PORTS:
+            raise TargetError(f"target {shown}: the scheme must be one of {', '.join(DEFAULT_PORTS)}")
+        try:
+            port = parts.port
+        except ValueError:
+            raise TargetError(f"target {shown}: the port must be a number from 1 to 65535") from None
+        if not parts.hostname:
+            raise TargetError(f"target {shown}: has no host; write for example http://127.0.0.1:9000")
+        key = parts.password or parts.username
+        return cls(
+            parts.scheme,
+            parts.hostname,
+            port or DEFAULT_PORTS[parts.scheme],
+            parts.path.rstrip("/"),
+            unquote(key) if key else control_key,
+        )
+
+    @property
+    def is_grpc(self) -> bool:
+        return self.scheme in ("grpc", "grpcs")
+
+    @property
+    def is_secure(self) -> bool:
+        return self.scheme in ("https", "grpcs")
+
+    @property
+    def authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"

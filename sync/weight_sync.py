@@ -1,0 +1,228 @@
+"""The trainer's API: push weights to running replicas."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import torch
+
+from .check import FittedSource, ServedModel, fit
+from .control import connect
+from .deadline import Deadline, spawn, wait
+from .errors import ConflictError, ControlError, InvalidError, RejectedError, SyncError, TransferError
+from .fleet import Fleet
+from .gloo_trainer import GlooTrainer, GlooTrainerInitInfo, Progress
+from .report import PushReport
+from .sources import WeightSource, open_source
+from .target import Target
+
+T = TypeVar("T")
+Backend = Literal["nccl", "ipc", "gloo"]
+CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
+DEFAULT_TIMEOUT_S = 300.0
+# What the server's --weight-transfer-config calls the other end of a backend.
+SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}
+
+
+class WeightSync:
+    """Pushes weights to one or more replicas.
+
+    targets: `http://host:9000` (a front end), `grpc://host:8001` (a Triton server), or several of them. A key may
+        stand in the address (`http://user:key@host`), else `control_key` or $TRITONLIVE_CONTROL_KEY is used.
+    backend: "nccl" (GPUs), "ipc" (trainer and replica on the same GPU) or "gloo" (CPU memory, any device). The
+        replicas must have been started with the same one.
+    timeout: seconds a whole push may take; nothing waits longer.
+    master_address, master_port: where this process listens for the replicas' workers (nccl, gloo): an address of this
+        machine that they reach. It listens there only. Port 0 picks a free one.
+
+    The group formed by the first push is kept for the next ones. After any failure, Ctrl-C included, the update is
+    aborted at every replica and the group torn down; the next push forms a new one. Not safe for several threads.
+    """
+
+    def __init__(
+        self,
+        targets: str | Sequence[str],
+        *,
+        backend: Backend = "nccl",
+        control_key: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        master_address: str = "127.0.0.1",
+        master_port: int = 0,
+    ) -> None:
+        if backend not in SERVER_BACKENDS:
+            raise ValueError(f"backend: {backend!r} is not one of {', '.join(SERVER_BACKENDS)}")
+        if timeout <= 0:
+            raise ValueError(f"timeout: must be more than 0 seconds, got {timeout}")
+        addresses = [targets] if isinstance(targets, str) else list(targets)
+        if not addresses:
+            raise ValueError("targets: at least one is needed")
+        key = control_key if control_key is not None else os.environ.get(CONTROL_KEY_VARIABLE)
+        self.backend = backend
+        self.timeout = timeout
+        self.master_address = master_address
+        self.master_port = master_port
+        self._clients = [connect(Target.parse(address, key)) for address in addresses]
+        self._fleet = Fleet(self._clients, Deadline(timeout))
+        self._served: list[
+            ServedModel
+        ] = []  # asked for once per group: a replica restarted with another model leaves it
+        self._trainer: Any = None  # GlooTrainer, or one of vLLM's TrainerWeightTransferEngine: the same shape
+
+    def push(self, source: Any, version: str | int | None = None, *, progress: Progress | None = None) -> PushReport:
+        """Make the weights live at every replica and return what it took.
+
+        source: an `nn.Module`, a state dict, an iterable of `(name, tensor)`, or a checkpoint directory; names, shapes
+            and dtypes as in the served checkpoint. A floating-point dtype other than the served one is cast here.
+        version: what responses report from now on; by default "v<n+1>" after the highest "v<n>" served.
+        progress: called with bytes sent and bytes in all (gloo).
+
+        Raises CheckError (nothing was sent), ControlError, TransferError, DeadlineError (nothing changed, gloo), or
+        CommitError, which names the replicas that took the weights and those that did not.
+        """
+        deadline = Deadline(self.timeout)
+        weights = open_source(source)
+        was_connected = self._trainer is not None
+        try:
+            return self._push(weights, version, progress, deadline)
+        except (TransferError, ControlError) as error:
+            if not was_connected or self._trainer is not None or isinstance(error, RejectedError):
+                raise
+        # The last push's group is gone: a replica was restarted, or another trainer came. Once more with a new one.
+        return self._push(weights, version, progress, deadline)
+
+    def _push(
+        self, weights: WeightSource, version: str | int | None, progress: Progress | None, deadline: Deadline
+    ) -> PushReport:
+        began = time.perf_counter()
+        fleet = self._fleet
+        fleet.deadline = deadline
+        statuses = self._statuses()
+        fleet.version = str(version) if version is not None else _next_version(statuses)
+        asked = time.perf_counter()
+        fitted = self._fit(weights)
+        checked = time.perf_counter()
+        try:
+            if self._trainer is None:
+                self._trainer = self._run(lambda: self._connect(fitted))
+            connected = time.perf_counter()
+            self._trainer.source, self._trainer.progress = fitted, progress
+            self._run(self._trainer.send_weights)
+            done = time.perf_counter()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        commit_s = fleet.commit_seconds
+        answers = list(fleet.commits.values())
+        return PushReport(
+            version=fleet.version,
+            num_bytes=fitted.num_bytes,
+            num_tensors=len(fitted.metadata()),
+            seconds=done - began,
+            connect_s=(asked - began) + (connected - checked),
+            check_s=checked - asked,
+            transfer_s=done - connected - commit_s,
+            commit_s=commit_s,
+            paused_s=max(answer.get("paused_s", 0.0) for answer in answers),
+            load_s=max(answer.get("load_s", 0.0) for answer in answers),
+            targets=tuple(fleet.commits),
+        )
+
+    def check(self, source: Any) -> None:
+        """Compare the weights with what every replica serves, without sending or changing anything.
+
+        Raises CheckError with all mismatches, or ControlError when a replica could not take a push now.
+        """
+        self._fleet.deadline = Deadline(self.timeout)
+        self._statuses()
+        self._fit(open_source(source))
+
+    def close(self) -> None:
+        """Leave the group and let the replicas go. They keep serving what they serve."""
+        if self._trainer is not None:
+            self._trainer.shutdown()
+            self._trainer = None
+            self._fleet.leave()
+        for client in self._clients:
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"WeightSync({[str(client.target) for client in self._clients]}, backend={self.backend!r})"
+
+    # ---- phases -------------------------------------------------------------------------------------------------
+
+    def _statuses(self) -> list[dict[str, Any]]:
+        """What the replicas say they are; raises when one cannot take a push now."""
+        statuses = self._fleet.each("status", lambda client, seconds: client.status(seconds))
+        wanted = SERVER_BACKENDS[self.backend]
+        for client, status in zip(self._clients, statuses, strict=True):
+            serves = status.get("weight_transfer_backend")
+            if serves != wanted:
+                config = json.dumps({"backend": wanted})
+                fix = f"for backend={self.backend!r} start the server with --weight-transfer-config '{config}'"
+                raise InvalidError(str(client.target), "status", f"weight transfer is {serves or 'off'} there; {fix}")
+            if status["state"] in ("updating", "restarting"):
+                reason = status.get("reason") or "try again when it is done"
+                raise ConflictError(str(client.target), "status", f"the replica is {status['state']}: {reason}")
+        self._fleet.world_sizes = [int(status["world_size"]) for status in statuses]
+        return statuses
+
+    def _fit(self, weights: WeightSource) -> FittedSource:
+        """The tensors to send; raises CheckError. The replicas' checkpoints must be alike."""
+        if self._trainer is None or not self._served:
+            answers = self._fleet.each("parameters", lambda client, seconds: client.parameters(seconds))
+            named = zip(self._clients, answers, strict=True)
+            self._served = [ServedModel.from_answer(str(client.target), answer) for client, answer in named]
+        fitted = [fit(weights, served) for served in self._served]
+        for client, other in zip(self._clients, fitted, strict=True):
+            if other.metadata() != fitted[0].metadata():
+                first = self._clients[0].target
+                raise InvalidError(str(client.target), "parameters", f"serves another checkpoint than {first}")
+        return fitted[0]
+
+    def _connect(self, fitted: FittedSource) -> Any:
+        """Form the group with the replicas' workers."""
+        fleet = self._fleet
+        if self.backend == "gloo":
+            seconds = fleet.deadline.remaining("connect")
+            info = GlooTrainerInitInfo(self.master_address, self.master_port, fleet.world_size + 1, seconds)
+            return GlooTrainer(info, fleet, fitted)
+        from .vllm_trainer import vllm_trainer
+
+        return vllm_trainer(self.backend, self.master_address, self.master_port, fleet, fitted)
+
+    def _run(self, call: Callable[[], T]) -> T:
+        """Run in a thread of its own, so that the deadline and Ctrl-C get through whatever it waits for."""
+        device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
+
+        def run() -> T:
+            if device is not None:
+                torch.accelerator.set_device_index(device)  # each thread has its own
+            return call()
+
+        return wait(spawn(run, name="weight-sync"), self._fleet.deadline, f"push of {self._fleet.version}")
+
+    def _give_up(self, error: BaseException) -> None:
+        trainer, self._trainer = self._trainer, None
+        # Only gloo's is destroyed: a communicator stuck in NCCL cannot be without getting stuck too.
+        if isinstance(trainer, GlooTrainer):
+            trainer.shutdown()
+        reason = str(error) if isinstance(error, SyncError) else type(error).__name__
+        for problem in self._fleet.give_up(reason):
+            error.add_note(f"while giving up: {problem}")
+
+
+def _next_version(statuses: Sequence[dict[str, Any]]) -> str:
+    numbers = [re.fullmatch(r"v(\d+)", str(status.get("weight_version"))) for status in statuses]
+    return f"v{max((int(number[1]) for number in numbers if number), default=0) + 1}"

@@ -1,0 +1,64 @@
+"""Shared by every test: the tiny model, and one running stack for the whole session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch import Stack, StackConfig
+from launch.config import default_cache_dir
+from launch.default_model import default_model
+from launch.tiny_model import tiny_model
+
+STACK_READY_TIMEOUT_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses the stack is marked so."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stack)
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """The user's cache: models are built once per machine, not once per run."""
+    return default_cache_dir()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(cache_dir: Path) -> Path:
+    """A random 2-layer Llama with SmolLM2's tokenizer."""
+    return tiny_model(cache_dir)
+
+
+@pytest.fixture(scope="session")
+def smollm2_dir(cache_dir: Path) -> Path:
+    """SmolLM2-135M-Instruct, bfloat16."""
+    return default_model(cache_dir)
+
+
+@pytest.fixture(scope="session")
+def stack_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> StackConfig:
+    """How the shared stack is set up; take it with dataclasses.replace for one of your own."""
+    return StackConfig(
+        model=str(tiny_model_dir),
+        served_model_name="tiny",
+        extra_args=(
+            *("--enforce-eager", "--max-model-len", "2048"),
+            *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+        ),
+        api_key="test-inference-key",
+        control_key="test-control-key",
+        kv_cache_space_gib=1,
+        log_dir=Path(os.environ.get("TRITONLIVE_TEST_LOG_DIR") or tmp_path_factory.mktemp("stack-logs")),
+    )
+
+
+@pytest.fixture(scope="session")
+def stack(stack_config: StackConfig) -> Iterator[Stack]:
+    """The running stack with the tiny model: api_key and control_key are in its attributes."""
+    with Stack(stack_config) as running:
+        running.wait_ready(STACK_READY_TIMEOUT_S)
+        yield running

@@ -1,0 +1,57 @@
+"""openai_frontend/description.py: what the front end learns from Triton, and what it refuses."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from openai_frontend import description
+from openai_frontend.description import Description, check_contract
+from openai_frontend.errors import IncompatibleServer
+
+DESCRIPTION = Description(
+    vllm_version="0.32.0",
+    engine_argv=["--model", "m"],
+    model="m",
+    served_model_name=["m"],
+    max_model_len=2048,
+    num_gpu_blocks=10,
+    block_size=16,
+    kv_cache_size_tokens=160,
+)
+
+
+def config(inputs: frozenset[str], outputs: frozenset[str]) -> SimpleNamespace:
+    def tensors(names: frozenset[str]) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in names]
+
+    return SimpleNamespace(input=tensors(inputs), output=tensors(outputs))
+
+
+def test_json_there_and_back() -> None:
+    assert Description.parse(DESCRIPTION.to_json()) == DESCRIPTION
+
+
+def test_a_newer_servers_further_fields_are_passed_over() -> None:
+    assert Description.parse(DESCRIPTION.to_json().replace("{", '{"news": 1, ', 1)) == DESCRIPTION
+
+
+def test_our_model_is_accepted() -> None:
+    check_contract(config(description.REQUIRED_INPUTS, description.REQUIRED_OUTPUTS))
+
+
+def test_another_model_is_refused_by_what_it_lacks() -> None:
+    with pytest.raises(IncompatibleServer, match="engine_abort, engine_outputs"):
+        check_contract(
+            config(description.REQUIRED_INPUTS - {"engine_abort"}, description.REQUIRED_OUTPUTS - {"engine_outputs"})
+        )
+
+
+def test_nobody_there_is_not_ready() -> None:
+    assert description.fetch("127.0.0.1:1") is None
+
+
+def test_waiting_ends_at_its_limit() -> None:
+    said: list[str] = []
+    with pytest.raises(TimeoutError, match=r"127\.0\.0\.1:1"):
+        description.wait("127.0.0.1:1", 0.1, said.append)
+    assert len(said) == 1

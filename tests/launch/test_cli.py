@@ -1,0 +1,220 @@
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from launch import Stack, StackConfig, cli
+from launch.display import ready_lines
+from launch.ports import pick_free
+from launch.ready import Ready
+
+runner = CliRunner(env={"TRITONLIVE_CONTROL_KEY": None, "TRITONLIVE_API_KEY": None})
+READY = Ready(model="served", weight_version="initial", first_token_s=0.1)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[StackConfig]:
+    """The configurations that `serve` would have run."""
+    configs: list[StackConfig] = []
+    run: Callable[..., int] = lambda console, config, timeout_s: configs.append(config) or 0  # noqa: E731
+    monkeypatch.setattr(cli, "_run", run)
+    return configs
+
+
+def free_ports() -> list[str]:
+    """Options for ports that a stack running on this machine does not use."""
+    names = ("--port", "--triton-http-port", "--triton-grpc-port", "--triton-metrics-port")
+    return [f"{name}={port}" for name, port in zip(names, pick_free("127.0.0.1", len(names)), strict=True)]
+
+
+def serve(*arguments: str) -> Any:
+    return runner.invoke(cli.app, ["serve", *arguments])
+
+
+def test_arguments_that_are_not_ours_go_to_vllm_in_order(seen: list[StackConfig]) -> None:
+    arguments = "--max-model-len 2048 --port 9100 --enforce-eager --model org/name -tp 2 --tool-call-parser=hermes"
+    assert serve(*arguments.split(), "--override-generation-config", '{"a": 1}').exit_code == 0
+    (config,) = seen
+    assert (config.model, config.port) == ("org/name", 9100)
+    assert shlex.join(config.extra_args) == (
+        "--max-model-len 2048 --enforce-eager -tp 2 --tool-call-parser=hermes --override-generation-config '{\"a\": 1}'"
+    )
+
+
+def test_defaults(seen: list[StackConfig]) -> None:
+    serve()
+    (config,) = seen
+    ports = (config.port, config.triton_http_port, config.triton_grpc_port, config.triton_metrics_port)
+    assert ports == (9000, 8000, 8001, 8002)
+    assert (config.host, config.triton_host, config.workers) == ("127.0.0.1", "127.0.0.1", 1)
+
+
+def test_keys_come_from_the_environment(seen: list[StackConfig]) -> None:
+    runner.invoke(cli.app, ["serve"], env={"TRITONLIVE_CONTROL_KEY": "c", "TRITONLIVE_API_KEY": "a,b"})
+    assert (seen[0].control_key, seen[0].api_key) == ("c", "a,b")
+
+
+def test_a_model_without_its_option_is_explained(seen: list[StackConfig]) -> None:
+    result = serve("org/name")
+    assert result.exit_code == 2
+    assert "--model org/name" in " ".join(result.output.replace("│", " ").split())
+    assert seen == []
+
+
+def test_a_model_directory_that_is_not_there() -> None:
+    result = serve("--model", "./nothing-here", *free_ports())
+    assert result.exit_code == 1
+    assert "./nothing-here: no such directory" in result.output
+
+
+def test_help_shows_examples() -> None:
+    output = serve("--help").output
+    assert "tritonlive serve --model ./my-checkpoint" in output
+    assert 'make serve ARGS="--port 9100' in output
+
+
+def test_triton_env_prints_what_a_shell_can_run(tmp_path: Path) -> None:
+    result = runner.invoke(
+        cli.app,
+        ["triton-env", "--model", str(tmp_path), "--enforce-eager", "--tritonserver", sys.executable],
+        env={"TRITONLIVE_CONTROL_KEY": "top-secret"},
+    )
+    assert result.exit_code == 0
+    assert "top-secret" not in result.output
+    shell = subprocess.run(
+        ["bash", "-c", f"{result.output.rpartition(os.linesep + shlex.quote(sys.executable))[0]}\nenv"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"TRITONLIVE_ENGINE_ARGS=--model {tmp_path} --enforce-eager" in shell.stdout
+
+
+@pytest.mark.parametrize("is_made_up", [True, False])
+def test_the_ready_block_shows_only_a_key_that_was_made_up(tmp_path: Path, is_made_up: bool) -> None:
+    key = None if is_made_up else "given-control"
+    stack = Stack(StackConfig(model=str(tmp_path), control_key=key, api_key="given-api", cache_dir=tmp_path))
+    block = "\n".join(ready_lines(stack, READY, is_control_key_made_up=is_made_up))
+    assert "given-api" not in block
+    assert (stack.control_key in block) == is_made_up
+    assert "Bearer $TRITONLIVE_API_KEY" in block
+    assert f"-m sync push --to {stack.frontend_url} --checkpoint {tmp_path}" in block
+    assert f"{stack.frontend_url}/v1/chat/completions" in block
+    assert "weight version initial" in block
+
+
+def test_importing_the_launcher_is_light() -> None:
+    code = "import launch.cli, sys; print([m for m in ('torch', 'vllm', 'transformers', 'numpy') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+# A tritonserver that is up, but whose model never gets ready; SIGTERM ends it as it should.
+TRITON = """#!{python}
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("session", subprocess.Popen(["sleep", "300"]).pid, flush=True)
+{then}
+"""
+
+
+class Launcher:
+    """`tritonlive serve` with a stand-in tritonserver and a stand-in front end."""
+
+    def __init__(self, directory: Path, *, triton: str = "time.sleep(300)", frontend: str = "time.sleep(300)") -> None:
+        binary = directory / "tritonserver"
+        binary.write_text(TRITON.format(python=sys.executable, then=triton))
+        binary.chmod(0o755)
+        package = directory / "openai_frontend"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        (package / "__main__.py").write_text(f"import sys, time\n{frontend}\n")
+        self._log = directory / "tritonserver.log"
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "launch", "serve", "--model", "org/name", "--tritonserver", str(binary)),
+                *free_ports(),
+                *("--cache-dir", str(directory), "--log-dir", str(directory)),
+            ],
+            env=os.environ | {"PYTHONPATH": str(directory)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.communicate(timeout=60)
+
+    def wait_until_up(self) -> None:
+        deadline = time.monotonic() + 20
+        while not (self._log.exists() and "session" in self._log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def is_child_alive(self) -> bool:
+        pid = int(self._log.read_text().split()[1])
+        return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_starting_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    with Launcher(tmp_path) as launcher:
+        launcher.wait_until_up()
+        assert launcher.is_child_alive()
+        launcher.process.send_signal(number)
+        assert launcher.process.wait(20) == 0
+    assert not launcher.is_child_alive()
+
+
+def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
+    with Launcher(tmp_path, triton="signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(300)") as launcher:
+        launcher.wait_until_up()
+        launcher.process.send_signal(signal.SIGINT)
+        time.sleep(2)
+        assert launcher.process.poll() is None
+        launcher.process.send_signal(signal.SIGINT)
+        assert launcher.process.wait(10) == 130
+    assert not launcher.is_child_alive()
+
+
+def test_when_tritonserver_dies_the_rest_is_stopped_and_the_reason_shown(tmp_path: Path) -> None:
+    with Launcher(tmp_path, triton="time.sleep(1); sys.exit('no such device')") as launcher:
+        _, shown = launcher.process.communicate(timeout=30)
+    assert launcher.process.returncode == 1
+    assert "tritonserver ended (exit status 1)" in shown
+    assert "no such device" in shown
+    assert not launcher.is_child_alive()
+
+
+def test_when_the_front_end_dies_the_rest_is_stopped_and_the_reason_shown(tmp_path: Path) -> None:
+    with Launcher(tmp_path, frontend="sys.exit('bad argument')") as launcher:
+        _, shown = launcher.process.communicate(timeout=30)
+    assert launcher.process.returncode == 1
+    assert "front end ended (exit status 1)" in shown
+    assert "bad argument" in shown
+
+
+def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        result = serve("--port", str(port), "--model", "org/name", "--log-dir", str(tmp_path / "logs"))
+    assert result.exit_code == 1
+    assert f"port {port} (front end) is already in use; choose another with --port" in result.output
+    assert not (tmp_path / "logs").exists()

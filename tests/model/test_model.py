@@ -1,0 +1,45 @@
+"""model_repository/llm/1/model.py and config.pbtxt."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig  # ty: ignore[missing-module-member] (made at import)
+
+from .conftest import MODEL_FOLDER
+
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture(scope="module")
+def config() -> ModelConfig:
+    return text_format.Parse((MODEL_FOLDER / "config.pbtxt").read_text(), ModelConfig())
+
+
+def test_the_contract_parses_and_batches(config: ModelConfig) -> None:
+    assert config.max_batch_size > 1
+    assert config.HasField("dynamic_batching")
+    assert config.model_transaction_policy.decoupled
+
+
+def test_every_input_is_optional_since_a_request_is_one_of_four_kinds(config: ModelConfig) -> None:
+    assert all(tensor.optional for tensor in config.input)
+
+
+def test_tensors_of_varying_size_may_share_a_batch(config: ModelConfig) -> None:
+    assert all(tensor.allow_ragged_batch for tensor in config.input if -1 in tensor.dims)
+
+
+def test_every_return_flag_has_its_tensor(load: Load, config: ModelConfig) -> None:
+    inputs, outputs = {tensor.name for tensor in config.input}, {tensor.name for tensor in config.output}
+    for name in load("generate").RETURNS:
+        assert f"return_{name}" in inputs
+        assert name in outputs
+
+
+@pytest.mark.parametrize("groups", [[{"count": 2}], [{"count": 1}, {"count": 1}], [{"count": 1, "gpus": [0, 1]}]])
+def test_a_second_instance_is_refused(load: Load, groups: list[dict[str, object]]) -> None:
+    model = load("model")
+    with pytest.raises(model.pb_utils.TritonModelException, match="set count to 1"):
+        model.check_single_instance({"name": "llm", "instance_group": groups})

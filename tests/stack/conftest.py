@@ -1,0 +1,92 @@
+"""Clients of the shared stack."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from launch import Stack
+
+MODEL = "tiny"
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit_s} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def openai(stack: Stack) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{stack.frontend_url}/v1", api_key=stack.api_key or "", max_retries=0, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture
+def async_openai(stack: Stack) -> AsyncOpenAI:
+    """Close it in the loop that uses it: `async with async_openai`."""
+    return AsyncOpenAI(base_url=f"{stack.frontend_url}/v1", api_key=stack.api_key or "", max_retries=0, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def frontend(stack: Stack) -> Iterator[httpx.Client]:
+    """With the inference key."""
+    with httpx.Client(base_url=stack.frontend_url, headers=bearer(stack.api_key), timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def trainer(stack: Stack) -> Iterator[httpx.Client]:
+    """With the control key."""
+    with httpx.Client(base_url=stack.frontend_url, headers=bearer(stack.control_key), timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def triton(stack: Stack) -> Callable[[dict[str, Any]], httpx.Response]:
+    """POST to Triton's generate endpoint."""
+
+    def generate(body: dict[str, Any]) -> httpx.Response:
+        return httpx.post(f"{stack.http_url}/v2/models/llm/generate", json=body, timeout=120)
+
+    return generate
+
+
+@pytest.fixture(scope="session")
+def control(stack: Stack, triton: Callable[[dict[str, Any]], httpx.Response]) -> Callable[..., dict[str, Any]]:
+    """Run a control operation over Triton's HTTP endpoint, with the key."""
+
+    def run(operation: str, **arguments: Any) -> dict[str, Any]:
+        body = {
+            "control_operation": operation,
+            "control_arguments": json.dumps(arguments),
+            "control_key": stack.control_key,
+        }
+        answer = triton(body)
+        assert answer.status_code == 200, answer.text
+        return json.loads(answer.json()["control_result"])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def metric(stack: Stack) -> Callable[[str], float]:
+    """Value of one of Triton's metrics for our model."""
+
+    def read(name: str) -> float:
+        text = httpx.get(stack.metrics_url, timeout=30).text
+        match = re.search(rf'^{name}{{model="llm"[^}}]*}} (\S+)$', text, re.MULTILINE)
+        assert match is not None, f"no metric {name}"
+        return float(match[1])
+
+    return read

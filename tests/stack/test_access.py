@@ -1,0 +1,113 @@
+"""Who may do what, over HTTP and over Triton."""
+
+import json
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc
+
+from launch import Stack
+
+from .conftest import MODEL, bearer
+
+OPEN = {"/health", "/ping", "/version", "/metrics"}
+CONTROL = {
+    "/pause",
+    "/resume",
+    "/init_weight_transfer_engine",
+    "/start_weight_update",
+    "/update_weights",
+    "/finish_weight_update",
+    "/abort_weight_update",
+    "/update_weight_version",
+    "/weight_info",
+    "/weight_checker",
+    "/get_world_size",
+    "/reset_prefix_cache",
+    "/server_info",
+    "/replica_status",
+    "/weight_parameters",
+}
+
+
+@pytest.fixture(scope="module")
+def routes(frontend: httpx.Client) -> list[tuple[str, str]]:
+    """(method, path) of every route in the app's own list."""
+    paths = frontend.get("/openapi.json").json()["paths"]
+    return [(method.upper(), path) for path, methods in paths.items() for method in methods]
+
+
+def test_every_route_needs_a_key_but_the_written_few(stack: Stack, routes: list[tuple[str, str]]) -> None:
+    assert len(routes) > 30
+    answers = {
+        (method, path): httpx.request(method, stack.frontend_url + path, timeout=30).status_code
+        for method, path in routes
+        if path not in OPEN
+    }
+    assert set(answers.values()) == {401}, {route for route, status in answers.items() if status != 401}
+
+
+def test_an_inference_key_does_not_do_for_control(frontend: httpx.Client, routes: list[tuple[str, str]]) -> None:
+    known = {path: method for method, path in routes}
+    assert known.keys() >= CONTROL
+    for path in CONTROL:
+        answer = frontend.request(known[path], path)
+        assert answer.status_code == 403, path
+        assert "control key" in answer.json()["error"]["message"]
+
+
+def test_a_key_in_the_url_is_basic_auth(stack: Stack) -> None:
+    url = stack.frontend_url.replace("http://", f"http://trainer:{stack.control_key}@")
+    assert httpx.get(f"{url}/weight_info", timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/collective_rpc", "/v1/collective_rpc", "/sleep_all"])
+def test_development_routes_are_not_there(trainer: httpx.Client, path: str) -> None:
+    assert trainer.post(path, json={"method": "reset_weights"}).status_code == 404
+
+
+@pytest.mark.parametrize("key", [None, "", "wrong", "test-inference-key"])
+@pytest.mark.parametrize("operation", ["update_weight_version", "pause_generation", "status", "no_such_operation"])
+def test_control_tensors_need_the_key(
+    triton: Callable[[dict[str, Any]], httpx.Response], operation: str, key: str | None
+) -> None:
+    body = {"control_operation": operation, "control_arguments": json.dumps({"new_version": "stolen"})}
+    answer = triton(body if key is None else {**body, "control_key": key})
+    assert answer.status_code == 400
+    assert "control_key: missing or wrong" in answer.json()["error"]
+
+
+def test_control_tensors_need_the_key_over_grpc(stack: Stack, control: Callable[..., dict[str, Any]]) -> None:
+    answers: queue.Queue[Any] = queue.Queue()
+    inputs = []
+    for name, value in (("control_operation", b"update_weight_version"), ("control_arguments", b'{"new_version":"x"}')):
+        tensor = tritonclient.grpc.InferInput(name, [1, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[value]], dtype=np.object_))
+        inputs.append(tensor)
+    before = control("get_weight_version")
+    with tritonclient.grpc.InferenceServerClient(stack.grpc_url) as client:
+        client.start_stream(lambda result, error: answers.put(error))
+        client.async_stream_infer("llm", inputs)
+        assert "control_key: missing or wrong" in str(answers.get(timeout=30))
+    assert control("get_weight_version") == before
+
+
+def test_keys_are_in_no_log(stack: Stack) -> None:
+    for log in (stack.triton_log, stack.frontend_log):
+        text = log.read_text(errors="replace")
+        assert stack.control_key not in text
+        assert (stack.api_key or "-") not in text
+
+
+def test_an_openai_client_needs_only_the_inference_key(stack: Stack) -> None:
+    answer = httpx.post(
+        f"{stack.frontend_url}/v1/completions",
+        headers=bearer(stack.api_key),
+        json={"model": MODEL, "prompt": "x", "max_tokens": 1},
+        timeout=60,
+    )
+    assert answer.status_code == 200

@@ -1,0 +1,86 @@
+"""Processes that die, and front ends that share a port."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import httpx
+import psutil
+import pytest
+
+from launch import Stack, StackConfig
+
+from .conftest import MODEL, wait_until
+
+pytestmark = pytest.mark.fault
+COMPLETION = {"model": MODEL, "prompt": "Hello", "max_tokens": 4, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def own_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack whose processes may be killed, with two front-end processes."""
+    config = replace(stack_config, workers=2, api_key=None, log_dir=tmp_path_factory.mktemp("lifecycle-logs"))
+    with Stack(config) as running:
+        running.wait_ready(300)
+        yield running
+
+
+def complete(stack: Stack, **changes: object) -> httpx.Response:
+    return httpx.post(f"{stack.frontend_url}/v1/completions", json={**COMPLETION, **changes}, timeout=120)
+
+
+def is_healthy(stack: Stack) -> bool:
+    try:
+        return httpx.get(f"{stack.frontend_url}/health", timeout=30).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def workers(stack: Stack) -> list[psutil.Process]:
+    """The processes that serve, not the parent that watches them."""
+    return [child for child in stack.frontend.members() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_workers_share_the_port_and_a_dead_one_is_replaced(own_stack: Stack) -> None:
+    before = workers(own_stack)
+    assert len(before) == 2
+    before[0].kill()
+    wait_until(lambda: {p.pid for p in workers(own_stack)} > {before[1].pid} and len(workers(own_stack)) == 2, 120)
+    assert complete(own_stack).status_code == 200
+
+
+def test_a_killed_engine_ends_streams_with_an_error_and_comes_back(own_stack: Stack) -> None:
+    assert complete(own_stack).status_code == 200
+    (engine,) = own_stack.engine_core_pids
+    body = {**COMPLETION, "max_tokens": 1900, "n": 64, "temperature": 1, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{own_stack.frontend_url}/v1/completions", json=body, timeout=60) as answer:
+        events = answer.iter_lines()
+        next(events)
+        os.kill(engine, signal.SIGKILL)
+        rest = list(events)
+    assert any('"error"' in event for event in rest), "the stream says that it broke"
+    wait_until(lambda: not is_healthy(own_stack), 10)
+    refusal = complete(own_stack)
+    assert refusal.status_code == 503, refusal.text
+    wait_until(lambda: is_healthy(own_stack), 180)
+    wait_until(lambda: complete(own_stack).status_code == 200, 30)
+    assert own_stack.engine_core_pids != [engine]
+
+
+def test_a_killed_front_end_leaves_nothing_running(own_stack: Stack) -> None:
+    url = f"{own_stack.frontend_url}/v1/completions"
+    body = {**COMPLETION, "max_tokens": 1900, "n": 64, "temperature": 1, "ignore_eos": True, "stream": True}
+    try:
+        with httpx.stream("POST", url, json=body, timeout=60) as answer:
+            next(answer.iter_lines())
+            own_stack.frontend.kill()
+    except httpx.TransportError:
+        pass
+    wait_until(lambda: running(own_stack) == 0, 10)
+
+
+def running(stack: Stack) -> float:
+    lines = httpx.get(stack.metrics_url, timeout=30).text.splitlines()
+    (line,) = [line for line in lines if line.startswith("vllm_num_requests_running{")]
+    return float(line.split()[-1])

@@ -1,0 +1,105 @@
+"""Run by test_offline_llm.py in a process of its own: vLLM's offline LLM as the replica, pushes over gloo."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm import LLM, SamplingParams
+from vllm.config import WeightTransferConfig
+
+from sync.check import ServedModel, fit
+from sync.errors import TransferError
+from sync.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+from sync.sources import open_source
+
+PROMPTS = ["The capital of France is", "One, two, three,"]
+
+
+class Client:
+    """The four methods of vLLM's VLLMWeightSyncClient, over an LLM in the same process."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self.finish_s = 0.0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self._llm.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self._llm.update_weights({"update_info": update_info})
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        began = time.perf_counter()
+        self._llm.finish_weight_update()
+        self.finish_s = time.perf_counter() - began
+
+    def abort(self) -> None:
+        self.update_weights({"abort": "test"})
+        self.finish_weight_update()
+
+
+def main(model: str) -> dict[str, Any]:
+    llm = LLM(
+        model,
+        dtype="bfloat16",
+        enforce_eager=True,
+        max_model_len=256,
+        weight_transfer_config=WeightTransferConfig(backend="gloo"),
+    )
+    sampling = SamplingParams(temperature=0.0, max_tokens=16)
+
+    def generate() -> list[list[int]]:
+        return [list(output.outputs[0].token_ids) for output in llm.generate(PROMPTS, sampling, use_tqdm=False)]
+
+    client = Client(llm)
+    source = open_source(model)
+    served = ServedModel("llm", {meta.name: meta for meta in source.metadata()})
+    original = {name: tensor.clone() for name, tensor in source}
+    perturbed = {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in original.items()}
+    broken = original | {"model.norm.weight": original["model.norm.weight"] * float("nan")}
+
+    def connect() -> GlooTrainer:
+        return GlooTrainer(GlooTrainerInitInfo("127.0.0.1", 0, 2, 60.0), client, source)
+
+    def push(trainer: GlooTrainer, weights: dict[str, torch.Tensor]) -> float:
+        trainer.source = fit(open_source(weights), served)
+        began = time.perf_counter()
+        trainer.send_weights()
+        return time.perf_counter() - began
+
+    result: dict[str, Any] = {"before": generate(), "seconds": [], "finish_s": []}
+    trainer = connect()
+    for weights, after in ((perturbed, "perturbed"), (original, "restored"), (perturbed, "again"), (original, "twice")):
+        result["seconds"].append(push(trainer, weights))
+        result["finish_s"].append(client.finish_s)
+        result[after] = generate()
+
+    # Objections: what the worker does not take changes nothing, and the next trainer connects.
+    result["objections"] = []
+    for weights, model_of in ((broken, served), (original | {"x": torch.ones(1)}, None)):
+        trainer.source = fit(open_source(weights), model_of) if model_of else open_source(weights)
+        try:
+            trainer.send_weights()
+        except TransferError as error:
+            result["objections"].append(str(error))
+        client.abort()
+        trainer.shutdown()
+        llm.collective_rpc("shutdown_weight_transfer_engine")
+        result["after_objection"] = generate()
+        trainer = connect()
+    push(trainer, perturbed)
+    result["after_reconnect"] = generate()
+    trainer.shutdown()
+    result["bytes"] = fit(source, served).num_bytes
+    return result
+
+
+if __name__ == "__main__":
+    answer = main(sys.argv[1])
+    Path(sys.argv[2]).write_text(json.dumps(answer))

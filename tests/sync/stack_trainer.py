@@ -1,0 +1,35 @@
+"""A trainer in a process of its own: stack_trainer.py TARGET CHECKPOINT MODE.
+
+It pushes when told to on its standard input, or is killed at a given point of a push.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from sync import WeightSync
+from sync.fleet import Fleet
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(target: str, checkpoint: str, mode: str) -> None:
+    if mode == "after-init":
+        Fleet.start_weight_update = die
+    elif mode == "before-commit":
+        Fleet.finish_weight_update = die
+    progress = die if mode == "mid-transfer" else None
+    with WeightSync(target, backend="gloo", timeout=30) as sync:
+        if mode == "on-command":
+            sync.check(checkpoint)  # everything is imported and answers
+            print("ready", flush=True)  # noqa: T201 - read by the test
+            sys.stdin.readline()
+        report = sync.push(checkpoint, mode, progress=progress)
+        print(report)  # noqa: T201 - shown when the test fails
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

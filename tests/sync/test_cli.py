@@ -1,0 +1,69 @@
+import json
+
+import pytest
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from sync.cli import app
+from tests.sync.replica import KEY, Replica
+
+run = CliRunner()
+
+
+@pytest.fixture
+def checkpoint(tmp_path, weights):
+    save_file(weights, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.fixture
+def replica(weights, monkeypatch):
+    monkeypatch.setenv("TRITONLIVE_CONTROL_KEY", KEY)
+    with Replica({name: tensor * 0 for name, tensor in weights.items()}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("arguments", [[], ["push"], ["check"], ["status"]])
+def test_help_teaches(arguments):
+    answer = run.invoke(app, [*arguments, "--help"])
+    assert answer.exit_code == 0
+    assert "--to" in answer.output or "http://127.0.0.1:9000" in answer.output
+
+
+def test_status(replica):
+    answer = run.invoke(app, ["status", "--to", replica.address])
+    assert answer.exit_code == 0
+    assert "serving" in answer.output
+    answer = run.invoke(app, ["status", "--to", replica.address, "--json"])
+    assert json.loads(answer.output)["weight_version"] == "default"
+
+
+def test_push_and_check(replica, checkpoint, weights):
+    there = ["--to", replica.address, "--checkpoint", str(checkpoint)]
+    assert run.invoke(app, ["check", *there]).output == "The weights fit.\n"
+    answer = run.invoke(app, ["push", *there, "--version", "step-7", "--json"])
+    assert answer.exit_code == 0
+    assert json.loads(answer.stdout)["version"] == "step-7"
+    assert replica.version == "step-7"
+    assert all(replica.tensors[name].equal(weights[name]) for name in weights)
+
+
+def test_what_does_not_fit(replica, checkpoint):
+    del replica.tensors["lm_head.weight"]
+    replica.tensors["more"] = replica.tensors["model.layers.0.bias"]
+    for command in ("check", "push"):
+        answer = run.invoke(app, [command, "--to", replica.address, "--checkpoint", str(checkpoint)])
+        assert answer.exit_code == 3
+        assert "lm_head.weight: not a tensor of the served checkpoint" in answer.stderr
+        assert "more: missing" in answer.stderr
+    assert "start_weight_update" not in replica.calls
+
+
+def test_exit_codes(replica, checkpoint, monkeypatch):
+    assert run.invoke(app, ["status", "--to", "ftp://x"]).exit_code == 1
+    assert run.invoke(app, ["status", "--to", "http://127.0.0.1:1"]).exit_code == 5
+    assert run.invoke(app, ["push", "--to", replica.address, "--checkpoint", "/nowhere"]).exit_code == 2
+    monkeypatch.setenv("TRITONLIVE_CONTROL_KEY", "wrong-key")
+    refused = run.invoke(app, ["status", "--to", replica.address])
+    assert refused.exit_code == 4
+    assert "wrong-key" not in refused.output

@@ -1,0 +1,125 @@
+"""The gRPC client against a server that answers as Triton's decoupled model does."""
+
+import json
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from sync import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
+from sync.control import connect
+from sync.target import Target
+
+KEY = "grpc-key"
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers control requests with what it was sent, or with the error it was told to."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.error: tuple[grpc.StatusCode, str] | None = None
+        self.delay = threading.Event()
+        self.requests: list[dict[str, str]] = []
+
+    def ModelStreamInfer(self, request_iterator, context):  # noqa: N802 - generated
+        for request in request_iterator:
+            strings = [raw[4 : 4 + int.from_bytes(raw[:4], "little")].decode() for raw in request.raw_input_contents]
+            tensors = dict(zip([tensor.name for tensor in request.inputs], strings, strict=True))
+            assert all(list(tensor.shape) == [1, 1] for tensor in request.inputs)
+            assert dict(context.invocation_metadata())["triton_grpc_error"] == "true"
+            self.requests.append(tensors)
+            if self.delay.is_set():
+                time.sleep(1)
+            if self.error is not None:
+                context.abort(*self.error)
+            answer = json.dumps({"asked": tensors["control_operation"]}).encode()
+            response = service_pb2.ModelInferResponse(model_name=request.model_name)  # ty: ignore[missing-attribute]
+            response.outputs.add(name="control_result", datatype="BYTES", shape=[1, 1])
+            response.raw_output_contents.append(len(answer).to_bytes(4, "little") + answer)
+            yield service_pb2.ModelStreamInferResponse(infer_response=response)  # ty: ignore[missing-attribute]
+
+
+@pytest.fixture
+def triton():
+    servicer = FakeTriton()
+    server = grpc.server(ThreadPoolExecutor(4))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    servicer.port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield servicer
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def control(triton):
+    with connect(Target.parse(f"grpc://127.0.0.1:{triton.port}", KEY), timeout=5) as client:
+        yield client
+
+
+def test_arguments_and_answer(triton, control):
+    assert control.status() == {"asked": "status"}
+    assert control.finish_weight_update("v2") == {"asked": "finish_weight_update"}
+    assert triton.requests == [
+        {"control_operation": "status", "control_arguments": "{}", "control_key": KEY},
+        {
+            "control_operation": "finish_weight_update",
+            "control_arguments": '{"weight_version": "v2"}',
+            "control_key": KEY,
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "control_key: missing or wrong", RefusedError),
+        (grpc.StatusCode.INVALID_ARGUMENT, "control_arguments: no", InvalidError),
+        (grpc.StatusCode.ALREADY_EXISTS, "updating", ConflictError),
+        (grpc.StatusCode.UNAVAILABLE, "the engine died", UnavailableError),
+        (grpc.StatusCode.NOT_FOUND, "unknown model", UnavailableError),
+        (grpc.StatusCode.INTERNAL, "oh no", ControlError),
+    ],
+)
+def test_errors_have_types(triton, control, code, message, kind):
+    triton.error = (code, message)
+    with pytest.raises(ControlError, match=message) as caught:
+        control.start_weight_update()
+    assert type(caught.value) is kind
+    triton.error = None
+    assert control.status() == {"asked": "status"}  # the client lives on
+
+
+def test_a_server_that_never_answers(triton, control):
+    triton.delay.set()
+    began = time.monotonic()
+    with pytest.raises(DeadlineError, match=r"no answer within 0\.2 s"):
+        control.status(timeout=0.2)
+    assert time.monotonic() - began < 0.9
+
+
+def test_nobody_there():
+    with connect(Target.parse("grpc://127.0.0.1:1"), timeout=5) as client, pytest.raises(UnavailableError):
+        client.status()
+
+
+def test_no_thread_is_left_by_calls(control):
+    for _ in range(3):
+        control.status()
+    before = threading.active_count()
+    for _ in range(20):
+        control.status()
+    time.sleep(0.2)
+    assert threading.active_count() <= before + 1
+
+
+def test_the_key_is_nowhere_to_be_read(triton, control, caplog):
+    caplog.set_level(logging.DEBUG)
+    triton.error = (grpc.StatusCode.INTERNAL, "oh no")
+    with pytest.raises(ControlError) as caught:
+        control.status()
+    assert KEY not in repr(control) + repr(control.target) + repr(caught.value) + caplog.text

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+import torch
+from torch.storage import TypedStorage
+
+from sync.ipc_handles import decode_handles, encode_handles
+
+# As torch.multiprocessing.reductions.reduce_tensor makes it for a CUDA tensor.
+ARGUMENTS = (
+    torch.Tensor,
+    torch.Size([4, 2]),
+    (2, 1),
+    8,
+    TypedStorage,
+    torch.bfloat16,
+    0,
+    b"memory\x00handle",
+    4096,
+    512,
+    False,
+    b"counter",
+    3,
+    b"event",
+    True,
+)
+
+
+@pytest.mark.parametrize("handles", [{"GPU-1": ARGUMENTS}, [{"GPU-1": ARGUMENTS}, {"GPU-1": ARGUMENTS}]])
+def test_there_and_back_through_json(handles):
+    assert decode_handles(json.loads(json.dumps(encode_handles(handles)))) == handles
+
+
+def test_the_two_classes_are_not_on_the_wire():
+    wire = json.dumps(encode_handles({"GPU-1": ARGUMENTS}))
+    assert "Storage" not in wire
+    assert "Tensor" not in wire
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(0, [1.5]), (0, "44"), (2, True), (3, "load"), (3, 7), (5, "no base64!"), (5, [1]), (8, 1), (12, None)],
+)
+def test_anything_else_is_refused(field, value):
+    wire = encode_handles({"GPU-1": ARGUMENTS})
+    wire["GPU-1"][field] = value
+    with pytest.raises(ValueError, match="ipc_handles"):
+        decode_handles(wire)
+
+
+@pytest.mark.parametrize("wire", [None, "gASVCg==", {"GPU-1": []}, [[]], {"GPU-1": "abc"}])
+def test_other_shapes_are_refused(wire):
+    with pytest.raises(ValueError, match="ipc_handles"):
+        decode_handles(wire)

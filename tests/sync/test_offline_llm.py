@@ -1,0 +1,43 @@
+"""The worker's engine inside vLLM's offline LLM: what it loads, and what it refuses. See offline.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TIMEOUT_S = 240
+
+
+@pytest.fixture(scope="module")
+def result(tiny_model_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("offline") / "result.json"
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    command = [sys.executable, "-m", "tests.sync.offline", str(tiny_model_dir), str(out)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return json.loads(out.read_text())
+
+
+pytestmark = pytest.mark.stack
+
+
+def test_pushed_weights_change_what_is_generated_and_restored_ones_restore_it(result):
+    assert result["perturbed"] != result["before"]
+    assert result["restored"] == result["before"]
+    assert result["again"] == result["perturbed"]
+    assert result["twice"] == result["before"]
+
+
+def test_objections_reach_the_trainer_and_change_nothing(result):
+    refused, mismatched = result["objections"]
+    assert "NaN or Inf in model.norm.weight" in refused
+    assert "x: not a tensor of the served checkpoint" in mismatched
+    assert result["after_objection"] == result["before"]
+
+
+def test_the_next_trainer_connects_after_an_aborted_update(result):
+    assert result["after_reconnect"] == result["perturbed"]

@@ -1,0 +1,183 @@
+"""Pushes to the running stack, from processes of their own, while it serves."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sync import CheckError, RefusedError, RejectedError, WeightSync
+from sync.control import connect
+from sync.target import Target
+
+ROOT = Path(__file__).parents[2]
+PROMPT = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 24}
+NUM_STREAMS = 16
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_model_dir) -> dict[str, torch.Tensor]:
+    return load_file(tiny_model_dir / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def perturbed(weights) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in weights.items()}
+
+
+@pytest.fixture(scope="module")
+def perturbed_dir(perturbed, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("perturbed")
+    save_file(perturbed, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(params=["http", "grpc"])
+def target(request, stack) -> str:
+    return stack.frontend_url if request.param == "http" else f"grpc://{stack.grpc_url}"
+
+
+@pytest.fixture
+def control(stack, target):
+    with connect(Target.parse(target, stack.control_key), timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def sync(stack, target):
+    with WeightSync(target, backend="gloo", control_key=stack.control_key, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def original(sync, weights) -> None:
+    """The checkpoint's own weights serve, whatever another test left."""
+    sync.push(weights)
+
+
+def complete(stack) -> tuple[str, str]:
+    headers = {"Authorization": f"Bearer {stack.api_key}"}
+    response = httpx.post(f"{stack.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=60)
+    response.raise_for_status()
+    return response.json()["choices"][0]["text"], response.headers["x-weight-version"]
+
+
+def start_trainer(stack, target: str, checkpoint: Path, mode: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.sync.stack_trainer", target, str(checkpoint), mode]
+    environment = os.environ | {"TRITONLIVE_CONTROL_KEY": stack.control_key}
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def run_cli(stack, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"TRITONLIVE_CONTROL_KEY": stack.control_key}
+    return subprocess.Popen([sys.executable, "-m", "sync", *arguments], env=environment, cwd=ROOT)
+
+
+def test_a_push_while_streams_run(stack, target, control, weights, perturbed_dir, sync, original):
+    before, _ = complete(stack)
+
+    async def stream(client: httpx.AsyncClient, pushed: asyncio.Event) -> int:
+        """One stream after another, until one has lived through the push; returns the number of tokens."""
+        body = PROMPT | {"max_tokens": 150, "ignore_eos": True, "stream": True}
+        tokens, last = 0, ""
+        is_last = False
+        while not is_last:
+            is_last = pushed.is_set()
+            async with client.stream("POST", "/v1/completions", json=body) as response:
+                response.raise_for_status()
+                async for line in response.aiter_lines():
+                    assert not line.startswith('data: {"error"'), line
+                    tokens += line.startswith("data: {")
+                    last = line or last
+            assert last == "data: [DONE]"
+        return tokens
+
+    async def under_load(trainer: subprocess.Popen) -> list[int]:
+        pushed = asyncio.Event()
+        options: dict[str, Any] = {
+            "base_url": stack.frontend_url,
+            "headers": {"Authorization": f"Bearer {stack.api_key}"},
+            "limits": httpx.Limits(max_keepalive_connections=0),  # a reused connection may be at its end
+        }
+        async with httpx.AsyncClient(timeout=120, **options) as client:
+            streams = [asyncio.create_task(stream(client, pushed)) for _ in range(NUM_STREAMS)]
+            await asyncio.sleep(1)
+            await asyncio.to_thread(trainer.communicate, "go\n", 60)
+            pushed.set()
+            return await asyncio.gather(*streams)
+
+    with start_trainer(stack, target, perturbed_dir, "on-command") as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "ready\n"
+        tokens = asyncio.run(under_load(trainer))
+        assert trainer.returncode == 0
+    assert min(tokens) >= 150
+    after, version = complete(stack)
+    assert (after != before, version) == (True, "on-command")
+    assert control.weight_version() == "on-command"
+    report = sync.push(weights, "restored")
+    assert complete(stack) == (before, "restored")
+    assert 0 < report.load_s <= report.paused_s < report.seconds
+
+
+def test_what_does_not_fit_lists_everything_and_changes_nothing(stack, sync, control, weights):
+    version = control.weight_version()
+    pushed = {name: tensor for name, tensor in weights.items() if name != "model.norm.weight"}
+    pushed["extra"] = torch.ones(1)
+    with pytest.raises(CheckError) as caught:
+        sync.push(pushed)
+    assert len(caught.value.mismatches) == 2
+    assert control.status()["state"] == "serving"
+    assert control.weight_version() == version
+
+
+def test_nan_is_refused_and_the_next_push_works(stack, sync, control, weights, original):
+    text, version = complete(stack)
+    with pytest.raises(RejectedError, match=r"NaN or Inf in model\.norm\.weight"):
+        sync.push(weights | {"model.norm.weight": weights["model.norm.weight"] * float("nan")})
+    assert control.status()["state"] == "serving"
+    assert complete(stack) == (text, version)
+    sync.push(weights, "after-nan")
+    assert complete(stack) == (text, "after-nan")
+
+
+def test_without_the_key_nothing_happens(stack, target, weights):
+    for key in ("", "wrong", stack.api_key):
+        with WeightSync(target, backend="gloo", control_key=key, timeout=10) as sync:
+            with pytest.raises(RefusedError):
+                sync.push(weights)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("mode", ["after-init", "mid-transfer", "before-commit"])
+def test_a_trainer_killed_in_a_push(stack, target, control, sync, weights, perturbed_dir, original, mode):
+    text, version = complete(stack)
+    with start_trainer(stack, target, perturbed_dir, mode) as trainer:
+        assert trainer.wait(120) == -signal.SIGKILL
+    assert complete(stack) == (text, version)
+    deadline = time.monotonic() + 10
+    while control.status()["state"] != "serving":
+        assert time.monotonic() < deadline, f"still {control.status()}"
+        time.sleep(0.1)
+    sync.push(weights, f"after-{mode}")
+    assert complete(stack) == (text, f"after-{mode}")
+
+
+def test_by_command_line(stack, target, control, perturbed_dir, original):
+    before, _ = complete(stack)
+    there = ("--to", target)
+    assert run_cli(stack, "status", *there).wait(60) == 0
+    assert run_cli(stack, "push", *there, "--checkpoint", str(perturbed_dir), "--version", "by-hand").wait(60) == 0
+    text, version = complete(stack)
+    assert (text != before, version) == (True, "by-hand")

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sync import SourceError
+from sync.sources import CheckpointSource, ParamMeta, checkpoint_files, open_source
+
+
+class Tied(torch.nn.Module):
+    """What a tied Hugging Face model looks like: named_parameters() has the shared tensor once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(8, 4)
+        self.lm_head = torch.nn.Linear(4, 8, bias=False)
+        self.lm_head.weight = self.embed.weight
+        self.register_buffer("bias", torch.zeros(3))
+
+
+def test_a_module_has_tied_tensors_and_buffers():
+    source = open_source(Tied())
+    assert [meta.name for meta in source.metadata()] == ["bias", "embed.weight", "lm_head.weight"]
+    assert source.aliases() == {"embed.weight": ["lm_head.weight"], "lm_head.weight": ["embed.weight"]}
+    assert not any(tensor.requires_grad for _, tensor in source)
+
+
+@pytest.mark.parametrize("form", [dict, lambda pairs: iter(pairs.items()), lambda pairs: list(pairs.items())])
+def test_mappings_and_iterables(weights, form):
+    source = open_source(form(weights))
+    for _ in range(2):  # re-iterable, even over a generator
+        assert [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()] == [
+            (name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source
+        ]
+
+
+@pytest.mark.parametrize("bad", [3, [1, 2], {"name": 3}, {3: torch.ones(1)}, [("a", torch.ones(1), 3)]])
+def test_what_is_no_weights(bad):
+    with pytest.raises(SourceError):
+        open_source(bad)
+
+
+def test_a_name_twice():
+    with pytest.raises(SourceError, match="yielded twice: a"):
+        open_source([("a", torch.ones(1)), ("a", torch.ones(1)), ("b", torch.ones(1))])
+
+
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path, weights):
+    save_file(weights, tmp_path / "model.safetensors")
+    source = open_source(tmp_path)
+    assert isinstance(source, CheckpointSource)
+    read = dict(source)
+    assert read.keys() == weights.keys()
+    assert all(torch.equal(read[name], weights[name]) for name in weights)
+    assert {meta.name: meta.shape for meta in source.metadata()} == {n: tuple(t.shape) for n, t in weights.items()}
+
+
+def test_the_index_says_which_files(tmp_path):
+    for name in ("model-1.safetensors", "model-2.safetensors", "consolidated.safetensors"):
+        save_file({name: torch.ones(1)}, tmp_path / name)
+    index = {"weight_map": {"model-1.safetensors": "model-1.safetensors", "model-2.safetensors": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert [path.name for path in checkpoint_files(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"model-2\.safetensors"):
+        checkpoint_files(tmp_path)
+
+
+def test_a_folder_without_safetensors(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(SourceError, match="other formats are pickles"):
+        open_source(tmp_path)
+
+
+def test_a_dtype_torch_does_not_have():
+    with pytest.raises(ValueError, match="'bfloat17' is not a dtype"):
+        ParamMeta.from_names("a", "bfloat17", [1])
+    with pytest.raises(ValueError, match="is not a dtype"):
+        ParamMeta.from_names("a", "load", [1])

@@ -1,0 +1,36 @@
+"""A trainer in a process of its own, that dies or is interrupted where a test wants it: trainer.py ADDRESS KEY MODE."""
+
+import os
+import signal
+import sys
+import time
+
+import torch
+
+from sync import WeightSync
+
+NUM_TENSORS = 24
+NUM_ELEMENTS = 2**20  # of float32: 4 MiB
+
+
+def weights() -> dict[str, torch.Tensor]:
+    return {f"layers.{number}": torch.full((NUM_ELEMENTS,), float(number)) for number in range(NUM_TENSORS)}
+
+
+def main(address: str, key: str, mode: str) -> None:
+    def progress(sent: int, total: int) -> None:
+        if mode == "kill" and sent * 2 > total:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if mode in ("hang", "interrupt") and sent * 2 > total:
+            print("halfway", flush=True)  # noqa: T201 - read by the test
+            time.sleep(60)
+
+    with WeightSync(address, backend="gloo", control_key=key, timeout=30) as sync:
+        sync.push(weights(), "from-trainer", progress=progress)
+        print("pushed", flush=True)  # noqa: T201 - read by the test
+        if mode == "idle":
+            time.sleep(60)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
