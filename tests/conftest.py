@@ -1,8 +1,9 @@
 """Shared by every test: the tiny model, and one running stack for the whole session."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stack)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what the processes of its stack said last."""
+    report = yield
+    values: dict[str, Any] = getattr(item, "funcargs", {})
+    for stack in (value for value in values.values() if report.failed and isinstance(value, Stack)):
+        for process in (stack.frontend, stack.triton):
+            report.sections.append((f"log of {process.name}", process.log_tail(60)))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -55,11 +55,13 @@ def test_a_killed_engine_ends_streams_with_an_error_and_comes_back(own_stack: St
     (engine,) = own_stack.engine_core_pids
     body = {**COMPLETION, "max_tokens": 1900, "n": 64, "temperature": 1, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{own_stack.frontend_url}/v1/completions", json=body, timeout=60) as answer:
+        assert answer.status_code == 200, answer.read()
         events = answer.iter_lines()
-        next(events)
+        first = next(events)
         os.kill(engine, signal.SIGKILL)
         rest = list(events)
-    assert any('"error"' in event for event in rest), "the stream says that it broke"
+    error = [event for event in rest if '"error"' in event]
+    assert error, f"the stream must say that it broke; it began with {first} and ended with {rest[-4:]}"
     wait_until(lambda: not is_healthy(own_stack), 10)
     refusal = complete(own_stack)
     assert refusal.status_code == 503, refusal.text
