@@ -24,7 +24,7 @@ from openai_frontend.auth import protect
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer
 from openai_frontend.options import Options
-from openai_frontend.routes import control
+from openai_frontend.routes import control, trl_legacy
 from openai_frontend.triton_engine import TritonEngineClient
 from openai_frontend.weight_version import WeightVersionHeader
 
@@ -59,7 +59,7 @@ def create_app() -> ASGIApp:
     # vLLM's handler for these ends the server when the engine has died; ours waits for it to come back.
     for error in (EngineDeadError, EngineGenerateError):
         app.exception_handler(error)(exception_handler)
-    control_paths = control.attach(app)
+    control_paths = control.attach(app) | trl_legacy.attach(app)
     protect(app, options.keys, control_paths)
     return WeightVersionHeader(app, engine)
 

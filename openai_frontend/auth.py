@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 
 # Probes and scrapers come without keys.
-OPEN_PATHS = frozenset({"/health", "/ping", "/metrics", "/version"})
+OPEN_PATHS = frozenset({"/health", "/health/", "/ping", "/metrics", "/version"})
 
 
 class Access(Enum):

@@ -14,7 +14,7 @@ from launch import Stack
 
 from .conftest import MODEL, bearer
 
-OPEN = {"/health", "/ping", "/version", "/metrics"}
+OPEN = {"/health", "/health/", "/ping", "/version", "/metrics"}
 CONTROL = {
     "/pause",
     "/resume",
@@ -31,6 +31,12 @@ CONTROL = {
     "/server_info",
     "/replica_status",
     "/weight_parameters",
+    # TRL's older client
+    "/get_world_size/",
+    "/init_communicator/",
+    "/update_named_param/",
+    "/reset_prefix_cache/",
+    "/close_communicator/",
 }
 
 

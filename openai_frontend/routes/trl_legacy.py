@@ -1,0 +1,202 @@
+"""What TRL's client up to 1.10 calls: the routes of `trl vllm-serve`, paths with a slash at the end.
+
+TRL 1.11 and later speak `vllm serve`'s own routes and need nothing from here. When no trainer with an older TRL is
+left, delete this module, trl_protocol.py, their line in app.py and "/health/" in auth.py.
+
+Generation, chat and teacher logprobs are complete. Weights are not: the old contract lets the server's first worker
+host the NCCL group and broadcasts each tensor from the last rank, while vLLM's NCCL engine receives from rank 0 of a
+group that the trainer hosts. So /init_communicator/ and /update_named_param/ refuse with 422, whatever the backend,
+and say what to use.
+
+Images are passed on as vLLM takes them; no model with vision has been tried.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.responses import JSONResponse
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.rl.online.api_router import get_world_size
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.instrumentator.health import health
+from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
+from vllm.exceptions import GenerationError, GracefulHTTPError, VLLMValidationError
+from vllm.inputs import EngineInput
+from vllm.multimodal.media import MediaConnector
+from vllm.outputs import RequestOutput
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.sampling_params import SamplingParams
+from vllm.utils.async_utils import merge_async_iterators
+
+from openai_frontend.routes import trl_protocol as protocol
+from openai_frontend.triton_engine import TritonEngineClient
+
+# Generation and probes as elsewhere; weights and caches need the control key.
+router, control_router = APIRouter(), APIRouter()
+JSON_ONLY = [Depends(validate_json_request)]
+
+router.add_api_route("/health/", health, response_class=Response)
+control_router.add_api_route("/get_world_size/", get_world_size)
+
+
+@router.post("/generate/", dependencies=JSON_ONLY)
+@with_cancellation
+@load_aware_call
+async def generate(body: protocol.GenerateRequest, raw_request: Request) -> Response:
+    """Complete prompts, texts or token ids, `n` times each."""
+    params = body.to_sampling_params()
+    prompts = await render_prompts(engine(raw_request), body)
+    outputs = await run(engine(raw_request), prompts, params)
+    return await answer(lambda: protocol.completions(outputs))
+
+
+@router.post("/chat/", dependencies=JSON_ONLY)
+@with_cancellation
+@load_aware_call
+async def chat(body: protocol.ChatRequest, raw_request: Request) -> Response:
+    """Answer conversations, `n` times each."""
+    params = body.to_sampling_params()
+    prompts = [await render_chat(raw_request, body, index) for index in range(len(body.messages))]
+    outputs = await run(engine(raw_request), prompts, params)
+    return await answer(lambda: protocol.completions(outputs))
+
+
+@router.post("/get_sequence_logprobs/", dependencies=JSON_ONLY)
+@with_cancellation
+@load_aware_call
+async def get_sequence_logprobs(body: protocol.SequenceLogprobsRequest, raw_request: Request) -> Response:
+    """A teacher's logprobs for the completions in `sequences`."""
+    params = body.to_sampling_params()
+    prompts = await render_texts_or_ids(engine(raw_request), body.sequences, "sequences")
+    outputs = await run(engine(raw_request), prompts, params)
+    if body.response_format == "binary":
+        return await answer(lambda: protocol.sequence_logprobs_binary(outputs, body.prompt_lengths, body.top_logprobs))
+    return await answer(lambda: protocol.sequence_logprobs_json(outputs, body.prompt_lengths))
+
+
+@control_router.post("/reset_prefix_cache/")
+async def reset_prefix_cache(request: Request) -> JSONResponse:
+    """Fails, as vLLM's own, while running requests hold blocks; the message says so."""
+    success = await engine(request).reset_prefix_cache()
+    return JSONResponse({"message": f"Request received, resetting prefix cache status: {success}"})
+
+
+@control_router.post("/init_communicator/")
+async def init_communicator(body: protocol.CommunicatorRequest, request: Request) -> None:
+    raise no_weights(request, f"init_communicator: no group is hosted on {body.host}:{body.port}")
+
+
+@control_router.post("/update_named_param/")
+async def update_named_param(body: protocol.NamedParamRequest, request: Request) -> None:
+    raise no_weights(request, f"update_named_param: {body.name} is unchanged")
+
+
+@control_router.post("/close_communicator/")
+async def close_communicator() -> JSONResponse:
+    """There never is one; a trainer that closes at its exit is right all the same."""
+    return JSONResponse({"message": "Request received, no communicator is open"})
+
+
+def no_weights(request: Request, what: str) -> GracefulHTTPError:
+    config = engine(request).vllm_config.weight_transfer_config
+    backend = "off" if config is None else f"{config.backend!r}"
+    return GracefulHTTPError(
+        f"{what}. Weights do not come over the routes of TRL up to 1.10 (weight transfer here is {backend}): use "
+        "sync.WeightSync or sync.trl of tritonlive, or TRL 1.11 or later with the backend 'nccl'",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    )
+
+
+def engine(request: Request) -> TritonEngineClient:
+    return request.app.state.engine_client
+
+
+async def render_prompts(llm: TritonEngineClient, body: protocol.GenerateRequest) -> Sequence[EngineInput]:
+    """Raises VLLMValidationError and what vLLM's renderer raises for a prompt that the model cannot take."""
+    if body.images is None:
+        return await render_texts_or_ids(llm, body.prompts, "prompts")
+    if not llm.model_config.is_multimodal_model:
+        raise VLLMValidationError("images: this model takes none", parameter="images")
+    if len(body.images) != len(body.prompts):
+        raise VLLMValidationError(
+            f"images: {len(body.images)} lists for {len(body.prompts)} prompts", parameter="images"
+        )
+    config = llm.model_config.multimodal_config
+    connector = MediaConnector(config.media_io_kwargs if config is not None else None)
+    prompts: list[Any] = []
+    for prompt, images in zip(body.prompts, body.images, strict=True):
+        parsed: Any = parse_model_prompt(llm.model_config, prompt)
+        if images:
+            loaded = [await connector.fetch_image_async(protocol.data_url(image)) for image in images]
+            parsed = {**parsed, "multi_modal_data": {"image": loaded}}
+        prompts.append(parsed)
+    return await llm.renderer.render_cmpl_async(prompts)
+
+
+async def render_texts_or_ids(
+    llm: TritonEngineClient, prompts: Sequence[str | list[int]], field: str
+) -> Sequence[EngineInput]:
+    """Texts are tokenized off the event loop. Raises VLLMValidationError naming `field` for an empty prompt."""
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise VLLMValidationError(f"{field}: one of them is empty", parameter=field)
+    return await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, p) for p in prompts])
+
+
+async def render_chat(request: Request, body: protocol.ChatRequest, index: int) -> EngineInput:
+    """vLLM's own rendering of one conversation. Raises VLLMValidationError."""
+    values: dict[str, Any] = {"messages": protocol.with_data_urls(body.messages[index])}
+    if body.tools:
+        # Shown to the model; TRL reads calls from the text by itself.
+        values |= {"tools": body.tools, "tool_choice": "none"}
+    if body.chat_template_kwargs:
+        values["chat_template_kwargs"] = body.chat_template_kwargs
+    try:
+        chat_request = ChatCompletionRequest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(next(iter(first["loc"]), "messages"))
+        raise VLLMValidationError(f"{field} (conversation {index}): {first['msg']}", parameter=field) from None
+    rendered = await request.app.state.online_renderer.render_chat(chat_request)
+    if isinstance(rendered, ErrorResponse):
+        raise VLLMValidationError(rendered.error.message, parameter=rendered.error.param or "messages")
+    _, (prompt,) = rendered
+    return prompt
+
+
+async def run(
+    llm: TritonEngineClient, prompts: Sequence[EngineInput], params: SamplingParams
+) -> Sequence[RequestOutput]:
+    """Generate for all prompts at once, outputs in their order.
+
+    When one fails, or this task is cancelled (the client has gone), the others are aborted. Raises GenerationError and
+    what vLLM's engine client raises.
+    """
+    if llm.errored:
+        raise llm.dead_error
+    llm.check_admission(params.n * len(prompts))
+    name = f"trl-{uuid.uuid4().hex}"
+    generators = [llm.generate(prompt, params, f"{name}-{index}") for index, prompt in enumerate(prompts)]
+    outputs = {index: output async for index, output in merge_async_iterators(*generators)}
+    if any(sequence.finish_reason == "error" for output in outputs.values() for sequence in output.outputs):
+        raise GenerationError()
+    return [outputs[index] for index in range(len(prompts))]
+
+
+async def answer(make: Callable[[], protocol.Json]) -> Response:
+    """`make` builds the body off the event loop: it may be a million numbers."""
+    content = await asyncio.to_thread(lambda: msgspec.json.encode(make()))
+    return Response(content, media_type="application/json")
+
+
+def attach(app: FastAPI) -> frozenset[str]:
+    """Add the routes to `app`; returns the paths that need the control key."""
+    app.include_router(router)
+    app.include_router(control_router)
+    return frozenset(route.path for route in control_router.routes if isinstance(route, APIRoute))

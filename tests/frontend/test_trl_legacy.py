@@ -1,0 +1,94 @@
+"""The legacy TRL routes over an engine of our own making."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.sampling_params import SamplingParams
+
+from openai_frontend.routes import trl_legacy
+from openai_frontend.triton_engine import TritonEngineClient
+
+
+class FakeEngine:
+    """Generations that end, fail or wait for ever, as the prompt says; remembers what became of them."""
+
+    errored = False
+
+    def __init__(self, backend: str | None = None) -> None:
+        self.started: set[str] = set()
+        self.aborted: set[str] = set()
+        self.vllm_config = SimpleNamespace(weight_transfer_config=SimpleNamespace(backend=backend) if backend else None)
+
+    def check_admission(self, n: int) -> None:
+        self.admitted = n
+
+    async def generate(self, prompt: str, params: SamplingParams, request_id: str) -> AsyncGenerator[Any, None]:
+        self.started.add(prompt)
+        try:
+            if prompt == "fails":
+                await asyncio.sleep(0.01)
+                raise ValueError("broken")
+            if prompt == "waits":
+                await asyncio.Event().wait()
+            yield SimpleNamespace(prompt=prompt, outputs=[SimpleNamespace(finish_reason="stop")])
+        except (asyncio.CancelledError, GeneratorExit):
+            self.aborted.add(prompt)
+            raise
+
+
+async def run(engine: FakeEngine, *prompts: str, n: int = 1) -> Any:
+    return await trl_legacy.run(cast(TritonEngineClient, engine), cast(Any, prompts), SamplingParams(n=n))
+
+
+async def test_outputs_come_in_the_order_of_the_prompts() -> None:
+    engine = FakeEngine()
+    assert [output.prompt for output in await run(engine, "a", "b", "c", n=4)] == ["a", "b", "c"]
+    assert engine.admitted == 12
+
+
+async def test_when_one_fails_the_others_are_aborted() -> None:
+    engine = FakeEngine()
+    with pytest.raises(ValueError, match="broken"):
+        await run(engine, "waits", "fails")
+    await asyncio.sleep(0)
+    assert engine.started == {"waits", "fails"}
+    assert engine.aborted == {"waits"}
+
+
+async def test_when_the_client_goes_all_are_aborted() -> None:
+    engine = FakeEngine()
+    task = asyncio.create_task(run(engine, "waits", "waits"))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0)
+    assert engine.aborted == {"waits"}
+
+
+@pytest.mark.parametrize("backend", [None, "gloo", "nccl"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/init_communicator/", {"host": "0.0.0.0", "port": 51216, "world_size": 2, "client_device_uuid": "x"}),
+        ("/update_named_param/", {"name": "a.weight", "dtype": "torch.bfloat16", "shape": [2, 2]}),
+    ],
+)
+async def test_weights_are_refused_with_what_to_use(backend: str | None, path: str, body: dict[str, Any]) -> None:
+    app = FastAPI()
+    app.state.args = SimpleNamespace(log_error_stack=False)
+    app.state.engine_client = FakeEngine(backend)
+    init_exception_handler(app)
+    controls = trl_legacy.attach(app)
+    assert path in controls
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 422, "a state error: TRL repeats 500, 502 and 503"
+        assert "WeightSync" in answer.json()["error"]["message"]
+        assert (await client.post("/close_communicator/")).status_code == 200
