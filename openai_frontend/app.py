@@ -20,13 +20,14 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.version import __version__ as vllm_version
 
+from openai_frontend import weight_spans
 from openai_frontend.auth import protect
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer
 from openai_frontend.options import Options
 from openai_frontend.routes import control, trl_legacy
 from openai_frontend.triton_engine import TritonEngineClient
-from openai_frontend.weight_version import WeightVersionHeader
+from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
 TASKS = ("generate",)
 CONNECT_PATIENCE_S = 60.0
@@ -50,6 +51,7 @@ def create_app() -> ASGIApp:
         await connect(engine)
         try:
             await init_app_state(engine, app.state, args, TASKS)
+            weight_spans.attach(app.state)
             async with vllm_lifespan(app):
                 yield
         finally:
@@ -60,6 +62,7 @@ def create_app() -> ASGIApp:
     for error in (EngineDeadError, EngineGenerateError):
         app.exception_handler(error)(exception_handler)
     control_paths = control.attach(app) | trl_legacy.attach(app)
+    require_minimum(app, engine)
     protect(app, options.keys, control_paths)
     return WeightVersionHeader(app, engine)
 

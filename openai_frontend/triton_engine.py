@@ -139,7 +139,7 @@ class TritonEngineClient(AsyncLLM):
 
     @property
     def weight_version(self) -> str | None:
-        """Version of the weights that made the newest token this process has seen."""
+        """Version of the weights that serve, as of the newest message from the engine."""
         return self.engine_core.weight_version
 
     @property
@@ -208,7 +208,9 @@ class TritonEngineClient(AsyncLLM):
         self.engine_core.weight_version = new_version
 
     async def get_weight_version(self) -> str:
-        return (await self._control("get_weight_version"))["weight_version"]
+        """Asks the engine, where `weight_version` is what this process was last told."""
+        self.engine_core.weight_version = (await self._control("get_weight_version"))["weight_version"]
+        return self.engine_core.weight_version
 
     async def get_replica_status(self) -> Mapping[str, Any]:
         return await self._control("status")

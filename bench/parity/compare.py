@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.parity.normalise import normalise
+from bench.parity.normalise import normalise, without_added
 from bench.parity.recording import Recording
 from bench.parity.shape import Shape
 from bench.parity.streams import comparable
@@ -84,7 +84,8 @@ def compare(left: Recording, right: Recording, shapes: Iterable[Shape], justific
 
 def differences(shape: Shape, left: Recording, right: Recording) -> Iterator[Difference]:
     """Every field in which the two answers to one shape differ."""
-    one, other = (normalise(recording.get(shape.name, {"error": MISSING})) for recording in (left, right))
+    answers = (recording.get(shape.name, {"error": MISSING}) for recording in (left, right))
+    one, other = (without_added(normalise(answer), shape.path) for answer in answers)
     if "events" in one and "events" in other:
         one["events"], other["events"] = comparable(one["events"], other["events"])
     keys = ("error", "status", "content_type") if shape.only == "status" else COMPARED

@@ -1,7 +1,7 @@
-"""What may differ between two answers to the same request: ids, times and hashes.
+"""What may differ between two answers to the same request: ids, times and hashes, and the one field we add.
 
-Nothing is thrown away: a random id becomes `chatcmpl-*`, so its prefix is still compared, and a time becomes `<time>`,
-so that it must be there and be a number.
+Nothing of vLLM's is thrown away: a random id becomes `chatcmpl-*`, so its prefix is still compared, and a time becomes
+`<time>`, so that it must be there and be a number.
 """
 
 import re
@@ -12,6 +12,12 @@ ID_KEYS = {"call_id", "id", "item_id", "request_id", "system_fingerprint", "tool
 
 TIME_KEYS = {"completed_at", "created", "created_at"}
 """Keys whose value is the time of day, in seconds."""
+
+ADDED = "weight_versions"
+"""The field that tritonlive adds to every choice of the routes in `ADDED_ON` (openai_frontend/weight_spans.py)."""
+
+ADDED_ON = {"/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/invocations"}
+"""Where it is ours. On /inference/v1/generate it is vLLM's own, and compared."""
 
 RANDOM = re.compile(r"[0-9a-f]{8,}(-[0-9a-f]{4,})*")
 
@@ -27,3 +33,40 @@ def normalise(value: Any, key: str | None = None) -> Any:
     if key in TIME_KEYS and isinstance(value, int | float) and not isinstance(value, bool):
         return "<time>"
     return value
+
+
+def without_added(answer: dict[str, Any], route: str) -> dict[str, Any]:
+    """A recorded answer without the spans in its choices, in the body or in a stream's events.
+
+    Only there, and only what looks like spans: anything else under the name stays, and is a difference.
+    """
+    if route.partition("?")[0] not in ADDED_ON:
+        return answer
+    answer = dict(answer)
+    if "json" in answer:
+        answer["json"] = _without_spans(answer["json"])
+    if "events" in answer:
+        answer["events"] = [{**event, "data": _without_spans(event["data"])} for event in answer["events"]]
+    return answer
+
+
+def _without_spans(body: Any) -> Any:
+    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+        return body
+    choices = [
+        {name: value for name, value in choice.items() if name != ADDED or not _is_spans(value)}
+        for choice in body["choices"]
+    ]
+    return {**body, "choices": choices}
+
+
+def _is_spans(value: Any) -> bool:
+    """Null (vLLM does not know), or contiguous spans from the first token on."""
+    if value is None:
+        return True
+    if not isinstance(value, list) or not all(isinstance(span, dict) for span in value):
+        return False
+    if any(span.keys() != {"version", "start", "end"} for span in value):
+        return False
+    ends = [0, *(span["end"] for span in value)]
+    return all(span["start"] == end for span, end in zip(value, ends, strict=False))

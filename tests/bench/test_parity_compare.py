@@ -109,6 +109,44 @@ def test_a_field_on_one_side_only_is_found() -> None:
     assert found(other, ANSWER) == ["$.json.usage"]
 
 
+SPANS = [{"version": "v1", "start": 0, "end": 1}, {"version": "v2", "start": 1, "end": 2}]
+
+
+@pytest.mark.parametrize("spans", [SPANS, [], None])
+def test_the_spans_that_we_add_to_a_choice_are_no_difference(spans: Any) -> None:
+    ours = deepcopy(ANSWER)
+    ours["json"]["choices"][0]["weight_versions"] = spans
+    assert found(ANSWER, ours) == []
+    stream = deepcopy(STREAM)
+    stream[3]["data"]["choices"][0]["weight_versions"] = spans
+    assert found(streamed(STREAM), streamed(stream)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("json", SPANS),
+        ("json.choices.0.message", SPANS),
+        ("json.choices.0", "v1"),
+        ("json.choices.0", [{"version": "v1"}]),
+        ("json.choices.0", SPANS[1:]),
+    ],
+)
+def test_the_same_name_anywhere_else_or_with_anything_else_is_one(path: str, value: Any) -> None:
+    ours = deepcopy(ANSWER)
+    target: Any = {"json": ours["json"]}
+    for key in path.split("."):
+        target = target[int(key) if isinstance(target, list) else key]
+    target["weight_versions"] = value
+    assert len(found(ANSWER, ours)) == 1
+
+
+def test_where_spans_are_vllms_own_they_are_compared() -> None:
+    shape = Shape("tokens", "/inference/v1/generate", {})
+    theirs, ours = (ANSWER | {"json": {"choices": [{"weight_versions": spans}]}} for spans in (SPANS, SPANS[:1]))
+    assert compare({"tokens": theirs}, {"tokens": ours}, [shape], []).open
+
+
 def test_an_answer_that_is_missing_or_failed_is_found() -> None:
     assert "$.status" in found(ANSWER, {"error": "TimeoutError"})
     assert compare({SHAPE.name: ANSWER}, {}, [SHAPE], []).open

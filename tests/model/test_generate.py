@@ -1,5 +1,7 @@
 """model_repository/llm/1/generate.py: tensors in, tensors out; without an engine."""
 
+import asyncio
+import json
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -88,6 +90,36 @@ def test_outputs_become_tensors(load: Load) -> None:
     assert tensors["prompt_token_ids"][0].tolist() == [1, 2, 3]
     assert tensors["num_cached_tokens"][0].tolist() == [2]
     assert tensors["weight_version"][0].tolist() == [b"v2"]
+
+
+def test_spans_say_which_weights_made_which_tokens(load: Load) -> None:
+    output = output_of_two()
+    output.outputs[1].weight_versions = None  # still running
+    first, second = load("generate").to_tensors(output, frozenset())["weight_version_spans"][0]
+    assert json.loads(first) == [
+        {"version": "v1", "start": 0, "end": 1},
+        {"version": "v2", "start": 1, "end": 2},
+    ]
+    assert second == b"[]"
+
+
+def test_a_minimum_version_is_asked_of_the_engine_before_a_token_is(load: Load, request_of: RequestOf) -> None:
+    module = load("generate")
+
+    class Engine:
+        async def get_weight_version(self) -> str:
+            return "v6"
+
+    async def first_response(minimum: str) -> Any:
+        request = module.read_request(request_of(text_input="a", min_weight_version=minimum))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "render", lambda llm, prompt: asyncio.sleep(0))
+            return await anext(module.generate(Engine(), request, "r"))
+
+    with pytest.raises(load("tensors").Conflict, match="older than the 'v7'"):
+        asyncio.run(first_response("v7"))
+    with pytest.raises(AttributeError, match="generate"):  # satisfied, and this engine can do no more
+        asyncio.run(first_response("v6"))
 
 
 def test_only_what_was_asked_for_is_sent(load: Load) -> None:

@@ -27,6 +27,7 @@ from .tensors import (
     read_json_object,
     read_string,
 )
+from .versions import check_minimum
 
 RETURNS = (
     "finish_reason",
@@ -56,6 +57,7 @@ class NativeRequest:
     stream: bool
     prepend_prompt: bool
     returns: frozenset[str]
+    min_weight_version: str | None = None
 
 
 def read_request(request: Any) -> NativeRequest:
@@ -81,6 +83,7 @@ def read_request(request: Any) -> NativeRequest:
         stream=stream,
         prepend_prompt=text is not None and not stream and not exclude,
         returns=returns,
+        min_weight_version=read_string(request, "min_weight_version"),
     )
 
 
@@ -119,6 +122,8 @@ async def generate(
     prompt = await render(llm, request.prompt)
     prompt_text = request.prompt if request.prepend_prompt and isinstance(request.prompt, str) else ""
     try:
+        if request.min_weight_version is not None:
+            check_minimum(await llm.get_weight_version(), request.min_weight_version)
         async for output in llm.generate(prompt, request.params, request_id):
             yield to_tensors(output, request.returns, prompt_text), output.finished
     except (VLLMClientError, ValueError) as error:

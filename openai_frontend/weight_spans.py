@@ -1,0 +1,180 @@
+"""Which weights made which tokens, in every choice of /v1/completions and /v1/chat/completions.
+
+vLLM's output processor tracks the spans of each generation, but only its token-in-token-out route shows them. Here its
+OpenAI routes show them, too, in the same field: `weight_versions`, a list of `{"version", "start", "end"}` that covers
+the choice's generated tokens `[start, end)` in order. A stream has it in the chunk with the choice's `finish_reason`.
+It is null where vLLM does not know (beam search).
+
+This is all that leans on how vLLM's serving objects build their answers; tests/frontend/test_weight_spans.py runs it on
+vLLM's own builders, so that an upgrade which moves them fails there.
+"""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.datastructures import State
+from vllm.entrypoints.openai.chat_completion.batch_serving import OpenAIServingChatBatch
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.outputs import CompletionOutput, RequestOutput
+
+FIELD = "weight_versions"
+
+Spans = list[dict[str, Any]] | None
+
+
+class VersionedCompletion(OpenAIServingCompletion):
+    """/v1/completions."""
+
+    def completion_stream_generator(
+        self,
+        request: CompletionRequest,
+        engine_inputs: Any,
+        result_generator: AsyncIterator[tuple[int, RequestOutput]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        ended: dict[int, Spans] = {}
+
+        async def watched() -> AsyncGenerator[tuple[int, RequestOutput], None]:
+            async for prompt_index, result in result_generator:
+                for output in result.outputs:
+                    if output.finish_reason is not None:
+                        ended[output.index + prompt_index * (request.n or 1)] = spans(output)
+                yield prompt_index, result
+
+        events = super().completion_stream_generator(request, engine_inputs, watched(), *args, **kwargs)
+        return with_spans(events, ended)
+
+    def request_output_to_completion_response(
+        self, final_res_batch: list[RequestOutput], *args: Any, **kwargs: Any
+    ) -> CompletionResponse:
+        response = super().request_output_to_completion_response(final_res_batch, *args, **kwargs)
+        add_spans(response.choices, (output for result in final_res_batch for output in result.outputs))
+        return response
+
+
+class VersionedChat(OpenAIServingChat):
+    """/v1/chat/completions."""
+
+    def chat_completion_stream_generator(
+        self,
+        request: ChatCompletionRequest,
+        result_generator: AsyncIterator[RequestOutput],
+        *args: Any,
+        **kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        ended: dict[int, Spans] = {}
+
+        async def watched() -> AsyncGenerator[RequestOutput, None]:
+            async for result in result_generator:
+                for output in result.outputs:
+                    if output.finish_reason is not None:
+                        ended[output.index] = spans(output)
+                yield result
+
+        events = super().chat_completion_stream_generator(request, watched(), *args, **kwargs)
+        return with_spans(events, ended)
+
+    async def chat_completion_full_generator(
+        self,
+        request: ChatCompletionRequest,
+        result_generator: AsyncIterator[RequestOutput],
+        *args: Any,
+        **kwargs: Any,
+    ) -> ErrorResponse | ChatCompletionResponse:
+        last = LastOf(result_generator)
+        response = await super().chat_completion_full_generator(request, aiter(last), *args, **kwargs)
+        if isinstance(response, ChatCompletionResponse):
+            add_spans(response.choices, last.outputs)
+        return response
+
+
+class VersionedChatBatch(OpenAIServingChatBatch):
+    """/v1/chat/completions/batch: one choice per conversation."""
+
+    async def chat_completion_full_generator_batch(
+        self,
+        request: Any,
+        generators: list[AsyncGenerator[RequestOutput, None]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> ErrorResponse | ChatCompletionResponse:
+        lasts = [LastOf(generator) for generator in generators]
+        watched = [aiter(last) for last in lasts]
+        response = await super().chat_completion_full_generator_batch(request, watched, *args, **kwargs)
+        if isinstance(response, ChatCompletionResponse):
+            add_spans(response.choices, (output for last in lasts for output in last.outputs))
+        return response
+
+
+VERSIONED = {
+    "openai_serving_completion": (OpenAIServingCompletion, VersionedCompletion),
+    "openai_serving_chat": (OpenAIServingChat, VersionedChat),
+    "openai_serving_chat_batch": (OpenAIServingChatBatch, VersionedChatBatch),
+}
+
+
+def attach(state: State) -> None:
+    """Have the serving objects that vLLM's `init_app_state` made show the spans. Raises TypeError if they are others.
+
+    Only their class changes, to one without attributes of its own: vLLM makes them from dozens of settings.
+    """
+    for name, (theirs, ours) in VERSIONED.items():
+        serving = getattr(state, name)
+        if type(serving) is not theirs:
+            raise TypeError(f"{name} is a {type(serving).__name__}, not vLLM's {theirs.__name__}")
+        serving.__class__ = ours
+
+
+class LastOf:
+    """Passes results on and keeps the outputs of the last one."""
+
+    def __init__(self, results: AsyncIterator[RequestOutput]) -> None:
+        self.outputs: list[CompletionOutput] = []
+        self._results = results
+
+    async def __aiter__(self) -> AsyncGenerator[RequestOutput, None]:
+        async for result in self._results:
+            self.outputs = result.outputs
+            yield result
+
+
+def spans(output: CompletionOutput) -> Spans:
+    """As JSON; None where vLLM did not track them."""
+    return None if output.weight_versions is None else [asdict(span) for span in output.weight_versions]
+
+
+def add_spans(choices: Iterable[BaseModel], outputs: Iterable[CompletionOutput]) -> None:
+    """Give each choice of a whole response those of the output it was made from; vLLM keeps their order."""
+    for choice, output in zip(choices, outputs, strict=True):
+        setattr(choice, FIELD, spans(output))  # vLLM's models allow further fields
+
+
+async def with_spans(events: AsyncIterator[str], ended: dict[int, Spans]) -> AsyncGenerator[str, None]:
+    """Server-sent events with the spans in the chunks that end a choice.
+
+    `ended` is filled, by the index of the choice, with every output that ends one before its chunk is made, and emptied
+    here: only chunks that come while something is in it are looked at, one per choice as a rule.
+    """
+    async for event in events:
+        yield label(event, ended) if ended else event
+
+
+def label(event: str, ended: dict[int, Spans]) -> str:
+    """`event` with the spans of its choice taken out of `ended`; as it is unless it has a `finish_reason`."""
+    if not event.startswith("data: {"):
+        return event
+    chunk = json.loads(event.removeprefix("data: "))
+    last = [choice for choice in chunk.get("choices", ()) if choice.get("finish_reason") and choice["index"] in ended]
+    if not last:
+        return event
+    for choice in last:
+        choice[FIELD] = ended.pop(choice["index"])
+    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -1,0 +1,47 @@
+"""The order of weight versions: model_repository/llm/1/versions.py, and the front end's, which must be the same."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from openai_frontend.weight_version import too_old
+
+Load = Callable[[str], ModuleType]
+NEW_ENOUGH = [
+    ("v7", "v7"),
+    ("v7", "v6"),
+    ("v10", "v9"),
+    ("step-0012", "step-7"),
+    ("7", "0"),
+    ("", ""),
+    ("any words", "any words"),
+    ("v" + "9" * 5000, "v1"),
+]
+TOO_OLD = [
+    ("v6", "v7", "older"),
+    ("v9", "v10", "older"),
+    ("v1", "v" + "9" * 5000, "older"),
+    ("default", "v1", "cannot be compared"),
+    ("v1", "default", "cannot be compared"),
+    ("step-9", "v1", "cannot be compared"),
+    ("v1.9", "v2.1", "cannot be compared"),
+    ("v²", "v1", "cannot be compared"),
+    ("a", "b", "cannot be compared"),
+]
+
+
+@pytest.mark.parametrize(("version", "minimum"), NEW_ENOUGH)
+def test_versions_that_satisfy(load: Load, version: str, minimum: str) -> None:
+    assert too_old(version, minimum) is None
+    load("versions").check_minimum(version, minimum)
+
+
+@pytest.mark.parametrize(("version", "minimum", "message"), TOO_OLD)
+def test_versions_that_do_not(load: Load, version: str, minimum: str, message: str) -> None:
+    reason = too_old(version, minimum)
+    assert reason is not None
+    assert message in reason
+    with pytest.raises(load("tensors").Conflict) as refusal:
+        load("versions").check_minimum(version, minimum)
+    assert str(refusal.value) == f"min_weight_version: {reason}", "the model and the front end say the same"
