@@ -3,13 +3,14 @@
     python examples/grpo_cpu.py                      # SmolLM2-135M on a server of its own
     python examples/grpo_cpu.py --url http://127.0.0.1:9000 --steps 10
 
-The task can be checked without a judge: answer in digits. The reward is the share of digits in the answer. It
+The task can be checked without a judge: answer in digits, not in words. It
 ends with a picture of the run, its figures as JSON and the trained model, all in --out.
 """
 
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -52,12 +53,13 @@ class Step:
     push_s: float
 
 
-def digit_share(completions: list[list[dict[str, str]]], **_: Any) -> list[float | None]:
-    """The reward: the share of digits among the characters of each answer, spaces and commas aside."""
+def digits_not_letters(completions: list[list[dict[str, str]]], **_: Any) -> list[float | None]:
+    """The reward: (digits - letters) / characters of each answer, from -1 for words alone to 1 for numbers alone."""
     rewards: list[float | None] = []
     for completion in completions:
-        written = [c for c in completion[0]["content"] if not c.isspace() and c != ","]
-        rewards.append(sum(c.isdigit() for c in written) / len(written) if written else 0.0)
+        written = "".join(completion[0]["content"].split())
+        score = sum(c.isdigit() for c in written) - sum(c.isalpha() for c in written)
+        rewards.append(score / len(written) if written else -1.0)
     return rewards
 
 
@@ -130,12 +132,14 @@ def train(
     report: Callable[[Step], None],
 ) -> list[Step]:
     """Train, push the result too, and save it to `out`."""
+    # Its advice is about a vLLM that it would run or push to itself.
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    import sync.trl  # before TRL, whose advice about vLLM versions is about the server's
+    import sync.trl
 
     sync.trl.install(**client_options)  # the one line: everything below is TRL as its documentation has it
     # The trainer waits while the server generates and the other way round, so both may have every core.
@@ -144,7 +148,7 @@ def train(
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(model_dir),
-        reward_funcs=digit_share,
+        reward_funcs=digits_not_letters,
         train_dataset=Dataset.from_list(prompts()),
         callbacks=[recorder],
         args=GRPOConfig(
@@ -154,7 +158,7 @@ def train(
             lr_scheduler_type="constant",
             per_device_train_batch_size=16,
             num_generations=8,
-            max_completion_length=24,
+            max_completion_length=16,
             use_vllm=True,
             vllm_mode="server",
             vllm_server_base_url=url,
@@ -191,7 +195,7 @@ def draw(steps: list[Step], path: Path) -> None:
     numbers = [step.step for step in steps]
     figure, (reward, version, seconds) = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
     reward.plot(numbers, [step.reward for step in steps], marker="o", markersize=3, color="tab:blue")
-    reward.set(ylabel="mean reward", ylim=(0, 1.02), title="GRPO on a CPU: TRL trains, tritonlive generates")
+    reward.set(ylabel="mean reward", ylim=(-1.05, 1.05), title="GRPO on a CPU: TRL trains, tritonlive generates")
     version.step(numbers, [int(step.version.rpartition("-")[2]) for step in steps], where="mid", color="tab:purple")
     version.set(ylabel="weight version\nthat answered (step-N)")
     bottom = [0.0] * len(steps)
@@ -262,5 +266,8 @@ def main(
     console.print(f"{steps} steps in {time.perf_counter() - began:.0f} s; see {out / PICTURE}", highlight=False)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)  # its tracebacks would show the key
+app.command()(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

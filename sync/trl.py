@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import httpx
 import torch
@@ -43,8 +43,7 @@ except ImportError as error:
         f"sync.trl needs TRL 1.11 or later, and the openai SDK ({error}): pip install 'trl>=1.16' openai"
     ) from error
 
-P = ParamSpec("P")
-R = TypeVar("R")
+M = TypeVar("M", bound=Callable[..., Any])
 API_KEY_VARIABLE = "TRITONLIVE_API_KEY"
 DEFAULT_TIMEOUT_S = 600.0
 HEALTH_TIMEOUT_S = 5.0
@@ -52,18 +51,16 @@ HEALTH_INTERVAL_S = 0.5
 VERSION_HEADER = "x-weight-version"
 
 
-def bounded(
-    method: Callable[Concatenate["VLLMClient", P], R],
-) -> Callable[Concatenate["VLLMClient", P], R]:
+def bounded(method: M) -> M:
     """The method with a deadline over all its requests, retries included; raises DeadlineError."""
     name = getattr(method, "__name__", "request")
 
     @functools.wraps(method)
-    def call(self: "VLLMClient", *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: "VLLMClient", *args: Any, **kwargs: Any) -> Any:
         result = spawn(lambda: method(self, *args, **kwargs), name=f"trl-{name}")
         return wait(result, Deadline(self.timeout), f"{self.base_url}: {name}")
 
-    return call
+    return cast(M, call)
 
 
 class VLLMClient(TRLClient):
@@ -127,8 +124,12 @@ class VLLMClient(TRLClient):
             timeout=timeout,
             http_client=openai.DefaultHttpxClient(trust_env=False),
         )
-        self.check_server(connection_timeout)
-        self.model = self._get(f"{self.base_url}/v1/models")["data"][0]["id"]
+        try:
+            self.check_server(connection_timeout)
+            self.model = self._get(f"{self.base_url}/v1/models")["data"][0]["id"]
+        except BaseException:
+            self.close()
+            raise
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
