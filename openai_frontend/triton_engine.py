@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -28,6 +29,9 @@ RECONNECT_INTERVAL_S = 0.5
 HEALTH_TIMEOUT_S = 10.0
 # The model has deadlines of its own for every operation; this one is for a model that does not answer at all.
 CONTROL_TIMEOUT_S = 900.0
+
+# The trainer on whose behalf a control route runs, where it names itself (see routes/control.py).
+lease_holder: ContextVar[str | None] = ContextVar("lease_holder", default=None)
 
 
 class TritonEngineClient(AsyncLLM):
@@ -120,8 +124,10 @@ class TritonEngineClient(AsyncLLM):
             else:
                 logger.warning("connected to the engine again")
 
-    async def _control(self, operation: str, **arguments: Any) -> Any:
-        """Run a control operation with our key. Raises TritonError."""
+    async def control(self, operation: str, **arguments: Any) -> Any:
+        """Run a control operation with our key, for the trainer whose request this is. Raises TritonError."""
+        if (holder := lease_holder.get()) is not None:
+            arguments["holder"] = holder
         return await self.engine_core.connection.control(operation, arguments, self._control_key, CONTROL_TIMEOUT_S)
 
     def _fail_request(self, request_id: str, error: TritonError) -> None:
@@ -171,55 +177,52 @@ class TritonEngineClient(AsyncLLM):
     async def pause_generation(self, *, mode: PauseMode = "abort", clear_cache: bool = True) -> None:
         if clear_cache:
             await self.renderer.clear_mm_cache_async()
-        await self._control("pause_generation", mode=mode, clear_cache=clear_cache)
+        await self.control("pause_generation", mode=mode, clear_cache=clear_cache)
 
     async def resume_generation(self) -> None:
-        await self._control("resume_generation")
+        await self.control("resume_generation")
 
     async def is_paused(self) -> bool:
-        return (await self._control("is_paused"))["is_paused"]
+        return (await self.control("is_paused"))["is_paused"]
 
     async def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
-        await self._control("init_weight_transfer_engine", init_info=request.init_info)
+        await self.control("init_weight_transfer_engine", init_info=request.init_info)
 
     async def shutdown_weight_transfer_engine(self) -> None:
-        await self._control("shutdown_weight_transfer_engine")
+        await self.control("shutdown_weight_transfer_engine")
 
     async def start_weight_update(self) -> None:
-        await self._control("start_weight_update")
+        await self.control("start_weight_update")
 
     async def update_weights(self, request: WeightTransferUpdateRequest) -> None:
-        await self._control("update_weights", update_info=request.update_info)
+        await self.control("update_weights", update_info=request.update_info)
 
     async def finish_weight_update(self, weight_version: str | None = None) -> None:
         await self.commit_weight_update(weight_version)
 
-    async def commit_weight_update(self, weight_version: str | None = None) -> Mapping[str, Any]:
-        """`finish_weight_update` that tells what it did: the version, seconds paused, seconds loading."""
-        result = await self._control("finish_weight_update", weight_version=weight_version)
+    async def commit_weight_update(self, weight_version: str | None = None, **options: Any) -> Mapping[str, Any]:
+        """`finish_weight_update` that tells what it did; `options` are those of the control operation."""
+        result = await self.control("finish_weight_update", weight_version=weight_version, **options)
         self.engine_core.weight_version = result["weight_version"]
         return result
 
-    async def abort_weight_update(self, reason: str) -> Mapping[str, Any]:
-        return await self._control("abort_weight_update", reason=reason)
-
     async def update_weight_version(self, new_version: str) -> None:
-        await self._control("update_weight_version", new_version=new_version)
+        await self.control("update_weight_version", new_version=new_version)
         self.engine_core.weight_version = new_version
 
     async def get_weight_version(self) -> str:
         """Asks the engine, where `weight_version` is what this process was last told."""
-        self.engine_core.weight_version = (await self._control("get_weight_version"))["weight_version"]
+        self.engine_core.weight_version = (await self.control("get_weight_version"))["weight_version"]
         return self.engine_core.weight_version
 
     async def get_replica_status(self) -> Mapping[str, Any]:
-        return await self._control("status")
+        return await self.control("status")
 
     async def get_weight_parameters(self) -> Mapping[str, Any]:
-        return await self._control("parameters")
+        return await self.control("parameters")
 
     async def compute_weight_checksums(self) -> list[dict[str, str]]:
-        return (await self._control("compute_weight_checksums"))["checksums"]
+        return (await self.control("compute_weight_checksums"))["checksums"]
 
     async def collective_rpc(
         self,
@@ -231,33 +234,33 @@ class TritonEngineClient(AsyncLLM):
         """Only what vLLM's RL routes need: any method by name is not for a network."""
         if method != "reset_weights":
             raise NotImplementedError(f"collective_rpc({method!r}) is not served over Triton")
-        await self._control("reset_weights")
+        await self.control("reset_weights")
         return []
 
     async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
-        result = await self._control(
+        result = await self.control(
             "reset_prefix_cache", reset_running_requests=reset_running_requests, reset_connector=reset_connector
         )
         return result["ok"]
 
     async def reset_mm_cache(self) -> None:
         await self.renderer.clear_mm_cache_async()
-        await self._control("reset_mm_cache")
+        await self.control("reset_mm_cache")
 
     async def reset_encoder_cache(self) -> None:
-        await self._control("reset_encoder_cache")
+        await self.control("reset_encoder_cache")
 
     async def sleep(self, level: int = 1, mode: PauseMode = "abort") -> None:
-        await self._control("sleep", level=level, mode=mode)
+        await self.control("sleep", level=level, mode=mode)
 
     async def wake_up(self, tags: list[str] | None = None) -> bool:
-        return (await self._control("wake_up", tags=tags))["fully_awake"]
+        return (await self.control("wake_up", tags=tags))["fully_awake"]
 
     async def is_sleeping(self) -> bool:
-        return (await self._control("is_sleeping"))["is_sleeping"]
+        return (await self.control("is_sleeping"))["is_sleeping"]
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
-        result = await self._control(
+        result = await self.control(
             "add_lora",
             lora_name=lora_request.lora_name,
             lora_int_id=lora_request.lora_int_id,
@@ -266,7 +269,7 @@ class TritonEngineClient(AsyncLLM):
         return result["added"]
 
     async def remove_lora(self, lora_id: int) -> bool:
-        return (await self._control("remove_lora", lora_id=lora_id))["removed"]
+        return (await self.control("remove_lora", lora_id=lora_id))["removed"]
 
     async def list_loras(self) -> set[int]:
-        return set((await self._control("list_loras"))["loras"])
+        return set((await self.control("list_loras"))["loras"])

@@ -21,15 +21,18 @@ from .errors import (
     TargetError,
     TransferError,
     UnavailableError,
+    VerifyError,
 )
 
 if TYPE_CHECKING:
+    from .canary import CanaryReport
     from .report import PushReport
     from .weight_sync import WeightSync
 
 __all__ = [
     "WeightSync",
     "PushReport",
+    "CanaryReport",
     "SyncError",
     "TargetError",
     "SourceError",
@@ -42,10 +45,11 @@ __all__ = [
     "CheckError",
     "TransferError",
     "RejectedError",
+    "VerifyError",
     "CommitError",
 ]
 
-_LAZY = {"WeightSync": ".weight_sync", "PushReport": ".report"}
+_LAZY = {"WeightSync": ".weight_sync", "PushReport": ".report", "CanaryReport": ".canary"}
 
 
 def __getattr__(name: str) -> Any:

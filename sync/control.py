@@ -18,6 +18,7 @@ class ControlClient(ABC):
     def __init__(self, target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         self.target = target
         self.timeout = timeout
+        self.holder: str | None = None  # what this trainer calls itself when it takes a lease
 
     @abstractmethod
     def call(
@@ -49,13 +50,41 @@ class ControlClient(ABC):
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]], timeout: float | None = None) -> None:
         self.call("update_weights", {"update_info": update_info}, timeout)
 
-    def finish_weight_update(self, weight_version: str | None = None, timeout: float | None = None) -> dict[str, Any]:
-        """Make the update live. Returns `weight_version`, `paused_s`, `load_s`."""
-        return self.call("finish_weight_update", {"weight_version": weight_version}, timeout)
+    def finish_weight_update(
+        self,
+        weight_version: str | None = None,
+        timeout: float | None = None,
+        *,
+        in_flight: str = "keep",
+        unchanged: bool = False,
+    ) -> dict[str, Any]:
+        """Make the update live. Returns `outcome`, `weight_version`, `is_changed`, `paused_s`, `load_s`."""
+        arguments = {"weight_version": weight_version, "in_flight": in_flight, "unchanged": unchanged}
+        return self.call("finish_weight_update", arguments, timeout)
 
-    def abort_weight_update(self, reason: str, timeout: float | None = None) -> None:
-        """Give up a running update; harmless without one."""
-        self.call("abort_weight_update", {"reason": reason}, timeout)
+    def abort_weight_update(self, reason: str, timeout: float | None = None, *, force: bool = False) -> None:
+        """Give up a running update, harmless without one; with `force`, let go of any other trainer, too."""
+        self.call("abort_weight_update", {"reason": reason, "force": force}, timeout)
+
+    def renew_lease(self, timeout: float | None = None) -> None:
+        """Say that this trainer lives."""
+        self.call("renew_lease", {}, timeout)
+
+    def rollback(self, in_flight: str = "keep", timeout: float | None = None) -> dict[str, Any]:
+        """Serve the version before the last push again; returns as `finish_weight_update`."""
+        return self.call("rollback", {"in_flight": in_flight}, timeout)
+
+    def fence(self, reason: str, timeout: float | None = None) -> None:
+        """Let the replica refuse to generate until a push commits."""
+        self.call("fence", {"reason": reason}, timeout)
+
+    def score(self, prompts: list[list[int]], timeout: float | None = None) -> dict[str, Any]:
+        """`logprobs`: for each prompt (token ids), those of all its tokens but the first; `weight_version`."""
+        return self.call("score", {"prompts": prompts}, timeout)
+
+    def timeline(self, timeout: float | None = None) -> dict[str, Any]:
+        """`updates`: the last ones, oldest first; `in_flight`: running requests by the version they began with."""
+        return self.call("timeline", timeout=timeout)
 
     def shutdown_weight_transfer_engine(self, timeout: float | None = None) -> None:
         """Let the replica leave the trainer's group."""

@@ -11,6 +11,7 @@ SyncError
 ├── DeadlineError        the deadline passed first
 ├── CheckError           the weights do not fit the served model; lists every mismatch
 ├── TransferError        the bytes did not arrive whole; no replica changed
+├── VerifyError          a replica answers otherwise than the trainer's own model does
 └── CommitError          some replicas took the new weights and others did not
 """
 
@@ -77,6 +78,10 @@ class TransferError(SyncError):
 
 class RejectedError(TransferError):
     """A worker does not take what was announced, or found NaN or Inf in what arrived."""
+
+
+class VerifyError(SyncError):
+    """A replica answers otherwise than the trainer's own model does."""
 
 
 class CommitError(SyncError):

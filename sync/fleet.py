@@ -22,6 +22,8 @@ class Fleet:
         self.deadline = deadline
         self.world_sizes: list[int] = []
         self.version: str | None = None
+        self.in_flight = "keep"
+        self.lease: dict[str, Any] = {}  # holder and lease_s, sent along when the workers are called in
         self._joined: set[ControlClient] = set()  # replicas that this trainer's failure concerns
         self.commits: dict[str, dict[str, Any]] = {}
         self.commit_seconds = 0.0
@@ -62,7 +64,9 @@ class Fleet:
             offset += size
 
         def init(client: ControlClient, seconds: float) -> None:
-            ranked = init_info | ({"rank_offset": offsets[client]} if "rank_offset" in init_info else {})
+            ranked = init_info | self.lease
+            if "rank_offset" in init_info:
+                ranked["rank_offset"] = offsets[client]
             self._joined.add(client)
             try:
                 client.init_weight_transfer_engine(ranked, seconds)
@@ -78,25 +82,52 @@ class Fleet:
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         self.each("update_weights", lambda client, seconds: client.update_weights(update_info, seconds))
 
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Commit at every replica. Raises CommitError when one fails: the others may have committed."""
+    def finish_weight_update(self, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()) -> None:
+        """Commit at every replica; `unchanged` are the ranks whose model holds the very same tensors already.
+
+        Raises CommitError when one fails: the others have committed, and it is fenced, if it can be reached.
+        """
         version = weight_version or self.version
+        is_unchanged = dict(zip(self.clients, self._replicas_within(unchanged), strict=True))
+
+        def finish(client: ControlClient, seconds: float) -> dict[str, Any]:
+            return client.finish_weight_update(
+                version, seconds, in_flight=self.in_flight, unchanged=is_unchanged[client]
+            )
+
         began = time.perf_counter()
-        futures = self._start(
-            "finish_weight_update",
-            lambda client, seconds: client.finish_weight_update(version, seconds),
-            self.clients,
-        )
+        futures = self._start("finish_weight_update", finish, self.clients)
         self.commits = {}
-        failed: dict[str, BaseException] = {}
+        failed: dict[ControlClient, BaseException] = {}
         for client, future in zip(self.clients, futures, strict=True):
             try:
                 self.commits[str(client.target)] = wait(future, self.deadline, f"{client.target}: finish_weight_update")
             except SyncError as error:
-                failed[str(client.target)] = error
+                failed[client] = error
         self.commit_seconds = time.perf_counter() - began
         if failed:
-            raise CommitError(str(version), self.commits, failed)
+            error = CommitError(str(version), self.commits, {str(client.target): failed[client] for client in failed})
+            if self.commits:
+                self._fence(list(failed), str(error), error)
+            raise error
+
+    def _replicas_within(self, ranks: frozenset[int]) -> list[bool]:
+        """For each replica, whether all its ranks (they count from 1, replica after replica) are among these."""
+        first, within = 1, []
+        for size in self.world_sizes:
+            within.append(ranks.issuperset(range(first, first + size)))
+            first += size
+        return within
+
+    def _fence(self, clients: Sequence[ControlClient], reason: str, error: BaseException) -> None:
+        """Replicas that kept other weights than the rest must not answer as if they had them."""
+        self.deadline = Deadline(CLEAN_UP_TIMEOUT_S)
+        for client in clients:
+            try:
+                client.fence(reason, CLEAN_UP_TIMEOUT_S)
+                error.add_note(f"{client.target} is fenced: it refuses to generate until a push commits there")
+            except SyncError as problem:
+                error.add_note(f"{client.target} could not be fenced: {problem}")
 
     def give_up(self, reason: str) -> list[str]:
         """Abort the update everywhere, if one is running, and let the trainer go. Returns what did not work."""

@@ -4,9 +4,10 @@ What travels in one update, in this order (a control call starts it; see gloo_tr
 
     verdict        every worker → trainer    whether it takes what the control call announced
     broadcast      trainer → workers         one per bucket (buckets.py)
-    verdict        every worker → trainer    whether all of it arrived and is finite
+    broadcast      trainer → workers         the digests of all tensors (digest.py)
+    verdict        every worker → trainer    whether what arrived is what was sent, finite, and new
 
-A verdict is VERDICT_BYTES bytes: UTF-8 text padded with zeros; empty text is consent.
+A verdict is VERDICT_BYTES bytes: UTF-8 text padded with zeros; empty text is consent, UNCHANGED is consent, too.
 """
 
 import socket
@@ -23,6 +24,8 @@ from torch import distributed
 from .errors import TransferError
 
 VERDICT_BYTES = 4096
+# The worker's model holds these very tensors already.
+UNCHANGED = "="
 # How often a wait looks whether the other side is still there, and whether it is wanted at all.
 POLL_S = 0.25
 # A peer that is gone without a word (SIGKILL in the middle of a message) leaves gloo's own threads waiting this long.
@@ -78,7 +81,7 @@ class GlooGroup:
         self.wait(self._begin(lambda group: group.gather([], [data], options)))
 
     def gather_verdicts(self) -> dict[int, str]:
-        """Trainer: the objections of the workers by rank; empty when all consent."""
+        """Trainer: what the workers say, by rank; those that just consent are left out."""
         options = distributed.GatherOptions()
         options.rootRank = 0
         options.timeout = self._stall_timeout

@@ -3,7 +3,8 @@
     JOINING ──► READY ──announce──► RECEIVING ──all arrived, finite──► STAGED ──take──► READY
        └───────────┴───────────────────┴──── any failure, close ────► FAILED (a new receiver is needed)
 
-An update the worker does not take, or that holds NaN or Inf, is no failure: the trainer is told, and READY follows.
+An update the worker does not take, that holds NaN or Inf, or whose digests are not the trainer's, is no failure: the
+trainer is told, and READY follows.
 
 A worker's RPCs run between the engine's steps, so none of them may wait for the network: that is done here.
 """
@@ -17,13 +18,13 @@ from itertools import accumulate
 
 import torch
 
-from .buckets import Bucket, align, host_buffer, lay_out
+from .buckets import Bucket, align, lay_out
+from .digest import DIGEST_BYTES, digest, unpack_digests
 from .errors import SyncError, TransferError
 from .finite import is_finite
-from .gloo import BUCKETS_UNDER_WAY, POLL_S, GlooGroup, Work, join_store, own_address_towards
+from .gloo import BUCKETS_UNDER_WAY, POLL_S, UNCHANGED, GlooGroup, Work, join_store, own_address_towards
+from .kept import KeptWeights, Staged, Update
 from .sources import ParamMeta
-
-Staged = list[tuple[str, torch.Tensor]]
 
 
 class State(StrEnum):
@@ -58,15 +59,15 @@ class Announcement:
 class GlooReceiver:
     """Receives updates in the background. Its methods return at once, unless they say how long they may take."""
 
-    def __init__(self, membership: Membership) -> None:
+    def __init__(self, membership: Membership, kept: KeptWeights) -> None:
         self._membership = membership
+        self._kept = kept
         self._state = State.JOINING
         self._changed = threading.Condition()
         self._announcements: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._group: GlooGroup | None = None
-        self._staged: Staged = []
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._update: Update | None = None
         self.reason = ""
         self._thread = threading.Thread(target=self._run, name="gloo-receiver", daemon=True)
         self._thread.start()
@@ -83,21 +84,23 @@ class GlooReceiver:
                 self._state, self.reason = State.RECEIVING, ""
         self._announcements.put(announcement)
 
-    def take(self, timeout: float) -> Staged:
-        """The update that arrived, as views of the staging buffers. Raises TransferError when there is none."""
+    def take(self, timeout: float) -> Update:
+        """The update that arrived. Raises TransferError when there is none."""
         with self._changed:
             self._changed.wait_for(lambda: self._state is not State.RECEIVING, timeout)
-            if self._state is not State.STAGED:
+            if self._state is not State.STAGED or self._update is None:
                 why = self.reason or f"no update has arrived (state: {self._state})"
                 raise TransferError(f"gloo: {why}")
             self._state = State.READY
-            staged, self._staged = self._staged, []
-            return staged
+            update, self._update = self._update, None
+            return update
 
     def drop(self) -> None:
         """Forget what is staged."""
         with self._changed:
-            self._staged = []
+            if self._update is not None:
+                self._kept.release(self._update.memory)
+                self._update = None
             if self._state is State.STAGED:
                 self._state = State.READY
 
@@ -123,13 +126,11 @@ class GlooReceiver:
                 objection = announcement.objection
                 group.send_verdict(objection)
                 if not objection:
-                    staged, objection = self._receive(group, announcement)
-                    group.send_verdict(objection)
+                    objection = self._receive(group, announcement)
                 if objection:
                     self.reason = objection
                     self._move(State.READY)
                 else:
-                    self._staged = staged
                     self._move(State.STAGED)
         except (SyncError, RuntimeError, OSError, MemoryError) as error:
             self.reason = str(error)
@@ -156,35 +157,57 @@ class GlooReceiver:
             except queue.Empty:
                 group.check_peer()
 
-    def _receive(self, group: GlooGroup, announcement: Announcement) -> tuple[Staged, str]:
-        """All buckets, each checked while the next ones arrive. Returns the tensors, and what is wrong with them."""
-        staged: Staged = []
-        broken: list[str] = []
+    def _receive(self, group: GlooGroup, announcement: Announcement) -> str:
+        """All buckets and their digests; tells the trainer, and returns, what is wrong with them."""
         buckets = lay_out(announcement.metas, announcement.bucket_bytes)
-        places = self._places(buckets)
+        starts = list(accumulate((align(bucket.num_bytes) for bucket in buckets), initial=0))
+        memory = self._kept.take_memory(starts[-1])
+        try:
+            places = [memory[at : at + bucket.num_bytes] for at, bucket in zip(starts, buckets, strict=False)]
+            staged, values, broken = self._receive_buckets(group, buckets, places)
+            sent = torch.empty(max(1, len(values)) * DIGEST_BYTES, dtype=torch.uint8)
+            group.wait(group.broadcast(sent))
+        except BaseException:
+            self._kept.release(memory)
+            raise
+        pairs = zip(staged, values, unpack_digests(sent), strict=False)
+        damaged = [name for (name, _), mine, theirs in pairs if mine != theirs]
+        objection = ""
+        if broken:
+            objection = f"NaN or Inf in {', '.join(broken)}"
+        elif damaged:
+            objection = f"not the bytes that were sent: {', '.join(damaged)}"
+        if objection:
+            self._kept.release(memory)
+            group.send_verdict(objection)
+            return objection
+        digests = dict(zip((slot.meta for bucket in buckets for slot in bucket.slots), values, strict=True))
+        self._update = Update(staged, digests, memory, is_unchanged=self._kept.matches(digests))
+        group.send_verdict(UNCHANGED if self._update.is_unchanged else "")
+        return ""
+
+    def _receive_buckets(
+        self, group: GlooGroup, buckets: list[Bucket], places: list[torch.Tensor]
+    ) -> tuple[Staged, list[int], list[str]]:
+        """Each bucket is checked while the next ones arrive. Returns tensors, digests, names with NaN or Inf."""
+        staged: Staged = []
+        values: list[int] = []
+        broken: list[str] = []
         arriving: deque[tuple[Bucket, torch.Tensor, Work]] = deque()
         to_come = iter(zip(buckets, places, strict=True))
         while True:
             while len(arriving) < BUCKETS_UNDER_WAY and (following := next(to_come, None)):
                 arriving.append((*following, group.broadcast(following[1])))
             if not arriving:
-                break
+                return staged, values, broken
             bucket, data, work = arriving.popleft()
             group.wait(work)
             for slot in bucket.slots:
                 piece = data[slot.offset : slot.end]
                 staged.append((slot.meta.name, piece.view(slot.meta.dtype).view(slot.meta.shape)))
+                values.append(digest(piece))
                 if not is_finite(piece.numpy(), slot.meta.dtype):
                     broken.append(slot.meta.name)
-        return staged, f"NaN or Inf in {', '.join(broken)}" if broken else ""
-
-    def _places(self, buckets: list[Bucket]) -> list[torch.Tensor]:
-        """Each bucket's part of the staging memory, which is kept from update to update: fresh pages are slow."""
-        starts = list(accumulate((align(bucket.num_bytes) for bucket in buckets), initial=0))
-        if self._memory.numel() != starts[-1]:
-            self._memory = torch.empty(0, dtype=torch.uint8)  # the old goes before the new comes
-            self._memory = host_buffer(starts[-1])
-        return [self._memory[start : start + bucket.num_bytes] for start, bucket in zip(starts, buckets, strict=False)]
 
     def _move(self, state: State) -> None:
         with self._changed:

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from .buckets import DEFAULT_BUCKET_BYTES, Bucket, host_buffer, lay_out
+from .digest import digest, pack_digests
 from .errors import RejectedError, TransferError
-from .gloo import BUCKETS_UNDER_WAY, GlooGroup, Work, host_store
+from .gloo import BUCKETS_UNDER_WAY, UNCHANGED, GlooGroup, Work, host_store
 from .sources import WeightSource
 
 Progress = Callable[[int, int], None]
@@ -30,7 +31,9 @@ class SyncClient(Protocol):
 
     def update_weights(self, update_info: dict[str, Any]) -> None: ...
 
-    def finish_weight_update(self, weight_version: str | None = None) -> None: ...
+    def finish_weight_update(
+        self, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class GlooTrainerInitInfo:
     world_size: int
     timeout_s: float
     bucket_bytes: int = DEFAULT_BUCKET_BYTES
+    keep_previous: bool = True
 
 
 class GlooTrainer:
@@ -77,8 +81,8 @@ class GlooTrainer:
         )
         self._expect_consent("does not take the update")
         self._broadcast(lay_out(metas, self._bucket_bytes))
-        self._expect_consent("refuses what arrived")
-        self.client.finish_weight_update()
+        unchanged = self._expect_consent("refuses what arrived")
+        self.client.finish_weight_update(unchanged=unchanged)
 
     def shutdown(self) -> None:
         """Leave the group; returns at once."""
@@ -91,6 +95,7 @@ class GlooTrainer:
         # Buffers are filled in turn, each again when its broadcast is over. A tensor sent as it is stays referenced.
         size = max((bucket.num_bytes for bucket in buckets if len(bucket.slots) > 1), default=0)
         buffers = [host_buffer(size) for _ in range(BUCKETS_UNDER_WAY)]
+        digests: list[int] = []
         under_way: deque[tuple[Bucket, torch.Tensor, Work]] = deque()
         for number, bucket in enumerate(buckets):
             while len(under_way) >= BUCKETS_UNDER_WAY:
@@ -98,9 +103,11 @@ class GlooTrainer:
                 self._report(sent, total)
             data = _pack(bucket, tensors, buffers[number % BUCKETS_UNDER_WAY])
             under_way.append((bucket, data, self._group.broadcast(data)))
+            digests += [digest(data[slot.offset : slot.end]) for slot in bucket.slots]
         while under_way:
             sent += self._wait_for_oldest(under_way)
             self._report(sent, total)
+        self._group.wait(self._group.broadcast(pack_digests(digests)))
 
     def _wait_for_oldest(self, under_way: "deque[tuple[Bucket, torch.Tensor, Work]]") -> int:
         bucket, _, work = under_way.popleft()
@@ -111,10 +118,13 @@ class GlooTrainer:
         if self.progress is not None:
             self.progress(sent, total)
 
-    def _expect_consent(self, what: str) -> None:
-        objections = self._group.gather_verdicts()
+    def _expect_consent(self, what: str) -> frozenset[int]:
+        """The ranks whose model holds the very same tensors already. Raises RejectedError when a worker objects."""
+        verdicts = self._group.gather_verdicts()
+        objections = {rank: text for rank, text in verdicts.items() if text != UNCHANGED}
         if objections:
             raise RejectedError("; ".join(f"worker {rank} {what}: {text}" for rank, text in objections.items()))
+        return frozenset(verdicts)
 
 
 def _pack(bucket: Bucket, tensors: Iterator[tuple[str, torch.Tensor]], buffer: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ With several workers, vLLM loses count of their answers when one of them raises.
 over the group is told there, and raised here only where it cannot be.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from .buckets import DEFAULT_BUCKET_BYTES
 from .check import ServedModel, fit
 from .errors import CheckError, SourceError, TransferError
-from .gloo_receiver import Announcement, GlooReceiver, Membership, Staged
+from .gloo_receiver import Announcement, GlooReceiver, Membership
+from .kept import KeptWeights, Update
 from .sources import CheckpointSource, ParamMeta, TensorSource
 
 logger = init_logger(__name__)
@@ -45,6 +47,7 @@ class GlooInitInfo(WeightTransferInitInfo):
     rank_offset: int = 1
     group_name: str = "tritonlive"
     timeout_s: float = 300.0
+    keep_previous: bool = True
 
 
 @dataclass
@@ -52,6 +55,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
     """What comes next: every tensor's name, dtype ("bfloat16") and shape, in the order they are sent.
 
     With `abort` (the reason) nothing comes: what is staged is dropped, and `finish_weight_update` will load nothing.
+    With `rollback` nothing comes either: `finish_weight_update` will load the previous version.
     """
 
     names: list[str] = field(default_factory=list)
@@ -59,6 +63,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
     shapes: list[list[int]] = field(default_factory=list)
     bucket_bytes: int = DEFAULT_BUCKET_BYTES
     abort: str | bool = False
+    rollback: bool = False
 
     def metas(self) -> list[ParamMeta]:
         """Raises ValueError, naming the field, when they are not what they should be."""
@@ -85,7 +90,15 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     supports_draft_weight_update = False
 
     _receiver: GlooReceiver | None = None
+    _kept: KeptWeights | None = None
     _is_aborted = False
+    _is_rollback = False
+
+    @property
+    def kept(self) -> KeptWeights:
+        if self._kept is None:
+            self._kept = KeptWeights(lambda: checkpoint(self.model_config))
+        return self._kept
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Begin to join the trainer's group; a trainer connected before is let go."""
@@ -100,12 +113,14 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 init_info.world_size,
                 init_info.group_name,
                 init_info.timeout_s,
-            )
+            ),
+            self.kept,
         )
+        self.kept.is_kept = init_info.keep_previous
 
     def start_weight_update(self) -> None:
         """Nothing to prepare: the model is touched in `finish_weight_update` only."""
-        self._is_aborted = False
+        self._is_aborted = self._is_rollback = False
         if self._receiver is not None:
             self._receiver.drop()
 
@@ -120,6 +135,9 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             if self._receiver is not None:
                 self._receiver.drop()
             return
+        if update_info.rollback:
+            self._is_rollback = True
+            return
         if self._receiver is None:
             return  # a trainer of a group that was given up: it sees its connection closed, and `finish` raises
         try:
@@ -133,14 +151,29 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Load what is staged. Raises TransferError, with the model untouched, when that is not a whole update."""
         if self._is_aborted:
             return
-        if self._receiver is None:
-            raise RuntimeError("gloo: no trainer is connected; call init_weight_transfer_engine first")
         try:
-            staged = self._receiver.take(TAKE_TIMEOUT_S)
+            update = None if self._is_rollback else self._staged()
+            tensors = self.kept.before() if update is None else update.tensors
         except TransferError as error:
             # The replica's state machine reads these words: it may serve on.
             raise TransferError(f"{error}; the model is untouched") from error
-        load(self.model, self.model_config, staged)
+        if update is None or not update.is_unchanged:
+            try:
+                load(self.model, self.model_config, tensors)
+            except BaseException:
+                self.kept.is_spoiled = True
+                raise
+        if update is None:
+            self.kept.roll_back()
+        elif update.is_unchanged:
+            self.kept.release(update.memory)
+        else:
+            self.kept.commit(update)
+
+    def _staged(self) -> Update:
+        if self._receiver is None:
+            raise TransferError("gloo: no trainer is connected; call init_weight_transfer_engine first")
+        return self._receiver.take(TAKE_TIMEOUT_S)
 
     def shutdown(self) -> None:
         """Let go of the trainer; ends within seconds even if it died in the middle of a message."""
@@ -161,7 +194,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         return ""
 
 
-def load(model: Any, model_config: Any, weights: Staged) -> None:
+def load(model: Any, model_config: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Load checkpoint-format weights into a running model, layer by layer (vLLM's layerwise reload).
 
     When that fails the error is raised; the model's structure is whole again, its weights are partly replaced.
@@ -193,15 +226,24 @@ def repack_tied_heads(model: Any) -> None:
 
 def served_model(model_config: Any) -> ServedModel | None:
     """The tensors of the checkpoint that vLLM was started with; None when it is not at hand as safetensors."""
+    source = checkpoint(model_config)
+    if source is None:
+        return None
+    tied = ["lm_head.weight"] if getattr(model_config.hf_text_config, "tie_word_embeddings", False) else []
+    return ServedModel(str(model_config.model), {meta.name: meta for meta in source.metadata()}, tied)
+
+
+def checkpoint(model_config: Any) -> CheckpointSource | None:
+    """The checkpoint that vLLM was started with; None when it is not at hand as safetensors."""
     folder = Path(model_config.model)
     try:
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
             folder = Path(snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True))
-        metas = CheckpointSource(folder).metadata()
+        source = CheckpointSource(folder)
+        source.metadata()
     except (OSError, SourceError, ValueError) as error:
         logger.info("gloo: the checkpoint's tensors are not known, so pushes are not compared with them: %s", error)
         return None
-    tied = ["lm_head.weight"] if getattr(model_config.hf_text_config, "tie_word_embeddings", False) else []
-    return ServedModel(str(model_config.model), {meta.name: meta for meta in metas}, tied)
+    return source

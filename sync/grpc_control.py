@@ -43,7 +43,8 @@ class GrpcControl(ControlClient):
     def call(
         self, operation: str, arguments: dict[str, Any] | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
-        tensors = {"control_operation": operation, "control_arguments": json.dumps(arguments or {})}
+        arguments = (arguments or {}) | ({"holder": self.holder} if self.holder else {})
+        tensors = {"control_operation": operation, "control_arguments": json.dumps(arguments)}
         if self.target.control_key:
             tensors["control_key"] = self.target.control_key
         seconds = self.timeout if timeout is None else timeout

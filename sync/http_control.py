@@ -25,6 +25,11 @@ ROUTES = {
     "update_weights": Route("POST", "/update_weights"),
     "finish_weight_update": Route("POST", "/finish_weight_update"),
     "abort_weight_update": Route("POST", "/abort_weight_update"),
+    "renew_lease": Route("POST", "/renew_lease"),
+    "rollback": Route("POST", "/rollback"),
+    "fence": Route("POST", "/fence"),
+    "score": Route("POST", "/weight_score"),
+    "timeline": Route("GET", "/weight_timeline"),
 }
 
 ERRORS: dict[int, type[ControlError]] = {
@@ -56,8 +61,9 @@ class HttpControl(ControlClient):
             raise InvalidError(str(self.target), operation, f"not an HTTP route; there are {', '.join(ROUTES)}")
         body = (arguments or {}) if route.method == "POST" else None
         seconds = self.timeout if timeout is None else timeout
+        headers = {"x-lease-holder": self.holder} if self.holder else None
         try:
-            response = self._http.request(route.method, route.path, json=body, timeout=seconds)
+            response = self._http.request(route.method, route.path, json=body, headers=headers, timeout=seconds)
         except httpx.ConnectError as error:
             raise UnavailableError(str(self.target), operation, f"cannot connect: {error}") from None
         except httpx.TimeoutException:

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import secrets
+import socket
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -10,12 +12,14 @@ from typing import Any, Literal, Self, TypeVar
 
 import torch
 
+from .canary import CanaryReport, Prompts, compare, own_logprobs, worst
 from .check import FittedSource, ServedModel, fit
-from .control import connect
+from .control import ControlClient, connect
 from .deadline import Deadline, spawn, wait
-from .errors import ConflictError, ControlError, InvalidError, RejectedError, SyncError, TransferError
+from .errors import ConflictError, ControlError, InvalidError, RejectedError, SyncError, TransferError, VerifyError
 from .fleet import Fleet
 from .gloo_trainer import GlooTrainer, GlooTrainerInitInfo, Progress
+from .heartbeat import Heartbeat
 from .report import PushReport
 from .sources import WeightSource, open_source
 from .target import Target
@@ -23,7 +27,9 @@ from .target import Target
 T = TypeVar("T")
 Backend = Literal["nccl", "ipc", "gloo"]
 CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
+InFlight = Literal["keep", "wait", "abort"]
 DEFAULT_TIMEOUT_S = 300.0
+DEFAULT_LEASE_S = 30.0
 # What the server's --weight-transfer-config calls the other end of a backend.
 SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}
 
@@ -38,6 +44,9 @@ class WeightSync:
     timeout: seconds a whole push may take; nothing waits longer.
     master_address, master_port: where this process listens for the replicas' workers (nccl, gloo): an address of this
         machine that they reach. It listens there only. Port 0 picks a free one.
+    lease: seconds after which the replicas let go of this trainer if they hear nothing of it. While it is connected a
+        thread renews it; other trainers are refused meanwhile.
+    keep_previous: whether the workers keep the version before in host memory, for `rollback` (gloo).
 
     The group formed by the first push is kept for the next ones. After any failure, Ctrl-C included, the update is
     aborted at every replica and the group torn down; the next push forms a new one. Not safe for several threads.
@@ -52,6 +61,8 @@ class WeightSync:
         timeout: float = DEFAULT_TIMEOUT_S,
         master_address: str = "127.0.0.1",
         master_port: int = 0,
+        lease: float = DEFAULT_LEASE_S,
+        keep_previous: bool = True,
     ) -> None:
         if backend not in SERVER_BACKENDS:
             raise ValueError(f"backend: {backend!r} is not one of {', '.join(SERVER_BACKENDS)}")
@@ -66,24 +77,41 @@ class WeightSync:
         self.master_address = master_address
         self.master_port = master_port
         self._clients = [connect(Target.parse(address, key)) for address in addresses]
-        self._fleet = Fleet(self._clients, Deadline(timeout))
-        self._served: list[
-            ServedModel
-        ] = []  # asked for once per group: a replica restarted with another model leaves it
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.lease = lease
+        self.keep_previous = keep_previous
+        self._distrust: str | None = None  # what the canary found: no push before it is found well
+        self._heartbeat: Heartbeat | None = None
+        # Asked for once per group: a replica restarted with another model leaves it.
+        self._served: list[ServedModel] = []
+        self._use(self._clients)
         self._trainer: Any = None  # GlooTrainer, or one of vLLM's TrainerWeightTransferEngine: the same shape
 
-    def push(self, source: Any, version: str | int | None = None, *, progress: Progress | None = None) -> PushReport:
+    def push(
+        self,
+        source: Any,
+        version: str | int | None = None,
+        *,
+        progress: Progress | None = None,
+        in_flight: InFlight = "keep",
+    ) -> PushReport:
         """Make the weights live at every replica and return what it took.
 
         source: an `nn.Module`, a state dict, an iterable of `(name, tensor)`, or a checkpoint directory; names, shapes
             and dtypes as in the served checkpoint. A floating-point dtype other than the served one is cast here.
         version: what responses report from now on; by default "v<n+1>" after the highest "v<n>" served.
         progress: called with bytes sent and bytes in all (gloo).
+        in_flight: what becomes of running requests: they go on with the new weights ("keep"), the commit waits for
+            them ("wait"), or they end with finish reason "abort".
 
         Raises CheckError (nothing was sent), ControlError, TransferError, DeadlineError (nothing changed, gloo), or
-        CommitError, which names the replicas that took the weights and those that did not.
+        CommitError, which names the replicas that took the weights and those that did not; these are fenced. Raises
+        VerifyError when a `verify(gate=True)` before found the replicas wrong.
         """
+        if self._distrust is not None:
+            raise VerifyError(f"no push before verify() succeeds: {self._distrust}")
         deadline = Deadline(self.timeout)
+        self._fleet.in_flight = in_flight
         weights = open_source(source)
         was_connected = self._trainer is not None
         try:
@@ -108,6 +136,7 @@ class WeightSync:
         try:
             if self._trainer is None:
                 self._trainer = self._run(lambda: self._connect(fitted))
+                self._heartbeat = Heartbeat(self._clients, self.lease)
             connected = time.perf_counter()
             self._trainer.source, self._trainer.progress = fitted, progress
             self._run(self._trainer.send_weights)
@@ -129,7 +158,63 @@ class WeightSync:
             paused_s=max(answer.get("paused_s", 0.0) for answer in answers),
             load_s=max(answer.get("load_s", 0.0) for answer in answers),
             targets=tuple(fleet.commits),
+            unchanged=tuple(target for target, answer in fleet.commits.items() if not answer.get("is_changed", True)),
         )
+
+    def catch_up(self, source: Any, version: str | int) -> PushReport | None:
+        """Bring the replicas that do not serve `version`, or refuse to serve at all, up to it; the rest is left alone.
+
+        For a replica that was fenced, or restarted and serves its checkpoint. None when all serve `version`.
+        Raises as `push`.
+        """
+        self._fleet.deadline = Deadline(self.timeout)
+        statuses = self._statuses()
+        behind = [
+            client
+            for client, status in zip(self._clients, statuses, strict=True)
+            if status["weight_version"] != str(version) or status["state"] in ("dirty", "fenced")
+        ]
+        if not behind:
+            return None
+        everyone = self._clients
+        self._leave()
+        self._use(behind)
+        try:
+            return self.push(source, version)
+        finally:
+            self._leave()
+            self._use(everyone)
+
+    def rollback(self, *, in_flight: InFlight = "keep") -> str:
+        """Serve the version before the last push again, at every replica; returns it.
+
+        Raises ConflictError where none is kept: after a restart of the engine, or with keep_previous=False.
+        """
+        self._fleet.deadline = Deadline(self.timeout)
+        answers = self._fleet.each("rollback", lambda client, seconds: client.rollback(in_flight, seconds))
+        versions = sorted({answer["weight_version"] for answer in answers})
+        if len(versions) > 1:
+            raise InvalidError(str(self), "rollback", f"the replicas went back to different versions: {versions}")
+        return versions[0]
+
+    def verify(
+        self, model: torch.nn.Module, prompts: Prompts, atol: float = 1e-2, *, gate: bool = False
+    ) -> CanaryReport:
+        """Compare the logprobs of the prompts' tokens, served and by a forward pass of `model`, at every replica.
+
+        model: a transformers causal LM. prompts: lists of at least 2 token ids. atol: the largest difference allowed.
+        gate: after a failure refuse to push until a later `verify` succeeds.
+
+        Raises VerifyError when a difference is larger, ControlError, DeadlineError.
+        """
+        self._fleet.deadline = Deadline(self.timeout)
+        own = own_logprobs(model, prompts)
+        report = worst(self._fleet.each("score", lambda client, seconds: compare(client, prompts, own, seconds)))
+        if report.largest > atol:
+            self._distrust = str(report) if gate else None
+            raise VerifyError(f"{report}; allowed are {atol:g}")
+        self._distrust = None
+        return report
 
     def check(self, source: Any) -> None:
         """Compare the weights with what every replica serves, without sending or changing anything.
@@ -142,10 +227,7 @@ class WeightSync:
 
     def close(self) -> None:
         """Leave the group and let the replicas go. They keep serving what they serve."""
-        if self._trainer is not None:
-            self._trainer.shutdown()
-            self._trainer = None
-            self._fleet.leave()
+        self._leave()
         for client in self._clients:
             client.close()
 
@@ -160,6 +242,23 @@ class WeightSync:
     def __repr__(self) -> str:
         return f"WeightSync({[str(client.target) for client in self._clients]}, backend={self.backend!r})"
 
+    def _use(self, clients: Sequence[ControlClient]) -> None:
+        """Push to these from now on."""
+        self._clients = list(clients)
+        for client in self._clients:
+            client.holder = self.holder
+        self._served = []
+        self._fleet = Fleet(self._clients, Deadline(self.timeout))
+        self._fleet.lease = {"holder": self.holder, "lease_s": self.lease}
+
+    def _leave(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        if self._trainer is not None:
+            self._trainer.shutdown()
+            self._trainer = None
+            self._fleet.leave()
+
     # ---- phases -------------------------------------------------------------------------------------------------
 
     def _statuses(self) -> list[dict[str, Any]]:
@@ -172,8 +271,9 @@ class WeightSync:
                 config = json.dumps({"backend": wanted})
                 fix = f"for backend={self.backend!r} start the server with --weight-transfer-config '{config}'"
                 raise InvalidError(str(client.target), "status", f"weight transfer is {serves or 'off'} there; {fix}")
-            if status["state"] in ("updating", "restarting"):
-                reason = status.get("reason") or "try again when it is done"
+            holder = (status.get("lease") or {}).get("holder")
+            if status["state"] == "restarting" or (status["state"] == "updating" and holder != self.holder):
+                reason = status.get("reason") or f"{holder or 'another trainer'} is pushing; try again when it is done"
                 raise ConflictError(str(client.target), "status", f"the replica is {status['state']}: {reason}")
         self._fleet.world_sizes = [int(status["world_size"]) for status in statuses]
         return statuses
@@ -196,7 +296,13 @@ class WeightSync:
         fleet = self._fleet
         if self.backend == "gloo":
             seconds = fleet.deadline.remaining("connect")
-            info = GlooTrainerInitInfo(self.master_address, self.master_port, fleet.world_size + 1, seconds)
+            info = GlooTrainerInitInfo(
+                self.master_address,
+                self.master_port,
+                fleet.world_size + 1,
+                seconds,
+                keep_previous=self.keep_previous,
+            )
             return GlooTrainer(info, fleet, fitted)
         from .vllm_trainer import vllm_trainer
 
@@ -215,6 +321,8 @@ class WeightSync:
 
     def _give_up(self, error: BaseException) -> None:
         trainer, self._trainer = self._trainer, None
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         # Only gloo's is destroyed: a communicator stuck in NCCL cannot be without getting stuck too.
         if isinstance(trainer, GlooTrainer):
             trainer.shutdown()

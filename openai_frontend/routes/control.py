@@ -6,16 +6,16 @@ cache resets and /server_info (vllm/entrypoints/serve/dev). Its other developmen
 not mounted.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Body, FastAPI, Request
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
 from vllm.entrypoints.rl.online.api_router import router as rl_router
 from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
 from vllm.entrypoints.serve.dev.server_info.api_router import router as server_info_router
 
-from openai_frontend.triton_engine import TritonEngineClient
+from openai_frontend.triton_engine import TritonEngineClient, lease_holder
 
 router = APIRouter()
 
@@ -41,25 +41,67 @@ async def weight_parameters(request: Request) -> JSONResponse:
     return JSONResponse(await engine(request).get_weight_parameters())
 
 
+@router.get("/weight_timeline")
+async def weight_timeline(request: Request) -> JSONResponse:
+    """The last updates, oldest first, and with which weights the running requests began."""
+    return JSONResponse(await engine(request).control("timeline"))
+
+
 @router.post("/finish_weight_update")
 async def finish_weight_update(
-    request: Request, weight_version: Annotated[str | None, Body(embed=True)] = None
+    request: Request,
+    weight_version: Annotated[str | None, Body(embed=True)] = None,
+    in_flight: Annotated[str, Body(embed=True)] = "keep",
+    unchanged: Annotated[bool, Body(embed=True)] = False,
 ) -> JSONResponse:
-    """As vLLM's, and says how long generation was paused."""
-    result = await engine(request).commit_weight_update(weight_version)
+    """As vLLM's, and says how long generation was paused; `in_flight`: keep, wait or abort."""
+    result = await engine(request).commit_weight_update(weight_version, in_flight=in_flight, unchanged=unchanged)
     return JSONResponse({"message": "Weight update finished", **result})
 
 
 @router.post("/abort_weight_update")
-async def abort_weight_update(request: Request, reason: Annotated[str, Body(embed=True)] = "asked for") -> JSONResponse:
+async def abort_weight_update(
+    request: Request,
+    reason: Annotated[str, Body(embed=True)] = "asked for",
+    force: Annotated[bool, Body(embed=True)] = False,
+) -> JSONResponse:
     """Give up a running update: serving(v) again if nothing was loaded, dirty otherwise."""
-    return JSONResponse(dict[str, Any](await engine(request).abort_weight_update(reason)))
+    return JSONResponse(await engine(request).control("abort_weight_update", reason=reason, force=force))
+
+
+@router.post("/weight_score")
+async def weight_score(request: Request, prompts: Annotated[list[list[int]], Body(embed=True)]) -> JSONResponse:
+    """Logprobs of the prompts' own tokens, for a trainer to compare with its own."""
+    return JSONResponse(await engine(request).control("score", prompts=prompts))
+
+
+@router.post("/renew_lease")
+async def renew_lease(request: Request) -> JSONResponse:
+    """The heartbeat of a connected trainer."""
+    return JSONResponse(await engine(request).control("renew_lease"))
+
+
+@router.post("/rollback")
+async def rollback(request: Request, in_flight: Annotated[str, Body(embed=True)] = "keep") -> JSONResponse:
+    """Serve the version before the last push again."""
+    return JSONResponse(await engine(request).control("rollback", in_flight=in_flight))
+
+
+@router.post("/fence")
+async def fence(request: Request, reason: Annotated[str, Body(embed=True)]) -> JSONResponse:
+    """Refuse to generate until a push commits."""
+    return JSONResponse(await engine(request).control("fence", reason=reason))
+
+
+async def name_holder(x_lease_holder: Annotated[str | None, Header()] = None) -> None:
+    """A trainer that holds a lease says so in the header `x-lease-holder` (model_repository/llm/1/lease.py)."""
+    lease_holder.set(x_lease_holder)
 
 
 def attach(app: FastAPI) -> frozenset[str]:
     """Add the control routes to `app`; returns the paths that need the control key."""
     before = len(app.router.routes)
     for each in (router, rl_router, cache_router, server_info_router):  # ours first: the first match serves
-        app.include_router(each)
+        app.include_router(each, dependencies=[Depends(name_holder)])
     added = app.router.routes[before:]
     return frozenset(route.path for route in added if isinstance(route, APIRoute)) | SHARED_STATE_PATHS

@@ -11,6 +11,7 @@ import torch
 
 from sync.buckets import DEFAULT_BUCKET_BYTES
 from sync.gloo_receiver import Announcement, GlooReceiver, Membership
+from sync.kept import KeptWeights
 from sync.sources import ParamMeta
 
 KEY = "replica-key"
@@ -83,7 +84,7 @@ class Replica:
                 info["group_name"],
                 info["timeout_s"],
             )
-            self.receivers.append(GlooReceiver(membership))
+            self.receivers.append(GlooReceiver(membership, KeptWeights(lambda: None)))
         return {}
 
     def start_weight_update(self, _body: dict[str, Any]) -> dict[str, Any]:
@@ -100,10 +101,22 @@ class Replica:
 
     def finish_weight_update(self, body: dict[str, Any]) -> dict[str, Any]:
         for receiver in self.receivers:
-            staged = receiver.take(5)
-            self.tensors.update((name, tensor.clone()) for name, tensor in staged)
+            update = receiver.take(5)
+            self.tensors.update((name, tensor.clone()) for name, tensor in update.tensors)
         self.state, self.version = "serving", body["weight_version"]
-        return {"weight_version": self.version, "paused_s": 0.02, "load_s": 0.01}
+        return {
+            "weight_version": self.version,
+            "is_changed": not body["unchanged"],
+            "paused_s": 0.02,
+            "load_s": 0.01,
+        }
+
+    def renew_lease(self, _body: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def fence(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.state, self.reason = "fenced", body["reason"]
+        return {}
 
     def abort_weight_update(self, _body: dict[str, Any]) -> dict[str, Any]:
         self.state = "serving"

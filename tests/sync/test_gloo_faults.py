@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from sync import TransferError, WeightSync
+from sync.digest import digest, pack_digests
 from sync.gloo import GlooGroup, host_store, join_store
 from sync.gloo_receiver import Announcement, GlooReceiver, Membership, State
+from sync.kept import KeptWeights
 from sync.sources import ParamMeta
 from tests.sync.replica import KEY, Replica
 from tests.sync.trainer import NUM_ELEMENTS, NUM_TENSORS, weights
@@ -122,6 +124,10 @@ def test_a_worker_that_goes_in_the_middle_of_a_transfer(replica):
 # ---- the rendezvous ---------------------------------------------------------------------------------------------
 
 
+def receiver_of(membership: Membership) -> GlooReceiver:
+    return GlooReceiver(membership, KeptWeights(lambda: None))
+
+
 def membership(port: int, group_name: str = "test", timeout_s: float = 2.0) -> Membership:
     return Membership("127.0.0.1", port, 1, 2, group_name, timeout_s)
 
@@ -129,7 +135,7 @@ def membership(port: int, group_name: str = "test", timeout_s: float = 2.0) -> M
 @pytest.mark.fault
 def test_a_trainer_that_never_joins():
     store, port = host_store("127.0.0.1", 0, 5)
-    receiver = GlooReceiver(membership(port, timeout_s=1.0))
+    receiver = receiver_of(membership(port, timeout_s=1.0))
     assert wait_for(lambda: receiver.state is State.FAILED, 5) > 0.5
     assert "did not meet within 1 s" in receiver.reason
     receiver.close()
@@ -140,7 +146,7 @@ def test_a_trainer_that_never_joins():
 def test_no_rendezvous_at_all():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        receiver = GlooReceiver(membership(free.getsockname()[1], timeout_s=1.0))
+        receiver = receiver_of(membership(free.getsockname()[1], timeout_s=1.0))
         wait_for(lambda: receiver.state is State.FAILED, 10)
     assert "no rendezvous at 127.0.0.1" in receiver.reason
 
@@ -161,15 +167,17 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_ours(replica):
 @pytest.mark.fault
 def test_an_uninvited_joiner_gets_no_rank():
     store, port = host_store("127.0.0.1", 0, 5)
-    stranger = GlooReceiver(membership(port, group_name="guess", timeout_s=1.5))
-    invited = GlooReceiver(membership(port, group_name="secret"))
+    stranger = receiver_of(membership(port, group_name="guess", timeout_s=1.5))
+    invited = receiver_of(membership(port, group_name="secret"))
     group = GlooGroup(store, 0, 2, "127.0.0.1", "secret", 2.0)
     meta = ParamMeta("a", torch.float32, (4,))
     invited.announce(Announcement([meta], 1024))
     assert group.gather_verdicts() == {}
-    group.wait(group.broadcast(torch.ones(4).view(torch.uint8)))
+    data = torch.ones(4).view(torch.uint8)
+    group.wait(group.broadcast(data))
+    group.wait(group.broadcast(pack_digests([digest(data)])))
     assert group.gather_verdicts() == {}
-    assert torch.equal(invited.take(2)[0][1], torch.ones(4))
+    assert torch.equal(invited.take(2).tensors[0][1], torch.ones(4))
     wait_for(lambda: stranger.state is State.FAILED, 5)
     for receiver in (stranger, invited):
         receiver.close()

@@ -14,8 +14,10 @@ from vllm.version import __version__ as vllm_version
 
 from .checkpoint import read_parameters
 from .engine import Engine
+from .history import InFlight
+from .scoring import prompt_logprobs
 from .settings import CONTROL_KEY_VARIABLE
-from .tensors import BadTensor, Unavailable, read_json_object, read_string
+from .tensors import BadTensor, Conflict, Unavailable, read_json_object, read_string
 from .weights import Weights
 
 Operation = Callable[..., Awaitable[dict[str, Any]]]
@@ -23,13 +25,28 @@ Operation = Callable[..., Awaitable[dict[str, Any]]]
 # What a front end needs before anyone has shown a key, and what tells whether the replica lives.
 KEYLESS = frozenset({"describe", "health"})
 
+# What only the connected trainer may do, if one is connected (lease.py).
+LEASED = frozenset(
+    {
+        "shutdown_weight_transfer_engine",
+        "start_weight_update",
+        "update_weights",
+        "finish_weight_update",
+        "abort_weight_update",
+        "renew_lease",
+        "rollback",
+        "fence",
+    }
+)
+
 
 class Control:
     """Runs control operations on the engine's loop."""
 
-    def __init__(self, engine: Engine, weights: Weights) -> None:
+    def __init__(self, engine: Engine, weights: Weights, in_flight: InFlight) -> None:
         self._engine = engine
         self._weights = weights
+        self._in_flight = in_flight
         self.operations: dict[str, Operation] = {
             "describe": self.describe,
             "health": self.health,
@@ -44,6 +61,11 @@ class Control:
             "update_weights": self.update_weights,
             "finish_weight_update": self.finish_weight_update,
             "abort_weight_update": self.abort_weight_update,
+            "renew_lease": self.renew_lease,
+            "rollback": self.rollback,
+            "fence": self.fence,
+            "timeline": self.timeline,
+            "score": self.score,
             "get_weight_version": self.get_weight_version,
             "update_weight_version": self.update_weight_version,
             "compute_weight_checksums": self.compute_weight_checksums,
@@ -68,6 +90,9 @@ class Control:
         if operation is None:
             raise BadTensor("control_operation", f"unknown {name!r}; there are {', '.join(sorted(self.operations))}")
         arguments = read_json_object(request, "control_arguments") or {}
+        holder = arguments.pop("holder", None)
+        if name in LEASED and not arguments.get("force"):
+            self._weights.lease.require(holder)
         try:
             inspect.signature(operation).bind(**arguments)
         except TypeError as error:
@@ -121,6 +146,7 @@ class Control:
         state = str(self._weights.state)
         if self._weights.is_paused and state == "serving":
             state = "paused"
+        last = self._weights.history.last
         return {
             "state": state,
             "weight_version": await self._weights.version(),
@@ -129,7 +155,8 @@ class Control:
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "world_size": config.parallel_config.world_size_across_dp,
             "weight_transfer_backend": self._weights.backend,
-            "last_update": self._weights.last_update,
+            "lease": self._weights.lease.describe(),
+            "last_update": last.result() if last is not None else None,
         }
 
     async def parameters(self) -> dict[str, Any]:
@@ -147,7 +174,7 @@ class Control:
     # ---- generation -------------------------------------------------------------------------------------------
 
     async def pause_generation(self, mode: str = "abort", clear_cache: bool = True) -> dict[str, Any]:
-        await self._weights.pause(pause_mode(mode), clear_cache)
+        await self._weights.pause(pause_mode(mode), clear_cache=clear_cache)
         return {"status": "paused"}
 
     async def resume_generation(self) -> dict[str, Any]:
@@ -175,12 +202,48 @@ class Control:
         await self._weights.update(update_info)
         return {}
 
-    async def finish_weight_update(self, weight_version: str | None = None) -> dict[str, Any]:
-        return await self._weights.finish(weight_version)
+    async def finish_weight_update(
+        self, weight_version: str | None = None, in_flight: str = "keep", *, unchanged: bool = False
+    ) -> dict[str, Any]:
+        return await self._weights.finish(weight_version, pause_mode(in_flight), unchanged=unchanged)
 
-    async def abort_weight_update(self, reason: str = "asked for") -> dict[str, Any]:
-        await self._weights.abort(reason)
+    async def abort_weight_update(self, reason: str = "asked for", *, force: bool = False) -> dict[str, Any]:
+        """Give up a running update; with `force`, whoever's it is, and let its trainer go."""
+        await (self._weights.force_out(reason) if force else self._weights.abort(reason))
         return {"state": str(self._weights.state)}
+
+    async def renew_lease(self) -> dict[str, Any]:
+        """The connected trainer lives."""
+        if not self._weights.lease.is_held:
+            raise Conflict("renew_lease: nobody is connected; call init_weight_transfer_engine")
+        self._weights.lease.renew()
+        return {"lease": self._weights.lease.describe()}
+
+    async def rollback(self, in_flight: str = "keep") -> dict[str, Any]:
+        return await self._weights.rollback(pause_mode(in_flight))
+
+    async def fence(self, reason: str) -> dict[str, Any]:
+        await self._weights.fence(reason)
+        return {"state": str(self._weights.state)}
+
+    async def timeline(self) -> dict[str, Any]:
+        """The last updates, oldest first, and with which weights the running requests began."""
+        version = await self._weights.version()
+        return {
+            "weight_version": version,
+            "state": str(self._weights.state),
+            "lease": self._weights.lease.describe(),
+            "updates": self._weights.history.describe(),
+            "in_flight": self._in_flight.by_version(),
+        }
+
+    async def score(self, prompts: list[list[int]]) -> dict[str, Any]:
+        """Logprobs of the prompts' own tokens (see scoring.py)."""
+        self._weights.check_can_generate()
+        return {
+            "logprobs": await prompt_logprobs(self._engine, prompts),
+            "weight_version": await self._weights.version(),
+        }
 
     async def get_weight_version(self) -> dict[str, Any]:
         return {"weight_version": await self._weights.version()}

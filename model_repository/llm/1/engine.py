@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+import psutil
 import triton_python_backend_utils as pb_utils
 import uvloop
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
@@ -77,6 +78,14 @@ class Engine:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> "Future[Any]":
         """Schedule a coroutine on the engine's loop from another thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def kill(self) -> None:
+        """End the engine's processes, whatever they are doing; the supervisor starts them again."""
+        manager = self._llm.engine_core.resources.engine_manager if self._llm is not None else None
+        for process in manager.processes if manager is not None else ():
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
 
     def stop(self) -> None:
         """Shut the engine down, its processes included."""

@@ -4,7 +4,8 @@ Counting is cheap and happens on the engine's loop; telling Triton is a message 
 writer's thread, a few times a second.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -64,22 +65,35 @@ DESCRIPTIONS = {
 }
 
 
-class TritonMetrics:
-    """The metrics as Triton has them; `publish` tells it what changed."""
+WEIGHT_DESCRIPTIONS = {
+    "weight_updates_committed_total": "Pushes and rollbacks that went live.",
+    "weight_updates_unchanged_total": "Pushes of the very weights that were served already.",
+    "weight_updates_failed_total": "Updates that failed.",
+    "weight_updates_aborted_total": "Updates that were given up: by the trainer, or because it was gone or too late.",
+    "weight_bytes_total": "Bytes of weights that went live.",
+    "weight_update_pause_seconds": "How long the last committed update paused generation.",
+    "weight_update_load_seconds": "The part of the last pause in which the workers loaded.",
+    "weight_update_seconds": "How long the last committed update took from start to commit.",
+    "requests_stale": "Running requests that began with other weights than those that serve now.",
+}
 
-    def __init__(self) -> None:
+
+class TritonMetrics:
+    """Metrics as Triton has them; `publish` tells it what changed."""
+
+    def __init__(self, prefix: str, descriptions: Mapping[str, str]) -> None:
         # Triton forgets a metric when its family is collected, so the families are kept.
         self._families: list[Any] = []
         self._metrics: dict[str, Any] = {}
         self._published: dict[str, float] = {}
-        for name, description in DESCRIPTIONS.items():
+        for name, description in descriptions.items():
             kind = pb_utils.MetricFamily.COUNTER if name.endswith("_total") else pb_utils.MetricFamily.GAUGE
-            family = pb_utils.MetricFamily(name=f"vllm_{name}", description=description, kind=kind)
+            family = pb_utils.MetricFamily(name=f"{prefix}_{name}", description=description, kind=kind)
             self._families.append(family)
             self._metrics[name] = family.Metric(labels={"model": "llm"})
 
-    def publish(self, statistics: Statistics) -> None:
-        for name, value in asdict(statistics).items():
+    def publish(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
             before = self._published.get(name, 0)
             if value == before:
                 continue

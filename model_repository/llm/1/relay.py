@@ -21,6 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from .engine import Engine, intercept_outputs
+from .history import InFlight
 from .responses import ResponseWriter, send
 from .tensors import BadTensor, RequestError, Unavailable
 
@@ -44,9 +45,10 @@ class Channel:
 class Relay:
     """Takes engine requests from Triton to the engine core and its outputs back to the channels."""
 
-    def __init__(self, engine: Engine, writer: ResponseWriter) -> None:
+    def __init__(self, engine: Engine, writer: ResponseWriter, in_flight: InFlight) -> None:
         self._engine = engine
         self._writer = writer
+        self._in_flight = in_flight
         self._channels: dict[str, Channel] = {}
         self._owners: dict[str, Channel] = {}  # request id → channel
         self._decoder = MsgpackDecoder(EngineCoreRequest)
@@ -80,6 +82,7 @@ class Relay:
         self._engine.validate(request)
         self._owners[request.request_id] = channel
         channel.generations[request.request_id] = sender
+        self._in_flight.begin(request.request_id)
         try:
             await self._engine.llm.engine_core.add_request_async(request)
         except EngineDeadError:
@@ -127,6 +130,7 @@ class Relay:
 
     def _forget(self, request_id: str) -> Any:
         channel = self._owners.pop(request_id)
+        self._in_flight.end(request_id)
         return channel.generations.pop(request_id)
 
     def _attach_to(self, llm: AsyncLLM) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -11,7 +12,8 @@ import triton_python_backend_utils as pb_utils
 from .control import Control
 from .engine import Engine, intercept_outputs
 from .generate import NativeRequest, generate, read_request, strings
-from .metrics import Statistics, TritonMetrics
+from .history import InFlight, WeightStatistics
+from .metrics import DESCRIPTIONS, WEIGHT_DESCRIPTIONS, Statistics, TritonMetrics
 from .relay import Relay
 from .responses import ResponseWriter
 from .settings import Settings
@@ -30,13 +32,15 @@ class Service:
         self._writer = ResponseWriter()
         self._engine = Engine(settings)
         self._statistics = Statistics()
-        self._metrics = TritonMetrics()
+        self._metrics = TritonMetrics("vllm", DESCRIPTIONS)
+        self._weight_metrics = TritonMetrics("tritonlive", WEIGHT_DESCRIPTIONS)
+        self._in_flight = InFlight()
         # Before the relay's hook: it takes the front ends' outputs away.
         self._engine.on_start(lambda llm: intercept_outputs(llm, self._statistics.observe))
-        self._relay = Relay(self._engine, self._writer)
+        self._relay = Relay(self._engine, self._writer, self._in_flight)
         self._engine.on_death(self._statistics.engine_died)
-        self._weights = Weights(self._engine, self._relay.announce)
-        self._control = Control(self._engine, self._weights)
+        self._weights = Weights(self._engine, self._announce)
+        self._control = Control(self._engine, self._weights, self._in_flight)
         self._natives: dict[asyncio.Task[None], Any] = {}  # running native requests → response sender
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -95,11 +99,17 @@ class Service:
         if task is None:
             raise BadTensor("text_input", "served outside a task")
         self._natives[task] = sender
+        self._in_flight.begin(task)
         try:
             async for tensors, is_last in generate(self._engine.llm, request, f"triton-{uuid.uuid4().hex[:16]}"):
                 self._writer.send(sender, tensors, final=is_last)
         finally:
             del self._natives[task]
+            self._in_flight.end(task)
+
+    def _announce(self, version: str) -> None:
+        self._in_flight.version = version
+        self._relay.announce(version)
 
     async def _watch_cancellations(self) -> None:
         """Abort what nobody waits for any more: Triton marks such requests, and does not tell."""
@@ -128,7 +138,9 @@ class Service:
                     # traceback can keep one in a cycle.
                     gc.collect()
                     is_collected = True
-            self._writer.call(lambda: self._metrics.publish(self._statistics))
+            weights = WeightStatistics.of(self._weights.history, self._in_flight)
+            self._writer.call(lambda: self._metrics.publish(asdict(self._statistics)))
+            self._writer.call(lambda weights=weights: self._weight_metrics.publish(asdict(weights)))
 
 
 def has(request: Any, name: str) -> bool:

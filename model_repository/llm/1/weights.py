@@ -1,30 +1,32 @@
 """The replica's weights: which version serves, and the life of an update.
 
-    serving(v) ──start──► updating(v→w) ──finish──► serving(w)
+    serving(v) ──start──► updating(v→w) ──finish──► serving(w) ──rollback──► serving(v)
         ▲                    │
         └── abort, nothing   └── a failure once loading began ──► dirty ──a full update commits──► serving(w)
             loaded yet
 
-A dirty replica has weights partly replaced and refuses to generate. Operations are serialised; each has a deadline.
+A dirty replica has weights partly replaced; a fenced one serves other weights than the rest of its fleet. Both refuse
+to generate until an update commits. Operations are serialised; each has a deadline.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.v1.engine import PauseMode
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from .engine import Engine
-from .tensors import INTERNAL, BadTensor, Conflict, RequestError, Unavailable
+from .history import FIRST_VERSION, History, Record, size_of
+from .lease import Lease, read_holder
+from .tensors import BadTensor, Conflict, RequestError, Unavailable
+from .trainer_watch import TrainerWatch
+from .worker_calls import OPERATION_TIMEOUT_S, answer
 
-# A worker's call ends by its transport's own deadline; this one is for a worker that does not answer at all.
-OPERATION_TIMEOUT_S = 600.0
 LOCK_TIMEOUT_S = 60.0
 # Engines that stage: until finish is called nothing in the model has been touched.
 STAGING_BACKENDS = frozenset({"gloo"})
@@ -36,28 +38,34 @@ class State(StrEnum):
     SERVING = "serving"
     UPDATING = "updating"
     DIRTY = "dirty"
+    FENCED = "fenced"
 
 
-@dataclass
+REFUSING = frozenset({State.DIRTY, State.FENCED})
+
+
 class Weights:
     """State machine of one replica's weights; lives on the engine's loop."""
 
-    engine: Engine
-    announce: Callable[[str], None]  # called with every version that goes live
-    state: State = State.SERVING
-    reason: str | None = None
-    is_paused: bool = False
-    last_update: dict[str, Any] | None = None
-    _update_started: float = 0.0
-    _is_touched: bool = False  # whether the running update may have changed the model
-    _is_connected: bool = False
-    _timeout_s: float = OPERATION_TIMEOUT_S  # from start to finish, as the trainer asked
-    _watch: asyncio.Task[None] | None = None  # notices that the trainer is gone
-    _expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def __post_init__(self) -> None:
-        self.engine.on_death(self._engine_died)
+    def __init__(self, engine: Engine, announce: Callable[[str], None]) -> None:
+        """`announce` is called with every version that goes live."""
+        self.engine = engine
+        self.lease = Lease()
+        self.history = History()
+        self.state = State.SERVING
+        self.reason: str | None = None
+        self.is_paused = False
+        self._announce = announce
+        self._previous: str | None = None  # the version a rollback goes back to
+        self._keeps_previous = True
+        self._resting: tuple[State, str | None] = (State.SERVING, None)  # state and reason before the running update
+        self._is_touched = False  # whether the running update may have changed the model
+        self._timeout_s = OPERATION_TIMEOUT_S  # from start to finish, as the trainer asked
+        self._deadline: float | None = None
+        self._watch = TrainerWatch(self.lease, self._trainer_gone)
+        self._expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
+        self._lock = asyncio.Lock()
+        engine.on_death(self._engine_died)
 
     @property
     def backend(self) -> str | None:
@@ -69,28 +77,44 @@ class Weights:
 
     def check_can_generate(self) -> None:
         """Raises Unavailable when what would be generated could not be trusted."""
-        if self.state is State.DIRTY:
-            raise Unavailable(f"weights: dirty ({self.reason}); push a full set of weights")
+        if self.state in REFUSING:
+            raise Unavailable(f"weights: {self.state} ({self.reason}); push a full set of weights")
+
+    # ---- the trainer ----------------------------------------------------------------------------------------------
 
     async def connect(self, init_info: dict[str, Any]) -> None:
-        """Join the trainer's group."""
+        """Join the trainer's group and give it the lease. Raises Conflict while another trainer holds it."""
+        init_info = dict(init_info)
+        holder, lease_s, is_anonymous = read_holder(init_info)
         async with self._exclusive():
-            self._refuse_while(State.UPDATING, "init_weight_transfer_engine")
+            self.lease.check_free_for(holder)
+            if self.lease.holder == holder:
+                self._refuse_while(State.UPDATING, "init_weight_transfer_engine")
+            elif self.lease.is_held:
+                await self._let_go(f"the lease of {self.lease.holder} ran out")
             if self.backend is None:
                 raise BadTensor(
                     "init_weight_transfer_engine",
                     'weight transfer is off; start vLLM with --weight-transfer-config \'{"backend": "gloo"}\'',
                 )
             await self._answer(self.engine.llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info)))
-            self._is_connected = True
+            self.lease.take(holder, lease_s, is_anonymous=is_anonymous)
             self._timeout_s = float(init_info.get("timeout_s") or OPERATION_TIMEOUT_S)
-            self._watch_trainer(init_info)
+            self._keeps_previous = self.backend in STAGING_BACKENDS and init_info.get("keep_previous", True)
+            self._watch.start(init_info)
 
     async def disconnect(self) -> None:
         async with self._exclusive():
             self._refuse_while(State.UPDATING, "shutdown_weight_transfer_engine")
             await self._answer(self.engine.llm.shutdown_weight_transfer_engine())
-            self._is_connected = False
+            self._end_lease()
+
+    async def force_out(self, reason: str) -> None:
+        """Let go of the trainer, whoever it is; its update, if one is running, is given up."""
+        async with self._exclusive():
+            await self._let_go(reason)
+
+    # ---- an update ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Begin an update. Idempotent until the first update_weights, since clients retry."""
@@ -99,80 +123,92 @@ class Weights:
                 if self._is_touched:
                     raise Conflict("start_weight_update: an update is running; finish or abort it")
                 return
-            if not self._is_connected:
+            if not self.lease.is_held:
                 raise Conflict("start_weight_update: no trainer is connected; call init_weight_transfer_engine first")
-            self._is_touched = self.state is State.DIRTY or self.backend not in STAGING_BACKENDS
-            await self._pause_if_touched()
+            self._begin_update(may_touch=self.backend not in STAGING_BACKENDS)
+            record = self.history.begin("push", self.lease.holder)
             try:
+                if self._is_touched:  # an engine that writes into the model as bytes arrive must not generate meanwhile
+                    await self._answer(self.engine.llm.pause_generation(mode="keep", clear_cache=False))
                 await self._answer(self.engine.llm.start_weight_update())
             except RequestError as error:
-                await self._fail(f"start_weight_update failed: {error}")
+                await self._fail(record, f"start_weight_update failed: {error}")
                 raise
             self.state = State.UPDATING
-            self._update_started = time.monotonic()
-            self._expiry = asyncio.create_task(self._abort_when_late())
+            self._expiry = asyncio.create_task(self._abort_when_late(record))
 
     async def update(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         async with self._exclusive():
-            self._require_update("update_weights")
+            record = self._running_update("update_weights")
             try:
                 await self._answer(self.engine.llm.update_weights(WeightTransferUpdateRequest(update_info)))
             except RequestError as error:
-                await self._fail(f"update_weights failed: {error}")
+                await self._fail(record, f"update_weights failed: {error}")
                 raise
+            for num_tensors, num_bytes in map(size_of, update_info if isinstance(update_info, list) else [update_info]):
+                record.num_tensors += num_tensors
+                record.num_bytes += num_bytes
 
-    async def finish(self, version: str | None) -> dict[str, Any]:
+    async def finish(
+        self, version: str | None, in_flight: PauseMode = "keep", *, unchanged: bool = False
+    ) -> dict[str, Any]:
         """Make the update live: load, set the version and drop cached prefixes while generation is paused.
 
-        Running requests keep what they generated and go on with the new weights; their KV cache is computed anew,
-        so that no token is made from two sets of weights. Idempotent: a second finish of the same version answers
-        as the first.
+        in_flight: running requests go on with the new weights ("keep"; what they hold in the KV cache is computed
+            anew, so that no token is made from two sets of weights), are waited for, or aborted.
+        unchanged: the trainer heard from all our workers that they hold these very tensors: only the version moves.
+
+        Idempotent: a second finish of the same version answers as the first.
         """
         async with self._exclusive():
-            if self.state is State.SERVING and self._is_committed(version):
-                return self.last_update or {}
-            self._require_update("finish_weight_update")
-            llm = self.engine.llm
-            paused_at = time.monotonic()
+            last = self.history.last
+            if self.state is State.SERVING and last and last.weight_version == version and last.is_committed:
+                return last.result()
+            record = self._running_update("finish_weight_update")
+            record.stage_s = time.time() - record.started_at
+            before = await self.version()
+            await self._commit(record, version, in_flight, unchanged=unchanged and not self._is_touched)
+            if record.outcome == "committed":
+                self._previous = before if self._keeps_previous else None
+            return record.result()
+
+    async def rollback(self, in_flight: PauseMode = "keep") -> dict[str, Any]:
+        """Load the previous version again; a dirty replica goes back to the version it had. Raises Conflict."""
+        async with self._exclusive():
+            self._refuse_while(State.UPDATING, "rollback")
+            before = await self.version()
+            target = before if self.state is State.DIRTY else self._previous
+            if target is None or self.backend not in STAGING_BACKENDS:
+                raise Conflict("rollback: no previous version is kept here")
+            record = self.history.begin("rollback", self.lease.holder)
+            self._begin_update(may_touch=False)
             try:
-                await self._answer(llm.pause_generation(mode="keep", clear_cache=False))
-                load_started = time.monotonic()
-                try:
-                    await self._answer(llm.finish_weight_update())
-                except RequestError as error:
-                    self._is_touched = self._is_touched or UNTOUCHED not in str(error)
-                    raise
-                self._is_touched = True
-                load_s = time.monotonic() - load_started
-                if version is not None:
-                    await self._answer(llm.update_weight_version(version))
-                await self._answer(llm.reset_prefix_cache(reset_running_requests=True))
+                await self._answer(self.engine.llm.start_weight_update())
+                await self._answer(self.engine.llm.update_weights(WeightTransferUpdateRequest({"rollback": True})))
             except RequestError as error:
-                await self._fail(f"finish_weight_update failed: {error}")
+                await self._fail(record, f"rollback failed: {error}")
                 raise
-            self._stop_expiry()
-            self.state, self.reason, self._is_touched = State.SERVING, None, False
-            live = await self.version()
-            self.announce(live)
-            await self._resume_unless_paused()
-            now = time.monotonic()
-            self.last_update = {
-                "outcome": "committed",
-                "weight_version": live,
-                "paused_s": now - paused_at,
-                "load_s": load_s,
-                "total_s": now - self._update_started,
-                "finished_at": time.time(),
-            }
-            return self.last_update
+            was_dirty = self.state is State.DIRTY
+            await self._commit(record, target, in_flight, unchanged=False)
+            if not was_dirty:
+                self._previous = before
+            return record.result()
 
     async def abort(self, reason: str) -> None:
         """Give up a running update; nothing happens without one."""
         async with self._exclusive():
-            if self.state is State.UPDATING:
-                await self._fail(f"aborted: {reason}")
+            if self.state is State.UPDATING and self.history.last is not None:
+                await self._fail(self.history.last, reason, outcome="aborted")
 
-    async def pause(self, mode: PauseMode, clear_cache: bool) -> None:
+    async def fence(self, reason: str) -> None:
+        """Refuse to generate until an update commits: the rest of the fleet serves other weights."""
+        async with self._exclusive():
+            self._refuse_while(State.UPDATING, "fence")
+            await self._refuse(State.FENCED, reason)
+
+    # ---- generation -----------------------------------------------------------------------------------------------
+
+    async def pause(self, mode: PauseMode, *, clear_cache: bool) -> None:
         async with self._exclusive():
             await self._answer(self.engine.llm.pause_generation(mode=mode, clear_cache=clear_cache))
             self.is_paused = True
@@ -180,69 +216,86 @@ class Weights:
     async def resume(self) -> None:
         async with self._exclusive():
             self.is_paused = False
-            if self.state is not State.DIRTY:
+            if self.state not in REFUSING:
                 await self._answer(self.engine.llm.resume_generation())
 
     async def set_version(self, version: str) -> None:
         async with self._exclusive():
             self._refuse_while(State.UPDATING, "update_weight_version")
             await self._answer(self.engine.llm.update_weight_version(version))
-            self.announce(version)
-
-    def _watch_trainer(self, init_info: dict[str, Any]) -> None:
-        """Hold an idle connection to the trainer's rendezvous: it ends when the trainer does."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        host, port = init_info.get("master_address"), init_info.get("master_port")
-        if host and port:
-            self._watch = asyncio.create_task(self._abort_when_gone(host, port))
-
-    async def _abort_when_gone(self, host: str, port: int) -> None:
-        try:
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                await reader.read(1)
-            finally:
-                writer.close()
-        except OSError:
-            pass
-        self._watch = None
-        await self.abort("the trainer is gone")
-
-    async def _abort_when_late(self) -> None:
-        await asyncio.sleep(self._timeout_s)
-        self._expiry = None
-        await self.abort(f"not finished within the trainer's own {self._timeout_s:.0f} s")
-
-    def _stop_expiry(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+            self._announce(version)
 
     def mark_dirty(self, reason: str) -> None:
         self.state, self.reason = State.DIRTY, reason
 
-    def _engine_died(self, _reason: str) -> None:
-        # The new engine starts from the checkpoint: nothing of a running update is left in it.
-        self.state, self.reason, self._is_touched, self.is_paused = State.SERVING, None, False, False
-        self._is_connected = False
-        self._stop_expiry()
+    # ---- the steps of the above -----------------------------------------------------------------------------------
 
-    async def _fail(self, reason: str) -> None:
+    def _begin_update(self, *, may_touch: bool) -> None:
+        self._deadline = time.monotonic() + self._timeout_s
+        self._resting = (self.state, self.reason)
+        self._is_touched = may_touch or self.state is State.DIRTY
+
+    async def _commit(self, record: Record, version: str | None, in_flight: PauseMode, *, unchanged: bool) -> None:
+        llm = self.engine.llm
+        record.in_flight = in_flight
+        times = [time.monotonic()]
+        try:
+            if not unchanged:
+                await self._answer(llm.pause_generation(mode=in_flight, clear_cache=False))
+            times.append(time.monotonic())
+            try:
+                await self._answer(llm.finish_weight_update())
+            except RequestError as error:
+                self._is_touched = self._is_touched or UNTOUCHED not in str(error)
+                raise
+            times.append(time.monotonic())
+            if version is not None:
+                await self._answer(llm.update_weight_version(version))
+            if not unchanged:
+                self._is_touched = True
+                await self._answer(llm.reset_prefix_cache(reset_running_requests=True))
+        except RequestError as error:
+            await self._fail(record, f"finish_weight_update failed: {error}")
+            raise
+        self._stop_expiry()
+        self.state, self.reason, self._is_touched = State.SERVING, None, False
+        live = await self.version()
+        self._announce(live)
+        if not unchanged:
+            await self._resume_unless_paused()
+            times.append(time.monotonic())
+            record.pause_s = times[3] - times[0]
+            record.drain_s, record.load_s, record.flush_s = (b - a for a, b in pairwise(times))
+        self.history.end(record, "unchanged" if unchanged else "committed", live)
+
+    async def _fail(self, record: Record, reason: str, outcome: str = "failed") -> None:
         """End the update; what the model holds decides between serving on and dirty."""
         self._stop_expiry()
-        self._is_connected = False
+        self._end_lease()
         version = None
         if self.engine.is_running:
             await self._reset_worker()
             version = await self.version()
         if self._is_touched:
-            self.mark_dirty(reason)
+            await self._refuse(State.DIRTY, reason)
         else:
-            self.state, self.reason = State.SERVING, None
+            self.state, self.reason = self._resting
             await self._resume_unless_paused()
-        self.last_update = {"outcome": reason, "weight_version": version, "finished_at": time.time()}
+        self.history.end(record, outcome, version, reason)
+
+    async def _refuse(self, state: State, reason: str) -> None:
+        """From now on nothing is generated; what is running ends with finish reason "abort"."""
+        self.state, self.reason = state, reason
+        if self.engine.is_running:
+            await self._answer(self.engine.llm.pause_generation(mode="abort", clear_cache=True))
+
+    async def _let_go(self, reason: str) -> None:
+        if self.state is State.UPDATING and self.history.last is not None:
+            await self._fail(self.history.last, reason, outcome="aborted")
+        elif self.lease.is_held:
+            self._end_lease()
+            if self.engine.is_running:
+                await self._answer(self.engine.llm.shutdown_weight_transfer_engine())
 
     async def _reset_worker(self) -> None:
         """Let go of the trainer, so that the next one can connect.
@@ -261,22 +314,59 @@ class Weights:
             except RequestError:  # a trainer that cannot be let go of is left to its group's own deadline
                 continue
 
-    async def _pause_if_touched(self) -> None:
-        # An engine that writes into the model as bytes arrive must not generate meanwhile.
-        if self._is_touched:
-            await self._answer(self.engine.llm.pause_generation(mode="keep", clear_cache=False))
-
     async def _resume_unless_paused(self) -> None:
-        if not self.is_paused and self.engine.is_running:
+        if not self.is_paused and self.state not in REFUSING and self.engine.is_running:
             await self._answer(self.engine.llm.resume_generation())
 
-    def _is_committed(self, version: str | None) -> bool:
-        last = self.last_update
-        return last is not None and last["outcome"] == "committed" and last["weight_version"] == version
+    async def _answer(self, call: Awaitable[Any]) -> Any:
+        """A worker's answer. One that does not come by the update's deadline costs the engine its life.
 
-    def _require_update(self, operation: str) -> None:
-        if self.state is not State.UPDATING:
+        A broadcast that waits for a trainer cannot be interrupted (NCCL), and blocks the worker for everything else.
+        """
+        left = OPERATION_TIMEOUT_S if self._deadline is None else max(1.0, self._deadline - time.monotonic())
+        return await answer(self.engine, call, min(left, OPERATION_TIMEOUT_S))
+
+    async def _trainer_gone(self, generation: int, reason: str) -> None:
+        async with self._exclusive():
+            # A call of the trainer's may have been under way, and has renewed the lease.
+            if self.lease.generation == generation and (self.lease.left_s == 0 or "gone" in reason):
+                await self._let_go(reason)
+
+    async def _abort_when_late(self, record: Record) -> None:
+        await asyncio.sleep(self._timeout_s)
+        async with self._exclusive():
+            self._expiry = None
+            if self.state is State.UPDATING and self.history.last is record:
+                late = f"not finished within the trainer's own {self._timeout_s:.0f} s"
+                await self._fail(record, late, outcome="aborted")
+
+    def _stop_expiry(self) -> None:
+        self._deadline = None
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def _end_lease(self) -> None:
+        self.lease.release()
+        self._watch.stop()
+
+    def _engine_died(self, reason: str) -> None:
+        # The new engine starts from the checkpoint: nothing of a running update is left in it.
+        last = self.history.last
+        if last is not None and last.outcome == "running":
+            self.history.end(last, "failed", None, reason)
+        if self.state is not State.FENCED:
+            self.state, self.reason = State.SERVING, None
+        self._previous, self._is_touched, self.is_paused = None, False, False
+        self._announce(FIRST_VERSION)
+        self._stop_expiry()
+        self._end_lease()
+
+    def _running_update(self, operation: str) -> Record:
+        last = self.history.last
+        if self.state is not State.UPDATING or last is None:
             raise Conflict(f"{operation}: no update is running (state: {self.state}); call start_weight_update first")
+        return last
 
     def _refuse_while(self, state: State, operation: str) -> None:
         if self.state is state:
@@ -292,17 +382,4 @@ class Weights:
             yield
         finally:
             self._lock.release()
-
-    @staticmethod
-    async def _answer(call: Awaitable[Any]) -> Any:
-        """An engine call's answer within the deadline, its failure as a RequestError."""
-        try:
-            return await asyncio.wait_for(call, OPERATION_TIMEOUT_S)
-        except TimeoutError:
-            raise RequestError(f"engine: no answer within {OPERATION_TIMEOUT_S:.0f} s", INTERNAL) from None
-        except EngineDeadError:
-            raise Unavailable("engine: died and is being started again; try again in a minute") from None
-        except RequestError:
-            raise
-        except Exception as error:  # vLLM's utility calls wrap whatever a worker raised in a bare Exception
-            raise RequestError(str(error)) from None
+            self.lease.renew()

@@ -1,0 +1,142 @@
+"""What happened to the weights: the last updates, and which versions the running requests began with."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+
+KEPT_RECORDS = 64
+OUTCOMES = ("committed", "unchanged", "failed", "aborted")
+
+
+@dataclass
+class Record:
+    """One update; times in seconds, `started_at` since the epoch."""
+
+    kind: str  # push, rollback
+    holder: str | None
+    started_at: float = field(default_factory=time.time)
+    outcome: str = "running"  # running, committed, unchanged, failed, aborted
+    reason: str | None = None
+    weight_version: str | None = None  # the one that serves afterwards
+    num_bytes: int = 0
+    num_tensors: int = 0
+    in_flight: str | None = None  # what became of running requests: keep, wait, abort
+    stage_s: float = 0.0  # from start to the commit's begin, while generation went on
+    pause_s: float = 0.0  # how long generation stood still
+    drain_s: float = 0.0  # part of pause_s: until the engine stood still
+    load_s: float = 0.0  # part of pause_s: the workers loaded
+    flush_s: float = 0.0  # part of pause_s: cached prefixes were dropped, running requests set back
+    total_s: float = 0.0
+
+    @property
+    def is_committed(self) -> bool:
+        return self.outcome in ("committed", "unchanged")
+
+    def result(self) -> dict[str, Any]:
+        """What the one who asked for it hears."""
+        return {
+            "outcome": self.outcome,
+            "weight_version": self.weight_version,
+            "is_changed": self.outcome != "unchanged",
+            "paused_s": self.pause_s,
+            "load_s": self.load_s,
+            "total_s": self.total_s,
+        }
+
+
+def size_of(update_info: dict[str, Any]) -> tuple[int, int]:
+    """Tensors and bytes that an update announces; 0 where it does not say."""
+    dtypes, shapes = update_info.get("dtype_names") or [], update_info.get("shapes") or []
+    sizes = (prod(shape) * getattr(torch, dtype).itemsize for dtype, shape in zip(dtypes, shapes, strict=False))
+    return len(dtypes), sum(sizes)
+
+
+class History:
+    """The last updates, oldest first."""
+
+    def __init__(self) -> None:
+        self._records: deque[Record] = deque(maxlen=KEPT_RECORDS)
+        self.outcomes: Counter[str] = Counter()
+        self.pushed_bytes = 0
+
+    @property
+    def last(self) -> Record | None:
+        return self._records[-1] if self._records else None
+
+    @property
+    def records(self) -> Sequence[Record]:
+        return tuple(self._records)
+
+    def begin(self, kind: str, holder: str | None) -> Record:
+        record = Record(kind, holder)
+        self._records.append(record)
+        return record
+
+    def end(self, record: Record, outcome: str, version: str | None, reason: str | None = None) -> None:
+        record.outcome, record.weight_version, record.reason = outcome, version, reason
+        record.total_s = time.time() - record.started_at
+        self.outcomes[outcome] += 1
+        if record.is_committed:
+            self.pushed_bytes += record.num_bytes
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [asdict(record) for record in self._records]
+
+
+# What vLLM calls the checkpoint's weights.
+FIRST_VERSION = "default"
+
+
+class InFlight:
+    """Running requests by the version that served when they began."""
+
+    def __init__(self) -> None:
+        self.version = FIRST_VERSION  # the one that serves now
+        self._versions: dict[Hashable, str] = {}
+
+    def begin(self, request: Hashable) -> None:
+        self._versions[request] = self.version
+
+    def end(self, request: Hashable) -> None:
+        self._versions.pop(request, None)
+
+    def by_version(self) -> dict[str, int]:
+        return dict(Counter(self._versions.values()))
+
+    @property
+    def num_stale(self) -> int:
+        """Requests that began with other weights than those that serve now."""
+        return sum(version != self.version for version in self._versions.values())
+
+
+@dataclass
+class WeightStatistics:
+    """What Triton's /metrics says of the weights; the field names are the metrics' names without their prefix."""
+
+    weight_updates_committed_total: int = 0
+    weight_updates_unchanged_total: int = 0
+    weight_updates_failed_total: int = 0
+    weight_updates_aborted_total: int = 0
+    weight_bytes_total: int = 0
+    weight_update_pause_seconds: float = 0.0
+    weight_update_load_seconds: float = 0.0
+    weight_update_seconds: float = 0.0
+    requests_stale: int = 0
+
+    @classmethod
+    def of(cls, history: History, in_flight: InFlight) -> "WeightStatistics":
+        counts = {f"weight_updates_{outcome}_total": history.outcomes[outcome] for outcome in OUTCOMES}
+        last = next((record for record in reversed(history.records) if record.outcome == "committed"), None)
+        return cls(
+            **counts,
+            weight_bytes_total=history.pushed_bytes,
+            weight_update_pause_seconds=last.pause_s if last else 0.0,
+            weight_update_load_seconds=last.load_s if last else 0.0,
+            weight_update_seconds=last.total_s if last else 0.0,
+            requests_stale=in_flight.num_stale,
+        )

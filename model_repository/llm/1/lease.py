@@ -1,0 +1,81 @@
+"""Who may change this replica's weights now: one trainer at a time, for as long as it shows that it lives.
+
+A trainer that names itself (`holder`) renews its lease with every call and a heartbeat; when the lease runs out its
+group is torn down. One that does not (vLLM's and TRL's clients know no leases) is known by the rendezvous it hosts. It
+sends no heartbeat, so its lease runs out without consequence until another trainer comes.
+"""
+
+import time
+from typing import Any
+
+from .tensors import BadTensor, Conflict
+
+# Without traffic for so long, a trainer that sends no heartbeat makes way for the next one.
+ANONYMOUS_LEASE_S = 60.0
+MIN_LEASE_S, MAX_LEASE_S = 1.0, 3600.0
+
+
+class Lease:
+    """At most one holder; `generation` grows with every new one."""
+
+    def __init__(self) -> None:
+        self.holder: str | None = None
+        self.seconds = 0.0
+        self.is_anonymous = False
+        self.generation = 0
+        self._renewed_at = 0.0
+
+    @property
+    def is_held(self) -> bool:
+        return self.holder is not None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it runs out; 0 when it has, or nobody holds it."""
+        return max(0.0, self._renewed_at + self.seconds - time.monotonic()) if self.is_held else 0.0
+
+    def check_free_for(self, holder: str) -> None:
+        """Raises Conflict while another trainer holds it."""
+        if self.holder != holder and self.left_s > 0:
+            raise Conflict(
+                f"weights: trainer {self.holder} is connected; its lease runs out in {self.left_s:.0f} s "
+                "unless it renews it"
+            )
+
+    def take(self, holder: str, seconds: float, *, is_anonymous: bool) -> None:
+        """Give it to `holder`, who takes the place of whoever had it. Call `check_free_for` first."""
+        self.holder, self.seconds, self.is_anonymous = holder, seconds, is_anonymous
+        self.generation += 1
+        self.renew()
+
+    def require(self, holder: str | None) -> None:
+        """Raises Conflict unless `holder` holds it; None, for a client that knows no leases, is an anonymous holder."""
+        if self.holder is None or (holder is None and self.is_anonymous) or holder == self.holder:
+            return
+        who = "a client without a lease" if holder is None else holder
+        raise Conflict(f"weights: {who} cannot do this: trainer {self.holder} is connected")
+
+    def renew(self) -> None:
+        self._renewed_at = time.monotonic()
+
+    def release(self) -> None:
+        self.holder = None
+
+    def describe(self) -> dict[str, Any] | None:
+        """`holder`, `seconds` it lasts, seconds `left_s`; None when nobody holds it."""
+        if not self.is_held:
+            return None
+        return {"holder": self.holder, "seconds": self.seconds, "left_s": round(self.left_s, 1)}
+
+
+def read_holder(init_info: dict[str, Any]) -> tuple[str, float, bool]:
+    """Take the lease's fields out of `init_info`: holder, seconds, whether it is anonymous. Raises BadTensor."""
+    named, seconds = init_info.pop("holder", None), init_info.pop("lease_s", ANONYMOUS_LEASE_S)
+    if named is not None and (not isinstance(named, str) or not 0 < len(named) <= 200):
+        raise BadTensor("init_info", "holder: must be a string of 1 to 200 characters")
+    if not isinstance(seconds, int | float) or not MIN_LEASE_S <= seconds <= MAX_LEASE_S:
+        raise BadTensor("init_info", f"lease_s: must be {MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds, got {seconds!r}")
+    if named is not None:
+        return named, float(seconds), False
+    address, port = init_info.get("master_address", "unknown"), init_info.get("master_port", "")
+    return f"{address}:{port}", ANONYMOUS_LEASE_S, True

@@ -1,0 +1,40 @@
+"""Logprobs of given tokens, for a trainer that compares them with its own."""
+
+import asyncio
+import math
+import uuid
+
+from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm.inputs import TokensPrompt
+
+from .engine import Engine
+from .tensors import BadTensor
+
+MAX_PROMPTS = 256
+
+
+async def prompt_logprobs(engine: Engine, prompts: list[list[int]]) -> list[list[float | None]]:
+    """For each prompt (token ids), log p(token | the tokens before it) of all its tokens but the first.
+
+    None stands for what is no number. Raises BadTensor.
+    """
+    if not isinstance(prompts, list) or not 0 < len(prompts) <= MAX_PROMPTS:
+        raise BadTensor("control_arguments", f"of score: prompts must be a list of 1 to {MAX_PROMPTS} prompts")
+    for prompt in prompts:
+        if not isinstance(prompt, list) or len(prompt) < 2 or not all(isinstance(token, int) for token in prompt):
+            raise BadTensor("control_arguments", "of score: a prompt must be a list of at least 2 token ids")
+    return list(await asyncio.gather(*(_score(engine, prompt) for prompt in prompts)))
+
+
+async def _score(engine: Engine, prompt: list[int]) -> list[float | None]:
+    params = SamplingParams(max_tokens=1, temperature=1.0, prompt_logprobs=0, detokenize=False)
+    answers = engine.llm.generate(TokensPrompt(prompt_token_ids=prompt), params, f"score-{uuid.uuid4().hex}")
+    try:
+        async for answer in answers:
+            rows = answer.prompt_logprobs or []
+            found = [row[token].logprob for row, token in zip(rows, prompt, strict=True) if row is not None]
+            return [value if math.isfinite(value) else None for value in found]
+    except (VLLMValidationError, ValueError) as error:
+        raise BadTensor("control_arguments", f"of score: {error}") from None
+    return []

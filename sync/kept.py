@@ -1,0 +1,115 @@
+"""What a worker remembers of the weights it serves: enough to know whether a push changes them, and to go back.
+
+    a push stages ──► Update ──commit──► current ──next commit──► previous ──next commit──► its memory is used again
+
+Before the first push the current weights are the checkpoint that vLLM was started with.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from .buckets import host_buffer
+from .digest import Digests, tensor_digest
+from .errors import TransferError
+from .sources import WeightSource
+
+Staged = list[tuple[str, torch.Tensor]]
+
+
+@dataclass
+class Update:
+    """Tensors that arrived, as views of `memory` (uint8), and their digests."""
+
+    tensors: Staged
+    digests: Digests
+    memory: torch.Tensor
+    is_unchanged: bool = False
+
+    def matches(self, digests: Digests) -> bool:
+        """Whether these are the same tensors, bit for bit."""
+        return self.digests == digests
+
+
+@dataclass
+class Checkpoint:
+    """The checkpoint on disk; `find` gives its source, or None when it is not at hand."""
+
+    find: Callable[[], WeightSource | None]
+
+    def matches(self, digests: Digests) -> bool:
+        """Whether the checkpoint has the same tensors in the dtypes served. Ends at the first that differs."""
+        source = self.find()
+        if source is None:
+            return False
+        wanted = {meta.name: (meta, value) for meta, value in digests.items()}
+        for name, tensor in source:
+            meta, value = wanted.pop(name, (None, None))
+            if meta is not None and tensor_digest(tensor.to(meta.dtype)) != value:
+                return False
+        return not wanted
+
+    @property
+    def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Raises TransferError when the checkpoint is not at hand."""
+        source = self.find()
+        if source is None:
+            raise TransferError("gloo: the checkpoint is not at hand as safetensors")
+        return source
+
+
+class KeptWeights:
+    """The current version and, if wanted, the one before it."""
+
+    def __init__(self, find_checkpoint: Callable[[], WeightSource | None]) -> None:
+        self.is_kept = True  # whether tensors are kept, for a rollback, or digests only
+        self.is_spoiled = False  # a load failed: the model holds neither version whole
+        self._current: Update | Checkpoint | None = Checkpoint(find_checkpoint)
+        self._previous: Update | Checkpoint | None = None
+        self._spare = torch.empty(0, dtype=torch.uint8)
+
+    def matches(self, digests: Digests) -> bool:
+        """Whether the model holds exactly these tensors already."""
+        return not self.is_spoiled and self._current is not None and self._current.matches(digests)
+
+    def commit(self, update: Update) -> None:
+        """The model holds `update` now."""
+        self.is_spoiled = False
+        dropped = self._previous
+        if self.is_kept:
+            self._previous, self._current = self._current, update
+        else:
+            self.release(update.memory)
+            self._previous, self._current = None, Update([], update.digests, torch.empty(0, dtype=torch.uint8))
+        if isinstance(dropped, Update):
+            self.release(dropped.memory)
+
+    def before(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """The tensors a rollback loads: the previous version, or the current one if its successor's load failed.
+
+        Raises TransferError when there are none.
+        """
+        wanted = self._current if self.is_spoiled else self._previous
+        if wanted is None or (isinstance(wanted, Update) and not wanted.tensors):
+            raise TransferError("gloo: no previous version is kept")
+        return wanted.tensors
+
+    def roll_back(self) -> None:
+        """The model holds what `before` gave."""
+        if not self.is_spoiled:
+            self._current, self._previous = self._previous, self._current
+        self.is_spoiled = False
+
+    def take_memory(self, num_bytes: int) -> torch.Tensor:
+        """uint8[num_bytes] to stage in; that of an update before is used again, since fresh pages are slow."""
+        memory, self._spare = self._spare, torch.empty(0, dtype=torch.uint8)
+        if memory.numel() == num_bytes:
+            return memory
+        del memory  # the old goes before the new comes
+        return host_buffer(num_bytes)
+
+    def release(self, memory: torch.Tensor) -> None:
+        """Memory whose tensors nobody needs any more."""
+        if memory.numel():
+            self._spare = memory
