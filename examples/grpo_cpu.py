@@ -3,8 +3,8 @@
     python examples/grpo_cpu.py                      # SmolLM2-135M on a server of its own
     python examples/grpo_cpu.py --url http://127.0.0.1:9000 --steps 10
 
-The task can be checked without a judge: answer in digits, not in words. It
-ends with a picture of the run, its figures as JSON and the trained model, all in --out.
+The task can be checked without a judge: answer in digits, not in words. It ends with a picture of the run, its figures
+as JSON and the trained model, all in --out.
 """
 
 import json
@@ -256,6 +256,7 @@ def main(
             f"step {step.step:3d}  reward {step.reward:.3f}  weights {step.version:8s}  "
             f"rollout {step.rollout_s:.1f} s  train {step.train_s:.1f} s  push {step.push_s:.1f} s",
             highlight=False,
+            soft_wrap=True,
         )
 
     with server(url, model_dir, console) as (address, options):
