@@ -1,4 +1,4 @@
-"""The command line: `python -m sync push | check | status`."""
+"""The command line: `python -m sync push | check | status | timeline | rollback`."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -54,6 +54,14 @@ class BackendName(StrEnum):
     IPC = "ipc"
 
 
+class Pause(StrEnum):
+    """What becomes of running requests."""
+
+    KEEP = "keep"
+    WAIT = "wait"
+    ABORT = "abort"
+
+
 To = Annotated[
     list[str],
     typer.Option("--to", metavar="TARGET", help="http://host:9000 or grpc://host:8001. Repeat for a fleet."),
@@ -88,6 +96,9 @@ def push(
     control_key: Key = None,
     timeout: Seconds = 300.0,
     master_address: Address = "127.0.0.1",
+    in_flight: Annotated[
+        Pause, typer.Option(help="Running requests go on with the new weights, are waited for, or are ended.")
+    ] = Pause.KEEP,
     as_json: Json = False,
 ) -> None:
     """Push a checkpoint from disk while the servers keep answering.
@@ -103,7 +114,7 @@ def push(
             to, backend=backend.value, control_key=control_key, timeout=timeout, master_address=master_address
         ) as sync:
             with progress_bar() as progress:
-                report = sync.push(checkpoint, version, progress=progress)
+                report = sync.push(checkpoint, version, progress=progress, in_flight=in_flight.value)
     if as_json:
         Console().print_json(data=asdict(report))
     else:
@@ -139,6 +150,29 @@ def status(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json: J
         if value is not None:
             table.add_row(f"[bold]{name}[/bold]", json.dumps(value) if isinstance(value, dict) else str(value))
     Console().print(table)
+
+
+@app.command()
+def timeline(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json: Json = False) -> None:
+    """Show the last pushes: when, by whom, how long staged, paused and loaded, and how they ended."""
+    from .timeline import timeline_table
+
+    with reported(), connect(Target.parse(to, control_key), timeout) as client:
+        answer = client.timeline()
+    if as_json:
+        Console().print_json(data=answer)
+    else:
+        Console().print(timeline_table(answer))
+
+
+@app.command()
+def rollback(to: To, backend: Transport = BackendName.GLOO, control_key: Key = None, timeout: Seconds = 300.0) -> None:
+    """Serve the weights before the last push again."""
+    from .weight_sync import WeightSync
+
+    with reported(), WeightSync(to, backend=backend.value, control_key=control_key, timeout=timeout) as sync:
+        version = sync.rollback()
+    Console().print(f"{version} serves again.")
 
 
 @contextmanager

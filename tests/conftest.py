@@ -26,11 +26,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows what the processes of its stack said last."""
     report = yield
+    report.user_properties += [("row", number) for mark in item.iter_markers("row") for number in mark.args]
     values: dict[str, Any] = getattr(item, "funcargs", {})
     for stack in (value for value in values.values() if report.failed and isinstance(value, Stack)):
         for process in (stack.frontend, stack.triton):
             report.sections.append((f"log of {process.name}", process.log_tail(60)))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each row of the fault list that was run."""
+    rows: dict[int, list[pytest.TestReport]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            for name, number in report.user_properties if report.when == "call" or report.failed else ():
+                if name == "row":
+                    rows.setdefault(number, []).append(report)
+    if rows:
+        terminalreporter.section("fault list")
+    for number, reports in sorted(rows.items()):
+        bad = [report for report in reports if report.failed]
+        tests = ", ".join(
+            sorted({report.nodeid.rpartition("::")[2].removeprefix("test_").partition("[")[0] for report in reports})
+        )
+        verdict = f"{len(bad)} of {len(reports)} FAILED" if bad else f"ok ({len(reports)})"
+        terminalreporter.write_line(f"row {number:2}  {verdict:<18} {tests.replace('_', ' ')}")
 
 
 @pytest.fixture(scope="session")

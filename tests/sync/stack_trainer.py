@@ -1,6 +1,6 @@
-"""A trainer in a process of its own: stack_trainer.py TARGET CHECKPOINT MODE.
+"""A trainer in a process of its own: stack_trainer.py TARGET CHECKPOINT MODE [LEASE].
 
-It pushes when told to on its standard input, or is killed at a given point of a push.
+It pushes when told to on its standard input, is killed at a given point of a push, or stays connected.
 """
 
 import os
@@ -16,18 +16,21 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(target: str, checkpoint: str, mode: str) -> None:
+def main(target: str, checkpoint: str, mode: str, lease: str = "30") -> None:
     if mode == "after-init":
         Fleet.start_weight_update = die
     elif mode == "before-commit":
         Fleet.finish_weight_update = die
     progress = die if mode == "mid-transfer" else None
-    with WeightSync(target, backend="gloo", timeout=30) as sync:
+    with WeightSync(target, backend="gloo", timeout=30, lease=float(lease)) as sync:
         if mode == "on-command":
             sync.check(checkpoint)  # everything is imported and answers
             print("ready", flush=True)  # noqa: T201 - read by the test
             sys.stdin.readline()
         report = sync.push(checkpoint, mode, progress=progress)
+        if mode == "connected":
+            print("connected", flush=True)  # noqa: T201 - read by the test
+            sys.stdin.readline()
         print(report)  # noqa: T201 - shown when the test fails
 
 

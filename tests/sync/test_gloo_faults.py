@@ -133,6 +133,7 @@ def membership(port: int, group_name: str = "test", timeout_s: float = 2.0) -> M
 
 
 @pytest.mark.fault
+@pytest.mark.row(21)
 def test_a_trainer_that_never_joins():
     store, port = host_store("127.0.0.1", 0, 5)
     receiver = receiver_of(membership(port, timeout_s=1.0))
@@ -143,6 +144,7 @@ def test_a_trainer_that_never_joins():
 
 
 @pytest.mark.fault
+@pytest.mark.row(21)
 def test_no_rendezvous_at_all():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -152,6 +154,7 @@ def test_no_rendezvous_at_all():
 
 
 @pytest.mark.fault
+@pytest.mark.row(20)
 def test_a_port_that_is_taken_and_an_address_that_is_not_ours(replica):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -165,6 +168,7 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_ours(replica):
 
 
 @pytest.mark.fault
+@pytest.mark.row(20)
 def test_an_uninvited_joiner_gets_no_rank():
     store, port = host_store("127.0.0.1", 0, 5)
     stranger = receiver_of(membership(port, group_name="guess", timeout_s=1.5))
@@ -185,6 +189,7 @@ def test_an_uninvited_joiner_gets_no_rank():
 
 
 @pytest.mark.fault
+@pytest.mark.row(20)
 def test_nothing_listens_beyond_the_given_address(replica):
     listening: set[str] = set()
 

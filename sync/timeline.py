@@ -1,0 +1,50 @@
+"""The last updates of a replica as a table."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+OUTCOME_STYLES = {"committed": "green", "unchanged": "cyan", "running": "yellow", "failed": "red", "aborted": "red"}
+SECONDS = ("stage_s", "pause_s", "drain_s", "load_s", "flush_s", "total_s")
+
+
+def timeline_table(answer: Mapping[str, Any]) -> Table:
+    """The answer of the control operation `timeline`, one line for each update, the newest last."""
+    table = Table(title=headline(answer), title_justify="left", box=None, pad_edge=False)
+    for name in ("when", "what", "version", "outcome", "in flight", "tensors", "MB"):
+        table.add_column(name)
+    for name in SECONDS:
+        table.add_column(name.replace("_s", " s"), justify="right")
+    table.add_column("by", overflow="fold")
+    for update in answer["updates"]:
+        outcome = update["outcome"]
+        reason = f": {update['reason']}" if update["reason"] else ""
+        table.add_row(
+            time.strftime("%H:%M:%S", time.localtime(update["started_at"])),
+            update["kind"],
+            update["weight_version"] or "-",
+            f"[{OUTCOME_STYLES.get(outcome, '')}]{outcome}[/]{reason}",
+            update["in_flight"] or "-",
+            str(update["num_tensors"]),
+            f"{update['num_bytes'] / 1e6:.1f}",
+            *(f"{update[name]:.3f}" for name in SECONDS),
+            update["holder"] or "-",
+        )
+    return table
+
+
+def headline(answer: Mapping[str, Any]) -> str:
+    """What serves now, who is connected, and how stale the running requests are."""
+    version, lease = answer["weight_version"], answer["lease"]
+    in_flight: Mapping[str, int] = answer["in_flight"]
+    stale = {began: count for began, count in in_flight.items() if began != version}
+    parts = [f"{answer['state']} {version}"]
+    parts.append(f"trainer {lease['holder']}, lease {lease['left_s']:.0f} s" if lease else "no trainer connected")
+    parts.append(f"{sum(in_flight.values())} requests running")
+    if stale:
+        parts.append(
+            "begun with older weights: " + ", ".join(f"{count} with {began}" for began, count in stale.items())
+        )
+    return " · ".join(parts)

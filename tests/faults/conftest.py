@@ -1,0 +1,69 @@
+"""What every fault has in common: weights to push, and a server that must still answer afterwards."""
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from launch import Stack
+from sync import WeightSync
+from sync.control import ControlClient, connect
+from sync.target import Target
+
+Weights = dict[str, torch.Tensor]
+Complete = Callable[[], tuple[str, str]]
+PROMPT = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 16}
+
+
+@pytest.fixture(scope="session")
+def weights(tiny_model_dir) -> Weights:
+    """The checkpoint's own."""
+    return load_file(tiny_model_dir / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def perturbed(weights: Weights) -> Weights:
+    torch.manual_seed(1)
+    return {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in weights.items()}
+
+
+@pytest.fixture
+def sync(stack: Stack) -> Iterator[WeightSync]:
+    with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def control(stack: Stack) -> Iterator[ControlClient]:
+    """Over Triton's gRPC, without a lease."""
+    with connect(Target.parse(f"grpc://{stack.grpc_url}", stack.control_key), timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def complete(stack: Stack) -> Complete:
+    """A greedy answer: its text and its weight version."""
+
+    def ask() -> tuple[str, str]:
+        headers = {"Authorization": f"Bearer {stack.api_key}"}
+        answer = httpx.post(f"{stack.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=60)
+        answer.raise_for_status()
+        return answer.json()["choices"][0]["text"], answer.headers["x-weight-version"]
+
+    return ask
+
+
+@pytest.fixture
+def original(stack: Stack, weights: Weights, complete: Complete) -> Iterator[tuple[str, str]]:
+    """Text and version that the checkpoint's own weights give; afterwards they serve again, and a chat is answered."""
+    with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
+        client.push(weights, "original")
+    yield complete()
+    with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
+        client.push(weights, "restored")
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    headers = {"Authorization": f"Bearer {stack.api_key}"}
+    answer = httpx.post(f"{stack.frontend_url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text

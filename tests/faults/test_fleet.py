@@ -1,0 +1,157 @@
+"""Row 28: one replica of a fleet fails at each step; never a silent mix."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from launch import Stack, StackConfig
+from sync import CommitError, SyncError, WeightSync
+from sync.control import ControlClient, connect
+from sync.fleet import Fleet
+from sync.target import Target
+from tests.stack.conftest import wait_until
+
+from .conftest import PROMPT, Weights
+
+pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
+
+
+@pytest.fixture(scope="module")
+def second(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Another Triton server with a front end of its own; the first is the shared stack."""
+    with Stack(replace(stack_config, log_dir=tmp_path_factory.mktemp("second-logs"))) as running:
+        running.wait_ready(300)
+        yield running
+
+
+@pytest.fixture
+def fleet(stack: Stack, second: Stack, weights: Weights) -> Iterator[WeightSync]:
+    """Over both replicas, which serve the checkpoint's weights as version "original"."""
+    targets = [stack.frontend_url, f"grpc://{second.grpc_url}"]
+    with WeightSync(targets, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
+        sync.push(weights, "original")
+        yield sync
+    with WeightSync(targets, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
+        sync.push(weights, "restored")
+    for replica in (stack, second):
+        assert complete(replica)[1] == "restored"
+
+
+@pytest.fixture
+def control(second: Stack) -> Iterator[ControlClient]:
+    """Of the second replica."""
+    with connect(Target.parse(f"grpc://{second.grpc_url}", second.control_key), timeout=60) as client:
+        yield client
+
+
+def complete(replica: Stack) -> tuple[str, str]:
+    headers = {"Authorization": f"Bearer {replica.api_key}"}
+    answer = httpx.post(f"{replica.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=60)
+    answer.raise_for_status()
+    return answer.json()["choices"][0]["text"], answer.headers["x-weight-version"]
+
+
+def kill_engine(replica: Stack) -> None:
+    for pid in replica.engine_core_pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_until_back(control: ControlClient, dead: list[int], replica: Stack) -> None:
+    def is_back() -> bool:
+        try:
+            return replica.engine_core_pids not in (dead, []) and control.status()["state"] in ("serving", "fenced")
+        except SyncError:
+            return False
+
+    wait_until(is_back, 180)
+
+
+def test_a_push_flips_both(stack: Stack, second: Stack, fleet: WeightSync, perturbed: Weights) -> None:
+    before = complete(stack)
+    assert complete(second) == before
+    report = fleet.push(perturbed, "flipped")
+    assert len(report.targets) == 2
+    after = complete(stack)
+    assert complete(second) == after
+    assert (after[0] != before[0], after[1]) == (True, "flipped")
+    assert fleet.rollback() == "original"
+    assert complete(stack) == complete(second) == before
+
+
+def before_start(kill: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Fleet.start_weight_update
+    monkeypatch.setattr(Fleet, "start_weight_update", lambda fleet: (kill(), start(fleet))[1])
+
+
+def before_transfer(kill: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Fleet.update_weights
+    monkeypatch.setattr(Fleet, "update_weights", lambda fleet, info: (update(fleet, info), kill())[0])
+
+
+@pytest.mark.parametrize("step", [before_start, before_transfer], ids=["start", "transfer"])
+def test_one_is_killed_before_the_commit_and_all_keep_the_old(
+    stack: Stack,
+    second: Stack,
+    fleet: WeightSync,
+    control: ControlClient,
+    weights: Weights,
+    perturbed: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+    step: Callable[[Any, Any], None],
+) -> None:
+    before, dead = complete(stack), second.engine_core_pids
+    step(lambda: kill_engine(second), monkeypatch)
+    with pytest.raises(SyncError) as caught:
+        fleet.push(perturbed, "never")
+    monkeypatch.undo()
+    assert complete(stack) == before
+    notes = " ".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert second.grpc_url in notes or "worker 2" in notes or "gloo" in notes
+    wait_until_back(control, dead, second)
+    assert control.weight_version() == "default", "its own checkpoint, and it says so"
+    report = fleet.catch_up(weights, "original")
+    assert report is not None
+    assert report.targets == (f"grpc://{second.grpc_url}",)
+    assert complete(second) == complete(stack) == before
+
+
+def test_one_is_killed_at_the_commit_and_is_fenced(
+    stack: Stack,
+    second: Stack,
+    fleet: WeightSync,
+    control: ControlClient,
+    perturbed: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dead = second.engine_core_pids
+    finish = Fleet.finish_weight_update
+
+    def kill_first(fleet: Fleet, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()) -> None:
+        kill_engine(second)
+        finish(fleet, weight_version, unchanged)
+
+    monkeypatch.setattr(Fleet, "finish_weight_update", kill_first)
+    with pytest.raises(CommitError) as caught:
+        fleet.push(perturbed, "half")
+    monkeypatch.undo()
+    assert caught.value.committed == (stack.frontend_url,)
+    assert list(caught.value.failed) == [f"grpc://{second.grpc_url}"]
+    assert complete(stack)[1] == "half"
+    wait_until_back(control, dead, second)
+    status = control.status()
+    assert (status["state"], "half is live at" in status["reason"]) == ("fenced", True)
+    headers = {"Authorization": f"Bearer {second.api_key}"}
+
+    def refuses() -> bool:
+        answer = httpx.post(f"{second.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=60)
+        return answer.status_code == 503 and "fenced" in answer.text
+
+    wait_until(refuses, 30)
+    assert fleet.catch_up(perturbed, "half") is not None
+    assert fleet.catch_up(perturbed, "half") is None
+    assert complete(second) == complete(stack)

@@ -1,0 +1,60 @@
+"""What is remembered of updates and of running requests."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture
+def history(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("history")
+
+
+def test_updates_are_counted_by_outcome(history: ModuleType) -> None:
+    updates = history.History()
+    for outcome in ("committed", "failed", "committed", "unchanged"):
+        record = updates.begin("push", "me")
+        assert record.outcome == "running"
+        record.num_bytes = 10
+        updates.end(record, outcome, "v1", "why" if outcome == "failed" else None)
+    assert dict(updates.outcomes) == {"committed": 2, "failed": 1, "unchanged": 1}
+    assert updates.pushed_bytes == 30
+    assert [update["outcome"] for update in updates.describe()] == ["committed", "failed", "committed", "unchanged"]
+    assert updates.last.result()["is_changed"] is False
+
+
+def test_only_the_last_are_kept(history: ModuleType) -> None:
+    updates = history.History()
+    for number in range(history.KEPT_RECORDS + 5):
+        updates.end(updates.begin("push", None), "committed", f"v{number}")
+    assert len(updates.records) == history.KEPT_RECORDS
+    assert updates.records[0].weight_version == "v5"
+
+
+def test_requests_that_began_with_older_weights(history: ModuleType) -> None:
+    running = history.InFlight()
+    running.begin("a")
+    running.version = "v1"
+    running.begin("b")
+    assert (running.by_version(), running.num_stale) == ({"default": 1, "v1": 1}, 1)
+    running.end("a")
+    running.end("a")
+    assert (running.by_version(), running.num_stale) == ({"v1": 1}, 0)
+
+
+def test_the_size_of_what_is_announced(history: ModuleType) -> None:
+    info = {"names": ["a", "b"], "dtype_names": ["bfloat16", "float32"], "shapes": [[2, 3], []]}
+    assert history.size_of(info) == (2, 16)
+    assert history.size_of({}) == (0, 0)
+
+
+def test_statistics(history: ModuleType) -> None:
+    updates, running = history.History(), history.InFlight()
+    record = updates.begin("push", "me")
+    record.pause_s, record.load_s, record.num_bytes = 0.5, 0.4, 7
+    updates.end(record, "committed", "v1")
+    updates.end(updates.begin("push", "me"), "aborted", "v1")
+    found = history.WeightStatistics.of(updates, running)
+    assert (found.weight_updates_committed_total, found.weight_updates_aborted_total) == (1, 1)
+    assert (found.weight_update_pause_seconds, found.weight_bytes_total) == (0.5, 7)
