@@ -59,7 +59,7 @@ class GenerateRequest(Sampling):
 class ChatRequest(Sampling):
     """`messages`: conversations."""
 
-    messages: list[list[Json]] = Field(min_length=1)
+    messages: list[Annotated[list[Json], Field(min_length=1)]] = Field(min_length=1)
     chat_template_kwargs: Json | None = None
     tools: list[Json] | None = None
 

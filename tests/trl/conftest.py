@@ -1,0 +1,93 @@
+"""A stack with the settings TRL relies on, and both generations of its client."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from launch import Stack, StackConfig
+
+LEGACY_VERSION = "1.10.0"
+LEGACY_CLIENT = Path(__file__).with_name("legacy_client.py")
+
+# ChatML that shows tools: SmolLM2's own template passes over them.
+CHAT_TEMPLATE = """\
+{% if tools %}<|im_start|>system
+Tools: {{ tools | tojson }}<|im_end|>
+{% endif %}{% for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+Call = tuple[str, dict[str, Any]]
+"""(method of a VLLMClient, its keyword arguments)"""
+
+
+@pytest.fixture(scope="package")
+def trl_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    template = tmp_path_factory.mktemp("trl") / "chat_template.jinja"
+    template.write_text(CHAT_TEMPLATE)
+    config = replace(
+        stack_config,
+        extra_args=(
+            *stack_config.extra_args,
+            *("--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"),
+            # In bfloat16 logits are often equal, and the order of equals is anybody's.
+            *("--dtype", "float32"),
+            *("--chat-template", str(template)),
+        ),
+        log_dir=tmp_path_factory.mktemp("trl-logs"),
+    )
+    with Stack(config) as running:
+        running.wait_ready(300)
+        yield running
+
+
+@pytest.fixture(scope="package")
+def trainer_url(trl_stack: Stack) -> str:
+    """TRL has no place for a key but the URL."""
+    return trl_stack.frontend_url.replace("http://", f"http://trainer:{trl_stack.control_key}@")
+
+
+@pytest.fixture(scope="session")
+def legacy_trl_dir(cache_dir: Path) -> Path:
+    """TRL 1.10.0 as its wheel has it, beside the installed one; fetched once per machine."""
+    target = cache_dir / f"trl-{LEGACY_VERSION}"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(target.name + ".lock")):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{target.name}-") as temporary:
+                incoming = Path(temporary) / "packages"
+                pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(incoming)]
+                subprocess.run([*pip, f"trl=={LEGACY_VERSION}"], check=True)
+                incoming.rename(target)
+    return target
+
+
+@pytest.fixture(scope="package")
+def legacy_client(legacy_trl_dir: Path, trainer_url: str) -> Callable[[dict[str, Call]], dict[str, Any]]:
+    """Runs calls of TRL 1.10.0's client in a process of its own; results by name."""
+
+    def run(calls: dict[str, Call]) -> dict[str, Any]:
+        child = subprocess.run(
+            [sys.executable, str(LEGACY_CLIENT), trainer_url],
+            env=os.environ | {"PYTHONPATH": str(legacy_trl_dir)},
+            input=json.dumps(calls),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        results = json.loads(child.stdout.splitlines()[-1])
+        assert results.pop("trl") == [LEGACY_VERSION, str(legacy_trl_dir / "trl" / "__init__.py")]
+        return results
+
+    return run

@@ -1,0 +1,67 @@
+"""Our client beside TRL's own, on the same server: the same answers, whatever way they travelled."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sync.trl import TRLClient, VLLMClient
+
+CHAT = [[{"role": "user", "content": content}] for content in ("What is the capital of France?", "Hello!")]
+PROMPTS = ["Once upon a time", "The sea"]
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+GREEDY = {"temperature": 0.0, "max_tokens": 8}
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "generate": ("generate", {"prompts": PROMPTS, **GREEDY}),
+    "without logprobs": ("generate", {"prompts": PROMPTS, "logprobs": None, **GREEDY}),
+    "five logprobs": ("generate", {"prompts": PROMPTS, "logprobs": 5, **GREEDY}),
+    "token ids, four each": ("generate", {"prompts": [[504, 3575], [282]], "n": 4, **GREEDY}),
+    "seed": ("generate", {"prompts": PROMPTS, "max_tokens": 8, "generation_kwargs": {"seed": 3}}),
+    "chat": ("chat", {"messages": CHAT, "n": 2, "logprobs": 2, **GREEDY}),
+    "chat with tools": ("chat", {"messages": CHAT, "tools": [TOOL], **GREEDY}),
+    "sequence logprobs": (
+        "get_sequence_logprobs",
+        {"sequences": [[504, 3575, 282, 4649], [504, 282, 314]], "prompt_lengths": [2, 1], "top_logprobs": 4},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def ours(trainer_url) -> Iterator[VLLMClient]:
+    with VLLMClient(trainer_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def theirs(trainer_url) -> Iterator[TRLClient]:
+    client = TRLClient(base_url=trainer_url, connection_timeout=10)
+    yield client
+    client.session.close()
+
+
+def alike(ours: Any, theirs: Any) -> bool:
+    """The same tree; floats to what the order of a batch may change."""
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(alike(a, b) for a, b in zip(ours, theirs, strict=True))
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return math.isclose(ours, theirs, abs_tol=1e-4)
+    return ours == theirs
+
+
+@pytest.mark.filterwarnings("ignore:TRL currently supports vLLM")
+@pytest.mark.parametrize("name", CALLS)
+def test_as_trls_own(ours, theirs, name):
+    method, arguments = CALLS[name]
+    answer, expected = getattr(ours, method)(**arguments), getattr(theirs, method)(**arguments)
+    assert answer.keys() == expected.keys()
+    for key in expected:
+        assert alike(answer[key], expected[key]), key
+
+
+@pytest.mark.filterwarnings("ignore:TRL currently supports vLLM")
+def test_what_it_asks_of_control_routes(ours, theirs):
+    assert ours.get_world_size() == theirs.get_world_size() == 1
+    assert ours.get_server_info() == theirs.get_server_info()
+    ours.reset_prefix_cache()
+    assert ours.model == theirs.model == "tiny"
