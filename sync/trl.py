@@ -115,8 +115,10 @@ class VLLMClient(TRLClient):
         self._updating_weights = False
         api_key = api_key or os.environ.get(API_KEY_VARIABLE) or target.control_key or "none"
         # trust_env off: a proxy or a .netrc must not come between a trainer and its server, or see the keys.
+        # No connection is kept: the pause between two pushes is about as long as a server keeps an idle one.
+        transport = httpx.HTTPTransport(retries=2, limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
         self.session: Any = httpx.Client(  # in place of TRL's requests.Session; it is used in the same way
-            auth=self._authorize(api_key), timeout=timeout, trust_env=False
+            auth=self._authorize(api_key), timeout=timeout, trust_env=False, transport=transport
         )
         self._openai = openai.OpenAI(
             base_url=f"{self.base_url}/v1",
