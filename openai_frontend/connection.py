@@ -24,11 +24,7 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # Notices that a Triton on another machine has gone without closing its sockets; patient enough that a machine
-    # which stands still for some seconds keeps its streams.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.max_pings_without_data", 0),
+    # No HTTP/2 keepalive: Triton ends connections that ping while nothing else travels ("too_many_pings").
 ]
 
 OnAnswer = Callable[[InferResult | None, TritonError | None], None]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -25,6 +26,8 @@ logger = logging.getLogger("tritonlive.frontend")
 
 CONNECT_TIMEOUT_S = 10.0
 RECONNECT_INTERVAL_S = 0.5
+PROBE_INTERVAL_S = 15.0
+PROBE_TIMEOUT_S = 45.0
 # The engine answers between two steps; a long prefill on a CPU is one step.
 HEALTH_TIMEOUT_S = 10.0
 # The model has deadlines of its own for every operation; this one is for a model that does not answer at all.
@@ -109,13 +112,9 @@ class TritonEngineClient(AsyncLLM):
     async def _stay_connected(self) -> None:
         while True:
             if self.engine_core.is_connected:
-                handler = self.output_handler
-                waits = [self.engine_core.connection.closed, *([handler] if handler is not None else [])]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=RECONNECT_INTERVAL_S)
-                if self.engine_core.is_connected and not (handler is not None and handler.done()):
-                    continue
-                logger.warning("lost the engine; connecting again")
-                if self.engine_core.is_connected:  # the channel was closed, the stream was not
+                reason = await self._until_lost(self.engine_core.connection)
+                logger.warning("lost the engine (%s); connecting again", reason)
+                if self.engine_core.is_connected:  # what was lost is not the stream itself
                     await self.engine_core.connection.close()
             try:
                 await self._connect()
@@ -123,6 +122,27 @@ class TritonEngineClient(AsyncLLM):
                 await asyncio.sleep(RECONNECT_INTERVAL_S)
             else:
                 logger.warning("connected to the engine again")
+
+    async def _until_lost(self, connection: TritonConnection) -> str:
+        """Returns why `connection` is no use any more: it, or the channel on it, was closed; or Triton is silent."""
+        next_probe = time.monotonic() + PROBE_INTERVAL_S
+        while True:
+            handler = self.output_handler
+            waits = [connection.closed, *([handler] if handler is not None else [])]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=RECONNECT_INTERVAL_S)
+            if connection.closed.done():
+                return connection.closed.result()
+            if handler is not None and handler.done():
+                return "its channel was closed"
+            if time.monotonic() > next_probe:
+                # A Triton on another machine can go without closing its sockets.
+                try:
+                    await connection.control("health", {}, None, PROBE_TIMEOUT_S)
+                except EngineUnavailable as error:
+                    return str(error)
+                except TritonError:
+                    pass  # it answers; that its engine is not well shows elsewhere
+                next_probe = time.monotonic() + PROBE_INTERVAL_S
 
     async def control(self, operation: str, **arguments: Any) -> Any:
         """Run a control operation with our key, for the trainer whose request this is. Raises TritonError."""

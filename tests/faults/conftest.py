@@ -30,12 +30,6 @@ def perturbed(weights: Weights) -> Weights:
 
 
 @pytest.fixture
-def sync(stack: Stack) -> Iterator[WeightSync]:
-    with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
 def control(stack: Stack) -> Iterator[ControlClient]:
     """Over Triton's gRPC, without a lease."""
     with connect(Target.parse(f"grpc://{stack.grpc_url}", stack.control_key), timeout=60) as client:
@@ -67,3 +61,10 @@ def original(stack: Stack, weights: Weights, complete: Complete) -> Iterator[tup
     headers = {"Authorization": f"Bearer {stack.api_key}"}
     answer = httpx.post(f"{stack.frontend_url}/v1/chat/completions", json=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
+
+
+@pytest.fixture
+def sync(stack: Stack, original: tuple[str, str]) -> Iterator[WeightSync]:
+    """Connected after the original weights were pushed, and gone before they are pushed again."""
+    with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
+        yield client

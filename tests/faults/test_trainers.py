@@ -170,14 +170,16 @@ def test_a_push_while_requests_run(
 ) -> None:
     """Every token says whose it is, and what was cached of the old weights is not used again."""
     headers = {"Authorization": f"Bearer {stack.api_key}"}
-    body = PROMPT | {"max_tokens": 1500, "ignore_eos": True, "n": 4}
+    body = PROMPT | {"max_tokens": 1500, "ignore_eos": True, "n": 4, "temperature": 1.0}
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
             httpx.post, f"{stack.frontend_url}/v1/completions", json=body, headers=headers, timeout=120
         )
         time.sleep(0.7)
         sync.push(perturbed, "pushed", in_flight=in_flight)
-        choices = running.result(120).json()["choices"]
+        answer = running.result(120)
+    assert answer.status_code == 200, answer.text
+    choices = answer.json()["choices"]
     for choice in choices:
         spans = [(span["version"], span["start"], span["end"]) for span in choice["weight_versions"]]
         assert spans[0][:2] == ("original", 0)

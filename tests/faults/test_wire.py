@@ -49,7 +49,7 @@ def test_a_pickle_in_every_place_that_takes_bytes(
     payload = pickle.dumps(Canary(canary))
     with triton.InferenceServerClient(stack.grpc_url) as client:
         answers: list[InferenceServerException | None] = []
-        client.start_stream(lambda _result, error: answers.append(error))
+        client.start_stream(lambda result, error: answers.append(error))
         for name in ("engine_request", "engine_abort"):
             channel = triton.InferInput("engine_channel", [1, 1], "BYTES")
             channel.set_data_from_numpy(np.array([[b"attacker"]], dtype=np.object_))
