@@ -11,14 +11,14 @@ from sync.trl import TRLClient, VLLMClient
 CHAT = [[{"role": "user", "content": content}] for content in ("What is the capital of France?", "Hello!")]
 PROMPTS = ["Once upon a time", "The sea"]
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
-GREEDY = {"temperature": 0.0, "max_tokens": 8}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 8}
+SEEDED: dict[str, Any] = {"max_tokens": 8, "generation_kwargs": {"seed": 7}}
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "generate": ("generate", {"prompts": PROMPTS, **GREEDY}),
     "without logprobs": ("generate", {"prompts": PROMPTS, "logprobs": None, **GREEDY}),
     "five logprobs": ("generate", {"prompts": PROMPTS, "logprobs": 5, **GREEDY}),
-    "token ids, four each": ("generate", {"prompts": [[504, 3575], [282]], "n": 4, **GREEDY}),
-    "seed": ("generate", {"prompts": PROMPTS, "max_tokens": 8, "generation_kwargs": {"seed": 3}}),
-    "chat": ("chat", {"messages": CHAT, "n": 2, "logprobs": 2, **GREEDY}),
+    "token ids, four each": ("generate", {"prompts": [[504, 3575], [282]], "n": 4, **SEEDED}),
+    "chat": ("chat", {"messages": CHAT, "n": 2, "logprobs": 2, **SEEDED}),
     "chat with tools": ("chat", {"messages": CHAT, "tools": [TOOL], **GREEDY}),
     "sequence logprobs": (
         "get_sequence_logprobs",
