@@ -42,6 +42,7 @@ class Engine:
         self.loop = uvloop.new_event_loop()
         self.started_at = time.time()
         self.num_restarts = 0
+        self.died: asyncio.Future[None] = self.loop.create_future()  # of the engine that runs now
         self._llm: AsyncLLM | None = None
         self._supported_tasks: tuple[Any, ...] = ()
         self._stopping = False
@@ -131,6 +132,7 @@ class Engine:
             hook(llm)
         self._supported_tasks = await llm.get_supported_tasks()
         llm._run_output_handler()
+        self.died = self.loop.create_future()
         self._llm = llm
 
     async def _stop_llm(self) -> None:
@@ -152,6 +154,7 @@ class Engine:
     async def _restart(self, dead: AsyncLLM) -> None:
         pb_utils.Logger.log_error("the vLLM engine died; starting it again with the checkpoint's weights")
         self._llm = None
+        self.died.set_result(None)
         for hook in self._on_death:
             hook("the engine died and is being started again")
         await self.loop.run_in_executor(None, dead.shutdown, SHUTDOWN_TIMEOUT_S)

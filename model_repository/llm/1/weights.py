@@ -11,7 +11,7 @@ to generate until an update commits. Operations are serialised; each has a deadl
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from itertools import pairwise
@@ -318,7 +318,7 @@ class Weights:
         if not self.is_paused and self.state not in REFUSING and self.engine.is_running:
             await self._answer(self.engine.llm.resume_generation())
 
-    async def _answer(self, call: Awaitable[Any]) -> Any:
+    async def _answer(self, call: Coroutine[Any, Any, Any]) -> Any:
         """A worker's answer. One that does not come by the update's deadline costs the engine its life.
 
         A broadcast that waits for a trainer cannot be interrupted (NCCL), and blocks the worker for everything else.
