@@ -25,7 +25,7 @@ from .marked_weights import version_of
 
 ROOT = Path(__file__).parents[2]
 NUM_TOKENS = 10_000
-NUM_VERSIONS = 8
+NUM_VERSIONS = 5
 NUM_CLIENTS = 24
 TOKENS_PER_CHOICE = 150
 LIMIT_S = 120.0
