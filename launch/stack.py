@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import psutil
 
 from launch import ports, ready, tritonserver
 from launch.config import TRITON_MODEL, StackConfig
@@ -98,7 +99,12 @@ class Stack:
     @property
     def engine_core_pids(self) -> list[int]:
         """Process ids of vLLM's engine cores, found by the title vLLM gives them."""
-        return [p.pid for p in self.triton.members() if "EngineCore" in " ".join(p.cmdline())]
+        found = []
+        for process in self.triton.members():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+                if "EngineCore" in " ".join(process.cmdline()):
+                    found.append(process.pid)
+        return found
 
     def start(self) -> None:
         """Check the ports and start both processes; does not wait."""

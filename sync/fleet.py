@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from .control import ControlClient
 from .deadline import Deadline, spawn, wait
-from .errors import CommitError, ControlError, SyncError
+from .errors import CommitError, ConflictError, ControlError, SyncError
 
 T = TypeVar("T")
 # For the calls that clean up after a failure, when the push's own deadline may have passed.
@@ -85,6 +85,7 @@ class Fleet:
     def finish_weight_update(self, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()) -> None:
         """Commit at every replica; `unchanged` are the ranks whose model holds the very same tensors already.
 
+        With several replicas all are asked first whether they can: a ControlError then means that none has committed.
         Raises CommitError when one fails: the others have committed, and it is fenced, if it can be reached.
         """
         version = weight_version or self.version
@@ -96,6 +97,8 @@ class Fleet:
             )
 
         began = time.perf_counter()
+        if len(self.clients) > 1:
+            self.each("status", self._check_can_commit)
         futures = self._start("finish_weight_update", finish, self.clients)
         self.commits = {}
         failed: dict[ControlClient, BaseException] = {}
@@ -110,6 +113,13 @@ class Fleet:
             if self.commits:
                 self._fence(list(failed), str(error), error)
             raise error
+
+    @staticmethod
+    def _check_can_commit(client: ControlClient, seconds: float) -> None:
+        status = client.status(seconds)  # answered by the engine itself
+        if status["state"] != "updating":
+            reason = f"cannot commit: the replica is {status['state']}: {status.get('reason')}"
+            raise ConflictError(str(client.target), "finish_weight_update", reason)
 
     def _replicas_within(self, ranks: frozenset[int]) -> list[bool]:
         """For each replica, whether all its ranks (they count from 1, replica after replica) are among these."""

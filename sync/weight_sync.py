@@ -266,15 +266,15 @@ class WeightSync:
         statuses = self._fleet.each("status", lambda client, seconds: client.status(seconds))
         wanted = SERVER_BACKENDS[self.backend]
         for client, status in zip(self._clients, statuses, strict=True):
+            holder = (status.get("lease") or {}).get("holder")
+            if status["state"] == "restarting" or (status["state"] == "updating" and holder != self.holder):
+                reason = status.get("reason") or f"{holder or 'another trainer'} is pushing; try again when it is done"
+                raise ConflictError(str(client.target), "status", f"the replica is {status['state']}: {reason}")
             serves = status.get("weight_transfer_backend")
             if serves != wanted:
                 config = json.dumps({"backend": wanted})
                 fix = f"for backend={self.backend!r} start the server with --weight-transfer-config '{config}'"
                 raise InvalidError(str(client.target), "status", f"weight transfer is {serves or 'off'} there; {fix}")
-            holder = (status.get("lease") or {}).get("holder")
-            if status["state"] == "restarting" or (status["state"] == "updating" and holder != self.holder):
-                reason = status.get("reason") or f"{holder or 'another trainer'} is pushing; try again when it is done"
-                raise ConflictError(str(client.target), "status", f"the replica is {status['state']}: {reason}")
         self._fleet.world_sizes = [int(status["world_size"]) for status in statuses]
         return statuses
 

@@ -36,9 +36,11 @@ def fleet(stack: Stack, second: Stack, weights: Weights) -> Iterator[WeightSync]
     with WeightSync(targets, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
         sync.push(weights, "original")
         yield sync
+    wait_until(lambda: all(is_up(replica) for replica in (stack, second)), 180)
     with WeightSync(targets, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
         sync.push(weights, "restored")
     for replica in (stack, second):
+        wait_until(lambda replica=replica: is_healthy(replica), 30)
         assert complete(replica)[1] == "restored"
 
 
@@ -54,6 +56,16 @@ def complete(replica: Stack) -> tuple[str, str]:
     answer = httpx.post(f"{replica.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=60)
     answer.raise_for_status()
     return answer.json()["choices"][0]["text"], answer.headers["x-weight-version"]
+
+
+def is_up(replica: Stack) -> bool:
+    """Whether its model takes a push, whatever it serves now."""
+    with connect(Target.parse(f"grpc://{replica.grpc_url}", replica.control_key), timeout=30) as client:
+        return client.status()["state"] in ("serving", "dirty", "fenced")
+
+
+def is_healthy(replica: Stack) -> bool:
+    return httpx.get(f"{replica.frontend_url}/health", timeout=30).status_code == 200
 
 
 def kill_engine(replica: Stack) -> None:
@@ -117,6 +129,7 @@ def test_one_is_killed_before_the_commit_and_all_keep_the_old(
     report = fleet.catch_up(weights, "original")
     assert report is not None
     assert report.targets == (f"grpc://{second.grpc_url}",)
+    wait_until(lambda: is_healthy(second), 30)
     assert complete(second) == complete(stack) == before
 
 
@@ -129,13 +142,14 @@ def test_one_is_killed_at_the_commit_and_is_fenced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dead = second.engine_core_pids
-    finish = Fleet.finish_weight_update
+    check = Fleet._check_can_commit
 
-    def kill_first(fleet: Fleet, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()) -> None:
-        kill_engine(second)
-        finish(fleet, weight_version, unchanged)
+    def check_then_kill(client: ControlClient, seconds: float) -> None:
+        check(client, seconds)
+        if client.target.is_grpc:
+            kill_engine(second)
 
-    monkeypatch.setattr(Fleet, "finish_weight_update", kill_first)
+    monkeypatch.setattr(Fleet, "_check_can_commit", staticmethod(check_then_kill))
     with pytest.raises(CommitError) as caught:
         fleet.push(perturbed, "half")
     monkeypatch.undo()
@@ -154,4 +168,5 @@ def test_one_is_killed_at_the_commit_and_is_fenced(
     wait_until(refuses, 30)
     assert fleet.catch_up(perturbed, "half") is not None
     assert fleet.catch_up(perturbed, "half") is None
+    wait_until(lambda: is_healthy(second), 30)
     assert complete(second) == complete(stack)

@@ -24,6 +24,7 @@ from .conftest import PROMPT, Complete, Weights
 
 pytestmark = pytest.mark.fault
 ROOT = Path(__file__).parents[2]
+NUM_TOKENS = 1500
 
 
 def start_trainer(stack: Stack, checkpoint: Path, mode: str, *options: str) -> subprocess.Popen:
@@ -163,19 +164,22 @@ def test_control_operations_at_once_and_under_full_load(
 def test_a_push_while_requests_run(
     stack: Stack,
     sync: WeightSync,
+    control: ControlClient,
     complete: Complete,
     original: tuple[str, str],
+    weights: Weights,
     perturbed: Weights,
     in_flight: InFlight,
 ) -> None:
     """Every token says whose it is, and what was cached of the old weights is not used again."""
+    sync.push(weights, "original")  # connects; changes nothing
     headers = {"Authorization": f"Bearer {stack.api_key}"}
-    body = PROMPT | {"max_tokens": 1500, "ignore_eos": True, "n": 4, "temperature": 1.0}
+    body = PROMPT | {"max_tokens": NUM_TOKENS, "ignore_eos": True, "n": 32, "temperature": 1.0}
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
             httpx.post, f"{stack.frontend_url}/v1/completions", json=body, headers=headers, timeout=120
         )
-        time.sleep(0.7)
+        wait_until(lambda: running.done() or control.timeline()["in_flight"].get("original", 0) > 8, 30)
         sync.push(perturbed, "pushed", in_flight=in_flight)
         answer = running.result(120)
     assert answer.status_code == 200, answer.text
@@ -186,13 +190,13 @@ def test_a_push_while_requests_run(
         match in_flight:
             case "keep":
                 assert [span[0] for span in spans] == ["original", "pushed"]
-                assert spans[1][1:] == (spans[0][2], 1500)
+                assert spans[1][1:] == (spans[0][2], NUM_TOKENS)
             case "wait":
-                assert spans == [("original", 0, 1500)]
+                assert spans == [("original", 0, NUM_TOKENS)]
             case "abort":
                 assert choice["finish_reason"] == "abort"
                 assert len(spans) == 1
-                assert 0 < spans[0][2] < 1500
+                assert 0 < spans[0][2] < NUM_TOKENS
     text, version = complete()
     assert (text != original[0], version) == (True, "pushed")
     cold, _ = complete()

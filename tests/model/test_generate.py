@@ -26,6 +26,11 @@ RequestOf = Callable[..., Any]
         ({"text_input": "a", "sampling_parameters": '{"temperature": "hot"}'}, "temperature"),
         ({"text_input": "a", "sampling_parameters": '{"temperature": -1}'}, "sampling_parameters: temperature"),
         ({"text_input": "a", "sampling_parameters": '{"output_kind": 1}'}, "unknown 'output_kind'"),
+        ({"text_input": "a", "sampling_parameters": '{"_eos_token_id": 1}'}, "unknown '_eos_token_id'"),
+        (
+            {"text_input": "a", "sampling_parameters": '{"structured_outputs": {"regex": "a", "_backend": "x"}}'},
+            "unknown in structured_outputs: '_backend'",
+        ),
         (
             {"text_input": "a", "stream": True, "exclude_input_in_output": False},
             "exclude_input_in_output: must be true",

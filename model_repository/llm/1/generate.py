@@ -41,7 +41,11 @@ RETURNS = (
 )
 # Set by us, not by a client: the transport decides how outputs come.
 RESERVED_PARAMS = frozenset({"output_kind", "skip_clone"})
-PARAM_NAMES = frozenset(field.name for field in msgspec.structs.fields(SamplingParams)) - RESERVED_PARAMS
+PARAM_NAMES = frozenset(
+    field.name
+    for field in msgspec.structs.fields(SamplingParams)
+    if field.name not in RESERVED_PARAMS and not field.name.startswith("_")  # vLLM's own working fields
+)
 # Request parameters that Triton itself adds; the others are sampling parameters, as in vllm_backend.
 TRITON_PARAMETERS = ("triton_", "sequence_", "priority", "timeout", "headers", "binary_data_output")
 
@@ -94,6 +98,9 @@ def read_sampling_params(request: Any, stream: bool) -> SamplingParams:
         values = {name: value for name, value in given.items() if not name.startswith(TRITON_PARAMETERS)}
     if unknown := sorted(values.keys() - PARAM_NAMES):
         raise BadTensor("sampling_parameters", f"unknown {', '.join(map(repr, unknown))}")
+    nested = values.get("structured_outputs")
+    if isinstance(nested, dict) and (private := sorted(name for name in nested if name.startswith("_"))):
+        raise BadTensor("sampling_parameters", f"unknown in structured_outputs: {', '.join(map(repr, private))}")
     values = {name: value for name, value in values.items() if value is not None}
     try:
         # strict=False: vllm_backend's clients send numbers as strings, too.
