@@ -1,5 +1,6 @@
 """Processes that die, and front ends that share a port."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -39,7 +40,12 @@ def is_healthy(stack: Stack) -> bool:
 
 def workers(stack: Stack) -> list[psutil.Process]:
     """The processes that serve, not the parent that watches them."""
-    return [child for child in stack.frontend.members() if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in stack.frontend.members():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end, or be a zombie, while it is looked at
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_workers_share_the_port_and_a_dead_one_is_replaced(own_stack: Stack) -> None:

@@ -108,8 +108,13 @@ def test_a_cached_prefix_of_old_weights_is_not_reused(
     body = {"input_ids": [5] * 600, "sampling_parameters": '{"max_tokens": 1}', "return_token_ids": True}
     triton(body)
     assert triton(body).json()["num_cached_tokens"] > 0
-    push(stack.frontend_url, "flush", 1.0)
+    push(stack.frontend_url, "flush", 1.01)
     assert triton(body).json()["num_cached_tokens"] == 0
+    assert triton(body).json()["num_cached_tokens"] > 0
+    push(stack.frontend_url, "restored", 1.0)
+    assert triton(body).json()["num_cached_tokens"] == 0
+    push(stack.frontend_url, "relabelled", 1.0)
+    assert triton(body).json()["num_cached_tokens"] > 0, "a push that changes nothing leaves the cache as it is"
 
 
 def test_a_trainers_routes(trainer: httpx.Client) -> None:

@@ -59,9 +59,10 @@ def sync(stack, target):
 
 
 @pytest.fixture
-def original(sync, weights) -> None:
-    """The checkpoint's own weights serve, whatever another test left."""
-    sync.push(weights)
+def original(stack, target, weights) -> None:
+    """The checkpoint's own weights serve, whatever another test left; nobody is connected."""
+    with WeightSync(target, backend="gloo", control_key=stack.control_key, timeout=60) as client:
+        client.push(weights)
 
 
 def complete(stack) -> tuple[str, str]:
@@ -167,8 +168,8 @@ def test_a_trainer_killed_in_a_push(stack, target, control, sync, weights, pertu
         assert trainer.wait(120) == -signal.SIGKILL
     assert complete(stack) == (text, version)
     deadline = time.monotonic() + 10
-    while control.status()["state"] != "serving":
-        assert time.monotonic() < deadline, f"still {control.status()}"
+    while (status := control.status())["state"] != "serving" or status["lease"] is not None:
+        assert time.monotonic() < deadline, f"still {status}"
         time.sleep(0.1)
     sync.push(weights, f"after-{mode}")
     assert complete(stack) == (text, f"after-{mode}")
