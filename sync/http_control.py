@@ -51,7 +51,9 @@ class HttpControl(ControlClient):
         super().__init__(target, timeout)
         headers = {"Authorization": f"Bearer {target.control_key}"} if target.control_key else {}
         # trust_env off: a proxy or a .netrc must not come between a trainer and its replica, or see the key.
-        self._http = httpx.Client(base_url=str(target), headers=headers, trust_env=False)
+        # No connection is kept: the pause between two calls may be just as long as a server keeps an idle one.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.Client(base_url=str(target), headers=headers, limits=limits, trust_env=False)
 
     def call(
         self, operation: str, arguments: dict[str, Any] | None = None, timeout: float | None = None
