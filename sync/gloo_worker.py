@@ -10,6 +10,7 @@ over the group is told there, and raised here only where it cannot be.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,17 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     supports_draft_weight_update = False
 
     _receiver: GlooReceiver | None = None
-    _kept: KeptWeights | None = None
     _is_aborted = False
     _is_rollback = False
 
-    @property
+    @cached_property
     def kept(self) -> KeptWeights:
-        if self._kept is None:
-            self._kept = KeptWeights(lambda: checkpoint(self.model_config))
-        return self._kept
+        return KeptWeights(lambda: checkpoint(self.model_config))
+
+    @cached_property
+    def served(self) -> ServedModel | None:
+        """Read once: an update's announcement is looked at between two steps of the engine."""
+        return served_model(self.model_config)
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Begin to join the trainer's group; a trainer connected before is let go."""
@@ -183,12 +186,11 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def _objection(self, metas: list[ParamMeta]) -> str:
         """Why these tensors are not the served model's; empty when they are, or when its checkpoint is not at hand."""
-        served = served_model(self.model_config)
-        if served is None:
+        if self.served is None:
             return ""
         announced = TensorSource({m.name: torch.empty(m.shape, dtype=m.dtype, device="meta") for m in metas})
         try:
-            fit(announced, served)
+            fit(announced, self.served)
         except CheckError as error:
             return str(error)
         return ""
