@@ -98,6 +98,36 @@ def test_a_trainer_that_hangs_loses_its_lease(
     assert complete()[0] == original[0]
 
 
+@pytest.mark.row(23)
+def test_a_trainer_that_knocks_does_not_keep_a_hanging_one_in(
+    stack: Stack, control: ControlClient, complete: Complete, original: tuple[str, str], tiny_model_dir: Path
+) -> None:
+    """Only the holder's own calls renew its lease."""
+    with start_trainer(stack, tiny_model_dir, "connected", "3") as trainer:
+        assert trainer.stdout is not None
+        try:
+            assert trainer.stdout.readline() == "connected\n"
+            trainer.send_signal(signal.SIGSTOP)
+            knocks: list[str] = []
+
+            def is_free() -> bool:
+                try:
+                    control.init_weight_transfer_engine(
+                        {"master_address": "127.0.0.1", "master_port": 1, "holder": "b"}
+                    )
+                except ConflictError as refusal:
+                    knocks.append(str(refusal))
+                    return False
+                return True
+
+            wait_until(is_free, 15)
+            assert len(knocks) > 5
+        finally:
+            trainer.kill()
+    wait_until(lambda: control.status()["lease"] is None, 15)  # the knocker's own rendezvous is not there
+    assert complete()[0] == original[0]
+
+
 @pytest.mark.row(24)
 def test_what_does_not_fit_is_listed_whole(
     sync: WeightSync, control: ControlClient, complete: Complete, original: tuple[str, str], weights: Weights
@@ -241,6 +271,17 @@ def test_a_push_that_changes_nothing_says_so(
     assert "unchanged at" in str(report)
     assert complete() == (original[0], "same")
     assert sync.push(perturbed, "other").unchanged == ()
+
+
+def test_a_fenced_replica_that_gets_the_weights_it_has_serves_again(
+    stack: Stack, control: ControlClient, complete: Complete, original: tuple[str, str], weights: Weights
+) -> None:
+    control.fence("test")
+    with pytest.raises(httpx.HTTPStatusError, match="503"):
+        complete()
+    with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
+        assert sync.push(weights, "same").unchanged == (stack.frontend_url,)
+    assert complete() == (original[0], "same")
 
 
 def test_rollback(

@@ -24,6 +24,16 @@ def test_updates_are_counted_by_outcome(history: ModuleType) -> None:
     assert updates.last.result()["is_changed"] is False
 
 
+def test_an_update_ends_once(history: ModuleType) -> None:
+    """The engine dies, and then so does the call that waited for it."""
+    updates = history.History()
+    record = updates.begin("push", "me")
+    updates.end(record, "failed", None, "the engine died")
+    updates.end(record, "aborted", "v1", "no answer")
+    assert (record.outcome, record.reason) == ("failed", "the engine died")
+    assert dict(updates.outcomes) == {"failed": 1}
+
+
 def test_only_the_last_are_kept(history: ModuleType) -> None:
     updates = history.History()
     for number in range(history.KEPT_RECORDS + 5):

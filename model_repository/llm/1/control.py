@@ -91,13 +91,20 @@ class Control:
             raise BadTensor("control_operation", f"unknown {name!r}; there are {', '.join(sorted(self.operations))}")
         arguments = read_json_object(request, "control_arguments") or {}
         holder = arguments.pop("holder", None)
-        if name in LEASED and not arguments.get("force"):
+        is_leased = name in LEASED and not arguments.get("force")
+        if is_leased:
             self._weights.lease.require(holder)
         try:
             inspect.signature(operation).bind(**arguments)
         except TypeError as error:
             raise BadTensor("control_arguments", f"of {name}: {error}") from None
-        return json.dumps(await operation(**arguments))
+        if not is_leased:
+            return json.dumps(await operation(**arguments))
+        self._weights.lease.renew()
+        try:
+            return json.dumps(await operation(**arguments))
+        finally:
+            self._weights.lease.renew()  # the call itself may have taken longer than the lease
 
     def _check_key(self, key: str | None) -> None:
         expected = self._engine.settings.control_key
@@ -213,10 +220,9 @@ class Control:
         return {"state": str(self._weights.state)}
 
     async def renew_lease(self) -> dict[str, Any]:
-        """The connected trainer lives."""
+        """The connected trainer lives: this call, as any of its calls, renews the lease (see `run`)."""
         if not self._weights.lease.is_held:
             raise Conflict("renew_lease: nobody is connected; call init_weight_transfer_engine")
-        self._weights.lease.renew()
         return {"lease": self._weights.lease.describe()}
 
     async def rollback(self, in_flight: str = "keep") -> dict[str, Any]:

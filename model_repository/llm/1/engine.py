@@ -4,6 +4,7 @@ Everything else in this folder runs on that loop. What we use of vLLM beneath it
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -84,8 +85,9 @@ class Engine:
         """End the engine's processes, whatever they are doing; the supervisor starts them again."""
         manager = self._llm.engine_core.resources.engine_manager if self._llm is not None else None
         for process in manager.processes if manager is not None else ():
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
             process.kill()
 
     def stop(self) -> None:

@@ -78,6 +78,9 @@ class History:
         return record
 
     def end(self, record: Record, outcome: str, version: str | None, reason: str | None = None) -> None:
+        """An update ends once: what fails because it has ended changes nothing."""
+        if record.outcome != "running":
+            return
         record.outcome, record.weight_version, record.reason = outcome, version, reason
         record.total_s = time.time() - record.started_at
         self.outcomes[outcome] += 1

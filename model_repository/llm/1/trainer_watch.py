@@ -7,15 +7,20 @@ from typing import Any
 from .lease import Lease
 
 OnGone = Callable[[int, str], Awaitable[None]]
+OnLate = Callable[[int], Awaitable[None]]
 
 
 class TrainerWatch:
     """Watches the holder of the lease on the engine's loop."""
 
-    def __init__(self, lease: Lease, on_gone: OnGone) -> None:
-        """`on_gone(generation, reason)`: the lease's generation tells whether it is still about that trainer."""
+    def __init__(self, lease: Lease, on_gone: OnGone, on_late: OnLate) -> None:
+        """`on_gone(generation, reason)` and `on_late(generation)`, which may find the lease renewed after all.
+
+        The lease's generation tells whether it is still about that trainer.
+        """
         self._lease = lease
         self._on_gone = on_gone
+        self._on_late = on_late
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, init_info: dict[str, Any]) -> None:
@@ -45,6 +50,8 @@ class TrainerWatch:
         await self._on_gone(generation, "the trainer is gone")
 
     async def _until_late(self, generation: int) -> None:
-        while self._lease.generation == generation and (left := self._lease.left_s) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(left)
-        await self._on_gone(generation, f"the lease of {self._lease.holder} ran out")
+        while self._lease.is_held and self._lease.generation == generation:
+            if (left := self._lease.left_s) > 0:
+                await asyncio.sleep(left)
+            else:
+                await self._on_late(generation)

@@ -62,7 +62,7 @@ class Weights:
         self._is_touched = False  # whether the running update may have changed the model
         self._timeout_s = OPERATION_TIMEOUT_S  # from start to finish, as the trainer asked
         self._deadline: float | None = None
-        self._watch = TrainerWatch(self.lease, self._trainer_gone)
+        self._watch = TrainerWatch(self.lease, self._trainer_gone, self._lease_ran_out)
         self._expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
         self._lock = asyncio.Lock()
         engine.on_death(self._engine_died)
@@ -73,7 +73,8 @@ class Weights:
         return config.backend if config is not None else None
 
     async def version(self) -> str:
-        return await self._answer(self.engine.llm.get_weight_version())
+        # Not by the update's deadline: whoever asks shortly before it must not cost the engine its life.
+        return await answer(self.engine, self.engine.llm.get_weight_version(), OPERATION_TIMEOUT_S)
 
     def check_can_generate(self) -> None:
         """Raises Unavailable when what would be generated could not be trusted."""
@@ -261,8 +262,8 @@ class Weights:
         self.state, self.reason, self._is_touched = State.SERVING, None, False
         live = await self.version()
         self._announce(live)
+        await self._resume_unless_paused()  # a fenced engine stands still, whatever was pushed
         if not unchanged:
-            await self._resume_unless_paused()
             times.append(time.monotonic())
             record.pause_s = times[3] - times[0]
             record.drain_s, record.load_s, record.flush_s = (b - a for a, b in pairwise(times))
@@ -327,10 +328,15 @@ class Weights:
         return await answer(self.engine, call, min(left, OPERATION_TIMEOUT_S))
 
     async def _trainer_gone(self, generation: int, reason: str) -> None:
-        async with self._exclusive():
-            # A call of the trainer's may have been under way, and has renewed the lease.
-            if self.lease.generation == generation and (self.lease.left_s == 0 or "gone" in reason):
+        async with self._exclusive(timeout_s=None):
+            if self.lease.generation == generation:
                 await self._let_go(reason)
+
+    async def _lease_ran_out(self, generation: int) -> None:
+        async with self._exclusive(timeout_s=None):
+            # A call of the trainer's may have been under way, and has renewed it.
+            if self.lease.generation == generation and self.lease.left_s == 0:
+                await self._let_go(f"the lease of {self.lease.holder} ran out")
 
     async def _abort_when_late(self, record: Record) -> None:
         await asyncio.sleep(self._timeout_s)
@@ -352,11 +358,11 @@ class Weights:
 
     def _engine_died(self, reason: str) -> None:
         # The new engine starts from the checkpoint: nothing of a running update is left in it.
-        last = self.history.last
-        if last is not None and last.outcome == "running":
-            self.history.end(last, "failed", None, reason)
+        if self.history.last is not None:
+            self.history.end(self.history.last, "failed", None, reason)
         if self.state is not State.FENCED:
             self.state, self.reason = State.SERVING, None
+        self._resting = (self.state, self.reason)
         self._previous, self._is_touched, self.is_paused = None, False, False
         self._announce(FIRST_VERSION)
         self._stop_expiry()
@@ -373,13 +379,13 @@ class Weights:
             raise Conflict(f"{operation}: not while {state}; finish or abort the update first")
 
     @asynccontextmanager
-    async def _exclusive(self) -> AsyncIterator[None]:
+    async def _exclusive(self, timeout_s: float | None = LOCK_TIMEOUT_S) -> AsyncIterator[None]:
+        """One operation at a time. Raises Conflict when another one takes longer than `timeout_s` (None: waits)."""
         try:
-            await asyncio.wait_for(self._lock.acquire(), LOCK_TIMEOUT_S)
+            await asyncio.wait_for(self._lock.acquire(), timeout_s)
         except TimeoutError:
             raise Conflict(f"weights: another operation has been running for {LOCK_TIMEOUT_S:.0f} s") from None
         try:
             yield
         finally:
             self._lock.release()
-            self.lease.renew()
