@@ -8,7 +8,6 @@ With several workers, vLLM loses count of their answers when one of them raises.
 over the group is told there, and raised here only where it cannot be.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +20,13 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.logger import init_logger
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from .buckets import DEFAULT_BUCKET_BYTES
 from .check import ServedModel, fit
 from .errors import CheckError, SourceError, TransferError
 from .gloo_receiver import Announcement, GlooReceiver, Membership
 from .kept import KeptWeights, Update
+from .loading import load
 from .sources import CheckpointSource, ParamMeta, TensorSource
 
 logger = init_logger(__name__)
@@ -194,36 +191,6 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         except CheckError as error:
             return str(error)
         return ""
-
-
-def load(model: Any, model_config: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Load checkpoint-format weights into a running model, layer by layer (vLLM's layerwise reload).
-
-    When that fails the error is raised; the model's structure is whole again, its weights are partly replaced.
-    """
-    initialize_layerwise_reload(model)
-    try:
-        with disable_mtp_completeness_check():
-            model.load_weights(iter(weights))
-    finally:
-        finalize_layerwise_reload(model, model_config)
-        repack_tied_heads(model)
-
-
-def repack_tied_heads(model: Any) -> None:
-    """Give an output head that shares the embedding's weight its packed copy anew.
-
-    On a CPU vLLM multiplies with a copy packed by oneDNN, made after loading. The layerwise reload makes it anew for
-    layers that load a tensor of their own; a tied head loads none, and would answer with the old weights.
-    """
-    embeddings = {
-        module.weight.data_ptr()
-        for module in model.modules()
-        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
-    }
-    for module in model.modules():
-        if isinstance(module, ParallelLMHead) and module.weight.data_ptr() in embeddings:
-            module.quant_method.process_weights_after_loading(module)
 
 
 def served_model(model_config: Any) -> ServedModel | None:

@@ -15,6 +15,7 @@ TIMEOUT_S = 240
 def result(tiny_model_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("offline") / "result.json"
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the test looks at the model itself
     command = [sys.executable, "-m", "tests.sync.offline", str(tiny_model_dir), str(out)]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -41,3 +42,9 @@ def test_objections_reach_the_trainer_and_change_nothing(result):
 
 def test_the_next_trainer_connects_after_an_aborted_update(result):
     assert result["after_reconnect"] == result["perturbed"]
+
+
+def test_a_layer_that_gets_no_weights_is_named(result):
+    assert result["partial"].startswith("the model's own loader left these layers as they were:")
+    assert "model.layers.1.self_attn.qkv_proj" in result["partial"]
+    assert "lm_head" not in result["partial"]
