@@ -52,11 +52,13 @@ def fit(source: WeightSource, served: ServedModel) -> FittedSource:
 
     - Every tensor of the replica's checkpoint must be there, in its shape; tied ones (`lm_head.weight`) may be missing.
     - A floating-point dtype other than the replica's is cast on the trainer's side, any other difference is refused.
+    - A tied tensor that is there must equal the embedding: the replica would answer with the embedding in its place.
     - A name the replica does not know is refused, unless its tensor is also there under a name it knows.
     """
     metas: list[ParamMeta] = []
     mismatches: list[str] = []
     aliases = source.aliases()
+    untied = untied_heads(source, served.tied)
     seen: set[str] = set()
     for meta in source.metadata():
         seen.add(meta.name)
@@ -77,6 +79,22 @@ def fit(source: WeightSource, served: ServedModel) -> FittedSource:
         for name, meta in served.parameters.items()
         if name not in seen and name not in served.tied and not name.endswith(COMPUTED_SUFFIX)
     ]
+    mismatches += [f"{name}: tied to {other} in the served model, but differs from it here" for name, other in untied]
     if mismatches:
         raise CheckError(served.target, mismatches)
     return FittedSource(source, metas)
+
+
+def untied_heads(source: WeightSource, tied: frozenset[str]) -> list[tuple[str, str]]:
+    """Output heads that the replica ties to the input embedding, and that are another tensor here; with its name."""
+    metas = {meta.name: meta for meta in source.metadata()}
+    aliases = source.aliases()
+    found = []
+    for head in tied & metas.keys():
+        alike = [name for name, meta in metas.items() if "embed" in name and meta.shape == metas[head].shape]
+        if len(alike) != 1 or alike[0] in aliases.get(head, ()):
+            continue
+        tensors = source.select({head, alike[0]})
+        if not tensors[head].is_meta and not torch.equal(tensors[head], tensors[alike[0]].to(tensors[head].dtype)):
+            found.append((head, alike[0]))
+    return found

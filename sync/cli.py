@@ -84,6 +84,7 @@ Address = Annotated[
     str,
     typer.Option(metavar="ADDRESS", help="Where the servers' workers reach this process; it listens there only."),
 ]
+Port = Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="On that address; 0 picks a free one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
 
@@ -96,6 +97,7 @@ def push(
     control_key: Key = None,
     timeout: Seconds = 300.0,
     master_address: Address = "127.0.0.1",
+    master_port: Port = 0,
     in_flight: Annotated[
         Pause, typer.Option(help="Running requests go on with the new weights, are waited for, or are ended.")
     ] = Pause.KEEP,
@@ -111,7 +113,12 @@ def push(
 
     with reported():
         with WeightSync(
-            to, backend=backend.value, control_key=control_key, timeout=timeout, master_address=master_address
+            to,
+            backend=backend.value,
+            control_key=control_key,
+            timeout=timeout,
+            master_address=master_address,
+            master_port=master_port,
         ) as sync:
             with progress_bar() as progress:
                 report = sync.push(checkpoint, version, progress=progress, in_flight=in_flight.value)
@@ -128,12 +135,25 @@ def check(
     backend: Transport = BackendName.GLOO,
     control_key: Key = None,
     timeout: Seconds = 60.0,
+    master_address: Address = "127.0.0.1",
+    master_port: Port = 0,
 ) -> None:
-    """Tell whether a push of this checkpoint would fit, listing every mismatch; changes nothing."""
+    """Tell whether a push of this checkpoint would work, listing everything against it; changes nothing.
+
+    Names, shapes and dtypes; the servers' state, transport, world size and memory; the port to listen on.
+    """
     from .weight_sync import WeightSync
 
-    with reported(), WeightSync(to, backend=backend.value, control_key=control_key, timeout=timeout) as sync:
-        sync.check(checkpoint)
+    with reported():
+        with WeightSync(
+            to,
+            backend=backend.value,
+            control_key=control_key,
+            timeout=timeout,
+            master_address=master_address,
+            master_port=master_port,
+        ) as sync:
+            sync.check(checkpoint)
     Console().print("The weights fit.")
 
 

@@ -143,10 +143,10 @@ def _retire(group: Any, store: distributed.Store, pending: list[Work], linger: f
         time.sleep(POLL_S)
 
 
-def host_store(address: str, port: int, timeout: float) -> tuple[distributed.TCPStore, int]:
-    """Host a rendezvous at one address only (TCPStore by itself listens on all of them); port 0 picks a free one.
+def listen(address: str, port: int) -> socket.socket:
+    """A socket that listens at one address only; port 0 picks a free one.
 
-    Returns the store and its port. Raises TransferError when the address is not ours or the port is taken.
+    Raises TransferError when the address is not ours or the port is taken.
     """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
@@ -160,9 +160,18 @@ def host_store(address: str, port: int, timeout: float) -> tuple[distributed.TCP
             raise
     except OSError as error:
         raise TransferError(
-            f"gloo: cannot listen on master_address {address}, master_port {port}: {error.strerror or error}; "
+            f"cannot listen on master_address {address}, master_port {port}: {error.strerror or error}; "
             "give an address of this machine that the replicas reach, and a free port or 0"
         ) from None
+    return listener
+
+
+def host_store(address: str, port: int, timeout: float) -> tuple[distributed.TCPStore, int]:
+    """Host a rendezvous at one address only (TCPStore by itself listens on all of them); port 0 picks a free one.
+
+    Returns the store and its port. Raises TransferError as `listen`.
+    """
+    listener = listen(address, port)
     bound = listener.getsockname()[1]
     store = distributed.TCPStore(
         address,

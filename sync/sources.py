@@ -5,7 +5,7 @@ vLLM itself is not imported, since a trainer that pushes over gloo need not have
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +71,10 @@ class WeightSource(ABC):
         """For a name whose tensor is also there under other names (tied weights): those names."""
         return {}
 
+    def select(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Some of the tensors, by name."""
+        return {name: tensor for name, tensor in self if name in names}
+
 
 class TensorSource(WeightSource):
     """Tensors in memory, under the checkpoint's names.
@@ -123,9 +127,15 @@ class CheckpointSource(WeightSource):
         return found
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from self._read(lambda name: True)
+
+    def select(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+        return dict(self._read(lambda name: name in names))
+
+    def _read(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, torch.Tensor]]:
         for path in self._files:
             with self._open(path, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                for name in filter(is_wanted, tensors.keys()):
                     yield name, tensors.get_tensor(name)
 
 

@@ -1,6 +1,5 @@
 """The trainer's API: push weights to running replicas."""
 
-import json
 import os
 import re
 import secrets
@@ -13,13 +12,14 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 
 from .canary import CanaryReport, Prompts, compare, own_logprobs, worst
-from .check import FittedSource, ServedModel, fit
+from .check import FittedSource, ServedModel
 from .control import ControlClient, connect
 from .deadline import Deadline, spawn, wait
-from .errors import ConflictError, ControlError, InvalidError, RejectedError, SyncError, TransferError, VerifyError
+from .errors import ControlError, InvalidError, RejectedError, SyncError, TransferError, VerifyError
 from .fleet import Fleet
 from .gloo_trainer import GlooTrainer, GlooTrainerInitInfo, Progress
 from .heartbeat import Heartbeat
+from .preflight import SERVER_BACKENDS, Replica, Trainer, require_alike, require_all, require_ready
 from .report import PushReport
 from .sources import WeightSource, open_source
 from .target import Target
@@ -30,8 +30,6 @@ CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
 InFlight = Literal["keep", "wait", "abort"]
 DEFAULT_TIMEOUT_S = 300.0
 DEFAULT_LEASE_S = 30.0
-# What the server's --weight-transfer-config calls the other end of a backend.
-SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}
 
 
 class WeightSync:
@@ -80,6 +78,7 @@ class WeightSync:
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.lease = lease
         self.keep_previous = keep_previous
+        self._myself = Trainer(self.holder, backend, master_address, master_port)
         self._distrust: str | None = None  # what the canary found: no push before it is found well
         self._heartbeat: Heartbeat | None = None
         # Asked for once per group: a replica restarted with another model leaves it.
@@ -128,10 +127,10 @@ class WeightSync:
         began = time.perf_counter()
         fleet = self._fleet
         fleet.deadline = deadline
-        statuses = self._statuses()
-        fleet.version = str(version) if version is not None else _next_version(statuses)
+        replicas = self._ask(must_be_ready=True)
+        fleet.version = str(version) if version is not None else _next_version(replicas)
         asked = time.perf_counter()
-        fitted = self._fit(weights)
+        fitted = require_alike(replicas, weights)
         checked = time.perf_counter()
         try:
             if self._trainer is None:
@@ -168,7 +167,7 @@ class WeightSync:
         Raises as `push`.
         """
         self._fleet.deadline = Deadline(self.timeout)
-        statuses = self._statuses()
+        statuses = self._fleet.each("status", lambda client, seconds: client.status(seconds))
         behind = [
             client
             for client, status in zip(self._clients, statuses, strict=True)
@@ -217,13 +216,16 @@ class WeightSync:
         return report
 
     def check(self, source: Any) -> None:
-        """Compare the weights with what every replica serves, without sending or changing anything.
+        """Find out whether a push would work at every replica, without sending or changing anything.
 
-        Raises CheckError with all mismatches, or ControlError when a replica could not take a push now.
+        Compares names, shapes and dtypes; whether each replica could take a push now, over this backend and with its
+        world size; its host memory; and whether this process can listen where the workers would join it.
+
+        Raises CheckError with everything that stands against it, ControlError when a replica does not answer.
         """
         self._fleet.deadline = Deadline(self.timeout)
-        self._statuses()
-        self._fit(open_source(source))
+        replicas = self._ask(must_be_ready=False)
+        require_all(replicas, open_source(source), self._myself, is_connected=self._trainer is not None)
 
     def close(self) -> None:
         """Leave the group and let the replicas go. They keep serving what they serve."""
@@ -261,35 +263,23 @@ class WeightSync:
 
     # ---- phases -------------------------------------------------------------------------------------------------
 
-    def _statuses(self) -> list[dict[str, Any]]:
-        """What the replicas say they are; raises when one cannot take a push now."""
-        statuses = self._fleet.each("status", lambda client, seconds: client.status(seconds))
-        wanted = SERVER_BACKENDS[self.backend]
-        for client, status in zip(self._clients, statuses, strict=True):
-            holder = (status.get("lease") or {}).get("holder")
-            if status["state"] == "restarting" or (status["state"] == "updating" and holder != self.holder):
-                reason = status.get("reason") or f"{holder or 'another trainer'} is pushing; try again when it is done"
-                raise ConflictError(str(client.target), "status", f"the replica is {status['state']}: {reason}")
-            serves = status.get("weight_transfer_backend")
-            if serves != wanted:
-                config = json.dumps({"backend": wanted})
-                fix = f"for backend={self.backend!r} start the server with --weight-transfer-config '{config}'"
-                raise InvalidError(str(client.target), "status", f"weight transfer is {serves or 'off'} there; {fix}")
-        self._fleet.world_sizes = [int(status["world_size"]) for status in statuses]
-        return statuses
+    def _ask(self, *, must_be_ready: bool) -> list[Replica]:
+        """What the replicas say they are; their tensors are asked for once per group.
 
-    def _fit(self, weights: WeightSource) -> FittedSource:
-        """The tensors to send; raises CheckError. The replicas' checkpoints must be alike."""
+        Raises ConflictError or InvalidError, with `must_be_ready`, when one could not take a push now.
+        """
+        targets = [str(client.target) for client in self._clients]
+        statuses = self._fleet.each("status", lambda client, seconds: client.status(seconds))
+        replicas = [Replica(target, status) for target, status in zip(targets, statuses, strict=True)]
+        if must_be_ready:
+            require_ready(replicas, self._myself)
+        self._fleet.world_sizes = [replica.world_size for replica in replicas]
+        if any(replica.is_restarting for replica in replicas):
+            return replicas
         if self._trainer is None or not self._served:
             answers = self._fleet.each("parameters", lambda client, seconds: client.parameters(seconds))
-            named = zip(self._clients, answers, strict=True)
-            self._served = [ServedModel.from_answer(str(client.target), answer) for client, answer in named]
-        fitted = [fit(weights, served) for served in self._served]
-        for client, other in zip(self._clients, fitted, strict=True):
-            if other.metadata() != fitted[0].metadata():
-                first = self._clients[0].target
-                raise InvalidError(str(client.target), "parameters", f"serves another checkpoint than {first}")
-        return fitted[0]
+            self._served = [ServedModel.from_answer(*pair) for pair in zip(targets, answers, strict=True)]
+        return [Replica(*each) for each in zip(targets, statuses, self._served, strict=True)]
 
     def _connect(self, fitted: FittedSource) -> Any:
         """Form the group with the replicas' workers."""
@@ -331,6 +321,6 @@ class WeightSync:
             error.add_note(f"while giving up: {problem}")
 
 
-def _next_version(statuses: Sequence[dict[str, Any]]) -> str:
-    numbers = [re.fullmatch(r"v(\d+)", str(status.get("weight_version"))) for status in statuses]
+def _next_version(replicas: Sequence[Replica]) -> str:
+    numbers = [re.fullmatch(r"v(\d+)", str(replica.status.get("weight_version"))) for replica in replicas]
     return f"v{max((int(number[1]) for number in numbers if number), default=0) + 1}"

@@ -27,6 +27,7 @@ class Replica:
         self.state = "serving"
         self.version = "default"
         self.backend = "gloo"
+        self.status: dict[str, Any] = {}  # what else it says of itself
         self.calls: list[str] = []
         self.fail: dict[str, tuple[int, str]] = {}
         self.objection = ""
@@ -62,6 +63,7 @@ class Replica:
             "weight_version": self.version,
             "world_size": self.world_size,
             "weight_transfer_backend": self.backend,
+            **self.status,
         }
 
     def weight_parameters(self, _body: dict[str, Any]) -> dict[str, Any]:

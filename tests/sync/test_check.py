@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sync import CheckError
 from sync.check import ServedModel, fit
@@ -43,6 +44,7 @@ def test_float8_is_not_cast(weights):
 
 def test_a_tied_head_may_be_there_or_not(weights):
     head = "lm_head.weight"
+    weights[head] = weights["model.embed_tokens.weight"].clone()  # equal, but not the same memory
     without = {name: tensor for name, tensor in weights.items() if name != head}
     cases = [
         (weights, served(weights, [head])),  # in the served checkpoint and in the push
@@ -52,6 +54,15 @@ def test_a_tied_head_may_be_there_or_not(weights):
     ]
     for pushed, model in cases:
         assert head not in {meta.name for meta in fit(open_source(pushed), model).metadata()}
+
+
+def test_a_head_that_is_no_longer_tied_is_refused(weights, tmp_path):
+    """The replica would answer with the embedding in its place."""
+    save_file(weights, tmp_path / "model.safetensors")
+    model = served(weights, ["lm_head.weight"])
+    for source in (weights, tmp_path):
+        with pytest.raises(CheckError, match=r"tied to model\.embed_tokens\.weight in the served model, but differs"):
+            fit(open_source(source), model)
 
 
 def test_a_second_name_of_a_known_tensor_is_left_out(weights):

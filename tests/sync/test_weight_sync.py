@@ -179,7 +179,7 @@ def test_a_replica_that_stops_answering(replica, weights, monkeypatch):
         with pytest.raises(DeadlineError):
             sync.push(weights)
         released.set()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_workers_that_never_join(replica, weights, monkeypatch):
@@ -188,7 +188,7 @@ def test_workers_that_never_join(replica, weights, monkeypatch):
     with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=1) as sync:
         with pytest.raises((DeadlineError, TransferError)):
             sync.push(weights)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, cast, get_args
 
+import psutil
 from vllm.v1.engine import PauseMode
 from vllm.version import __version__ as vllm_version
 
@@ -162,6 +163,7 @@ class Control:
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "world_size": config.parallel_config.world_size_across_dp,
             "weight_transfer_backend": self._weights.backend,
+            "host_memory_available": psutil.virtual_memory().available,
             "lease": self._weights.lease.describe(),
             "last_update": last.result() if last is not None else None,
         }
