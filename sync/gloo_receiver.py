@@ -9,6 +9,7 @@ trainer is told, and READY follows.
 A worker's RPCs run between the engine's steps, so none of them may wait for the network: that is done here.
 """
 
+import os
 import queue
 import threading
 from collections import deque
@@ -115,6 +116,7 @@ class GlooReceiver:
     # ---- the thread ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        use_any_core()
         try:
             group = self._join()
             self._group = group
@@ -213,3 +215,13 @@ class GlooReceiver:
         with self._changed:
             self._state = state
             self._changed.notify_all()
+
+
+def use_any_core() -> None:
+    """Let this thread, and those it starts, run on all of the machine's cores.
+
+    On a CPU vLLM binds a worker to the cores it computes on, and with them every thread started later: a receiver would
+    wait for the very cores that generation keeps busy.
+    """
+    if hasattr(os, "sched_setaffinity"):  # Linux; the kernel leaves out what the container may not use
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
@@ -27,11 +28,20 @@ class Record:
     num_tensors: int = 0
     in_flight: str | None = None  # what became of running requests: keep, wait, abort
     stage_s: float = 0.0  # from start to the commit's begin, while generation went on
-    pause_s: float = 0.0  # how long generation stood still
-    drain_s: float = 0.0  # part of pause_s: until the engine stood still
-    load_s: float = 0.0  # part of pause_s: the workers loaded
-    flush_s: float = 0.0  # part of pause_s: cached prefixes were dropped, running requests set back
+    pause_s: float = 0.0  # how long generation stood still: the three that follow, 0 if it never did
+    drain_s: float = 0.0  # until the engine stood still
+    load_s: float = 0.0  # the workers loaded
+    flush_s: float = 0.0  # version set, cached prefixes dropped, running requests set back, and resumed
     total_s: float = 0.0
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time of a `with` block to `drain_s`, `load_s` or `flush_s`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            setattr(self, phase, getattr(self, phase) + time.monotonic() - began)
 
     @property
     def is_committed(self) -> bool:
@@ -83,6 +93,8 @@ class History:
             return
         record.outcome, record.weight_version, record.reason = outcome, version, reason
         record.total_s = time.time() - record.started_at
+        if outcome != "unchanged":
+            record.pause_s = record.drain_s + record.load_s + record.flush_s
         self.outcomes[outcome] += 1
         if record.is_committed:
             self.pushed_bytes += record.num_bytes

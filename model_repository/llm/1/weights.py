@@ -11,13 +11,11 @@ to generate until an update commits. Operations are serialised; each has a deadl
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from itertools import pairwise
 from typing import Any
 
-from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.v1.engine import PauseMode
 
 from .engine import Engine
@@ -25,7 +23,7 @@ from .history import FIRST_VERSION, History, Record, size_of
 from .lease import Lease, read_holder
 from .tensors import BadTensor, Conflict, RequestError, Unavailable
 from .trainer_watch import TrainerWatch
-from .worker_calls import OPERATION_TIMEOUT_S, answer
+from .worker_calls import OPERATION_TIMEOUT_S, Workers
 
 LOCK_TIMEOUT_S = 60.0
 # Engines that stage: until finish is called nothing in the model has been touched.
@@ -55,13 +53,13 @@ class Weights:
         self.state = State.SERVING
         self.reason: str | None = None
         self.is_paused = False
+        self._workers = Workers(engine)
         self._announce = announce
         self._previous: str | None = None  # the version a rollback goes back to
         self._keeps_previous = True
         self._resting: tuple[State, str | None] = (State.SERVING, None)  # state and reason before the running update
         self._is_touched = False  # whether the running update may have changed the model
         self._timeout_s = OPERATION_TIMEOUT_S  # from start to finish, as the trainer asked
-        self._deadline: float | None = None
         self._watch = TrainerWatch(self.lease, self._trainer_gone, self._lease_ran_out)
         self._expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
         self._lock = asyncio.Lock()
@@ -73,8 +71,7 @@ class Weights:
         return config.backend if config is not None else None
 
     async def version(self) -> str:
-        # Not by the update's deadline: whoever asks shortly before it must not cost the engine its life.
-        return await answer(self.engine, self.engine.llm.get_weight_version(), OPERATION_TIMEOUT_S)
+        return await self._workers.version()
 
     def check_can_generate(self) -> None:
         """Raises Unavailable when what would be generated could not be trusted."""
@@ -98,7 +95,7 @@ class Weights:
                     "init_weight_transfer_engine",
                     'weight transfer is off; start vLLM with --weight-transfer-config \'{"backend": "gloo"}\'',
                 )
-            await self._answer(self.engine.llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info)))
+            await self._workers.connect(init_info)
             self.lease.take(holder, lease_s, is_anonymous=is_anonymous)
             self._timeout_s = float(init_info.get("timeout_s") or OPERATION_TIMEOUT_S)
             self._keeps_previous = self.backend in STAGING_BACKENDS and init_info.get("keep_previous", True)
@@ -107,7 +104,7 @@ class Weights:
     async def disconnect(self) -> None:
         async with self._exclusive():
             self._refuse_while(State.UPDATING, "shutdown_weight_transfer_engine")
-            await self._answer(self.engine.llm.shutdown_weight_transfer_engine())
+            await self._workers.disconnect()
             self._end_lease()
 
     async def force_out(self, reason: str) -> None:
@@ -130,8 +127,8 @@ class Weights:
             record = self.history.begin("push", self.lease.holder)
             try:
                 if self._is_touched:  # an engine that writes into the model as bytes arrive must not generate meanwhile
-                    await self._answer(self.engine.llm.pause_generation(mode="keep", clear_cache=False))
-                await self._answer(self.engine.llm.start_weight_update())
+                    await self._workers.stand_still("keep")
+                await self._workers.start()
             except RequestError as error:
                 await self._fail(record, f"start_weight_update failed: {error}")
                 raise
@@ -142,7 +139,7 @@ class Weights:
         async with self._exclusive():
             record = self._running_update("update_weights")
             try:
-                await self._answer(self.engine.llm.update_weights(WeightTransferUpdateRequest(update_info)))
+                await self._workers.update(update_info)
             except RequestError as error:
                 await self._fail(record, f"update_weights failed: {error}")
                 raise
@@ -184,8 +181,8 @@ class Weights:
             record = self.history.begin("rollback", self.lease.holder)
             self._begin_update(may_touch=False)
             try:
-                await self._answer(self.engine.llm.start_weight_update())
-                await self._answer(self.engine.llm.update_weights(WeightTransferUpdateRequest({"rollback": True})))
+                await self._workers.start()
+                await self._workers.update({"rollback": True})
             except RequestError as error:
                 await self._fail(record, f"rollback failed: {error}")
                 raise
@@ -211,19 +208,19 @@ class Weights:
 
     async def pause(self, mode: PauseMode, *, clear_cache: bool) -> None:
         async with self._exclusive():
-            await self._answer(self.engine.llm.pause_generation(mode=mode, clear_cache=clear_cache))
+            await self._workers.pause(mode, clear_cache=clear_cache)
             self.is_paused = True
 
     async def resume(self) -> None:
         async with self._exclusive():
             self.is_paused = False
             if self.state not in REFUSING:
-                await self._answer(self.engine.llm.resume_generation())
+                await self._workers.resume()
 
     async def set_version(self, version: str) -> None:
         async with self._exclusive():
             self._refuse_while(State.UPDATING, "update_weight_version")
-            await self._answer(self.engine.llm.update_weight_version(version))
+            await self._workers.set_version(version)
             self._announce(version)
 
     def mark_dirty(self, reason: str) -> None:
@@ -232,42 +229,43 @@ class Weights:
     # ---- the steps of the above -----------------------------------------------------------------------------------
 
     def _begin_update(self, *, may_touch: bool) -> None:
-        self._deadline = time.monotonic() + self._timeout_s
+        self._workers.deadline = time.monotonic() + self._timeout_s
         self._resting = (self.state, self.reason)
         self._is_touched = may_touch or self.state is State.DIRTY
 
     async def _commit(self, record: Record, version: str | None, in_flight: PauseMode, *, unchanged: bool) -> None:
-        llm = self.engine.llm
         record.in_flight = in_flight
-        times = [time.monotonic()]
         try:
-            if not unchanged:
-                await self._answer(llm.pause_generation(mode=in_flight, clear_cache=False))
-            times.append(time.monotonic())
-            try:
-                await self._answer(llm.finish_weight_update())
-            except RequestError as error:
-                self._is_touched = self._is_touched or UNTOUCHED not in str(error)
-                raise
-            times.append(time.monotonic())
-            if version is not None:
-                await self._answer(llm.update_weight_version(version))
-            if not unchanged:
+            if unchanged:
+                await self._load()
+            else:
+                with record.timed("drain_s"):
+                    await self._workers.stand_still(in_flight)
+                with record.timed("load_s"):
+                    await self._load()
                 self._is_touched = True
-                await self._answer(llm.reset_prefix_cache(reset_running_requests=True))
+            with record.timed("flush_s"):
+                if version is not None:
+                    await self._workers.set_version(version)
+                if not unchanged:
+                    await self._workers.forget_prefixes()
+                live = version if version is not None else await self.version()
         except RequestError as error:
             await self._fail(record, f"finish_weight_update failed: {error}")
             raise
         self._stop_expiry()
         self.state, self.reason, self._is_touched = State.SERVING, None, False
-        live = await self.version()
         self._announce(live)
-        await self._resume_unless_paused()  # a fenced engine stands still, whatever was pushed
-        if not unchanged:
-            times.append(time.monotonic())
-            record.pause_s = times[3] - times[0]
-            record.drain_s, record.load_s, record.flush_s = (b - a for a, b in pairwise(times))
+        with record.timed("flush_s"):
+            await self._resume_unless_paused()  # a fenced engine stands still, whatever was pushed
         self.history.end(record, "unchanged" if unchanged else "committed", live)
+
+    async def _load(self) -> None:
+        try:
+            await self._workers.load()
+        except RequestError as error:
+            self._is_touched = self._is_touched or UNTOUCHED not in str(error)
+            raise
 
     async def _fail(self, record: Record, reason: str, outcome: str = "failed") -> None:
         """End the update; what the model holds decides between serving on and dirty."""
@@ -275,7 +273,7 @@ class Weights:
         self._end_lease()
         version = None
         if self.engine.is_running:
-            await self._reset_worker()
+            await self._workers.let_go()
             version = await self.version()
         if self._is_touched:
             await self._refuse(State.DIRTY, reason)
@@ -288,7 +286,7 @@ class Weights:
         """From now on nothing is generated; what is running ends with finish reason "abort"."""
         self.state, self.reason = state, reason
         if self.engine.is_running:
-            await self._answer(self.engine.llm.pause_generation(mode="abort", clear_cache=True))
+            await self._workers.pause("abort", clear_cache=True)
 
     async def _let_go(self, reason: str) -> None:
         if self.state is State.UPDATING and self.history.last is not None:
@@ -296,36 +294,11 @@ class Weights:
         elif self.lease.is_held:
             self._end_lease()
             if self.engine.is_running:
-                await self._answer(self.engine.llm.shutdown_weight_transfer_engine())
-
-    async def _reset_worker(self) -> None:
-        """Let go of the trainer, so that the next one can connect.
-
-        vLLM refuses to release a trainer while an update is active. Our gloo worker takes the abort and finishes
-        without loading anything; vLLM's own engines fail on it, which clears the mark, too.
-        """
-        llm = self.engine.llm
-        for call in (
-            llm.update_weights(WeightTransferUpdateRequest({"abort": "given up"})),
-            llm.finish_weight_update(),
-            llm.shutdown_weight_transfer_engine(),
-        ):
-            try:
-                await self._answer(call)
-            except RequestError:  # a trainer that cannot be let go of is left to its group's own deadline
-                continue
+                await self._workers.disconnect()
 
     async def _resume_unless_paused(self) -> None:
         if not self.is_paused and self.state not in REFUSING and self.engine.is_running:
-            await self._answer(self.engine.llm.resume_generation())
-
-    async def _answer(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """A worker's answer. One that does not come by the update's deadline costs the engine its life.
-
-        A broadcast that waits for a trainer cannot be interrupted (NCCL), and blocks the worker for everything else.
-        """
-        left = OPERATION_TIMEOUT_S if self._deadline is None else max(1.0, self._deadline - time.monotonic())
-        return await answer(self.engine, call, min(left, OPERATION_TIMEOUT_S))
+            await self._workers.resume()
 
     async def _trainer_gone(self, generation: int, reason: str) -> None:
         async with self._exclusive(timeout_s=None):
@@ -347,7 +320,7 @@ class Weights:
                 await self._fail(record, late, outcome="aborted")
 
     def _stop_expiry(self) -> None:
-        self._deadline = None
+        self._workers.deadline = None
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
