@@ -1,5 +1,6 @@
 """What is remembered of updates and of running requests."""
 
+import time
 from collections.abc import Callable
 from types import ModuleType
 
@@ -34,6 +35,17 @@ def test_an_update_ends_once(history: ModuleType) -> None:
     assert dict(updates.outcomes) == {"failed": 1}
 
 
+def test_phases_are_timed_and_add_up(history: ModuleType) -> None:
+    updates = history.History()
+    record = updates.begin("push", "me")
+    for phase in ("drain_s", "load_s", "flush_s", "flush_s"):
+        with record.timed(phase):
+            time.sleep(0.01)
+    updates.end(record, "committed", "v1")
+    assert 0.04 <= record.pause_s == record.drain_s + record.load_s + record.flush_s <= record.total_s
+    assert record.flush_s >= 0.02
+
+
 def test_only_the_last_are_kept(history: ModuleType) -> None:
     updates = history.History()
     for number in range(history.KEPT_RECORDS + 5):
@@ -62,9 +74,9 @@ def test_the_size_of_what_is_announced(history: ModuleType) -> None:
 def test_statistics(history: ModuleType) -> None:
     updates, running = history.History(), history.InFlight()
     record = updates.begin("push", "me")
-    record.pause_s, record.load_s, record.num_bytes = 0.5, 0.4, 7
+    record.drain_s, record.load_s, record.num_bytes = 0.125, 0.5, 7
     updates.end(record, "committed", "v1")
     updates.end(updates.begin("push", "me"), "aborted", "v1")
     found = history.WeightStatistics.of(updates, running)
     assert (found.weight_updates_committed_total, found.weight_updates_aborted_total) == (1, 1)
-    assert (found.weight_update_pause_seconds, found.weight_bytes_total) == (0.5, 7)
+    assert (found.weight_update_pause_seconds, found.weight_bytes_total) == (0.625, 7)

@@ -4,7 +4,7 @@ A front end runs vLLM's AsyncLLM with its process boundary to the engine core la
 openai_frontend/core_client.py). It opens one channel, a request that stays open; its generations are requests of their
 own (Triton queues, batches, counts and cancels them), but their tokens travel together on the channel: one message for
 each step of the engine, however many generations it served. That is what makes a token cheap: the cost is a
-message, not its size.
+message, not its size. Tokens that the front end could do nothing with before the generation ends wait here for it.
 
 Messages are vLLM's own structs in vLLM's own encoding: in, one EngineCoreRequest; out, a list of EngineCoreOutputs.
 """
@@ -21,6 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from .engine import Engine, intercept_outputs
+from .generation import Generation
 from .history import InFlight
 from .responses import ResponseWriter, send
 from .tensors import BadTensor, RequestError, Unavailable
@@ -35,7 +36,7 @@ class Channel:
     def __init__(self, name: str, sender: Any) -> None:
         self.name = name
         self.sender = sender
-        self.generations: dict[str, Any] = {}  # request id → response sender of its Triton request
+        self.generations: dict[str, Generation] = {}  # by request id
         # What the writer's thread has yet to send: a step's outputs, and the requests to close after them. A deque,
         # because its append and popleft are atomic: one thread fills it, another drains it.
         self.waiting: deque[tuple[EngineCoreOutputs, list[Any]]] = deque()
@@ -81,7 +82,7 @@ class Relay:
             raise BadTensor("engine_request", f"request id {request.request_id!r} is already running")
         self._engine.validate(request)
         self._owners[request.request_id] = channel
-        channel.generations[request.request_id] = sender
+        channel.generations[request.request_id] = Generation(sender, request.sampling_params)
         self._in_flight.begin(request.request_id)
         try:
             await self._engine.llm.engine_core.add_request_async(request)
@@ -116,6 +117,9 @@ class Relay:
     def announce(self, version: str) -> None:
         """Tell the front ends which weights serve from now on, before any token does."""
         for channel in self._channels.values():
+            for generation in channel.generations.values():
+                for step in generation.flush():  # what the weights before have made
+                    channel.waiting.append((step, []))
             channel.waiting.append((EngineCoreOutputs(weight_version=version), []))
             self._flush(channel)
 
@@ -131,7 +135,7 @@ class Relay:
     def _forget(self, request_id: str) -> Any:
         channel = self._owners.pop(request_id)
         self._in_flight.end(request_id)
-        return channel.generations.pop(request_id)
+        return channel.generations.pop(request_id).sender
 
     def _attach_to(self, llm: AsyncLLM) -> None:
         intercept_outputs(llm, self._distribute)
@@ -147,15 +151,22 @@ class Relay:
         """Give each channel its part of a step; what is left belongs to the requests of this process."""
         parts: dict[str, tuple[list[EngineCoreOutput], list[Any]]] = {}
         local: list[EngineCoreOutput] = []
+        version = outputs.weight_version
         for output in outputs.outputs:
-            channel = self._owners.get(output.request_id)
+            request_id = output.request_id
+            channel = self._owners.get(request_id)
             if channel is None:
                 local.append(output)
                 continue
+            generation = channel.generations[request_id]
+            if generation.keeps(output, version):
+                continue
+            for step in generation.flush(into=output, version=version):
+                channel.waiting.append((step, []))
             part, finished = parts.setdefault(channel.name, ([], []))
             part.append(output)
             if output.finish_reason is not None:
-                finished.append(self._forget(output.request_id))
+                finished.append(self._forget(request_id))
         stats = outputs.scheduler_stats
         for channel in self._channels.values():
             part, finished = parts.get(channel.name, ([], []))
