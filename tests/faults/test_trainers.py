@@ -109,12 +109,11 @@ def test_a_trainer_that_knocks_does_not_keep_a_hanging_one_in(
             assert trainer.stdout.readline() == "connected\n"
             trainer.send_signal(signal.SIGSTOP)
             knocks: list[str] = []
+            knock = {"master_address": "127.0.0.1", "master_port": 1, "world_size": 2, "timeout_s": 5, "holder": "b"}
 
             def is_free() -> bool:
                 try:
-                    control.init_weight_transfer_engine(
-                        {"master_address": "127.0.0.1", "master_port": 1, "holder": "b"}
-                    )
+                    control.init_weight_transfer_engine(knock)
                 except ConflictError as refusal:
                     knocks.append(str(refusal))
                     return False
