@@ -10,7 +10,7 @@ vLLM's own builders, so that an upgrade which moves them fails there.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,10 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.outputs import CompletionOutput, RequestOutput
+
+from openai_frontend.stamped import Stamps, stamped
 
 FIELD = "weight_versions"
 
@@ -40,17 +43,19 @@ class VersionedCompletion(OpenAIServingCompletion):
         *args: Any,
         **kwargs: Any,
     ) -> AsyncGenerator[str, None]:
-        ended: dict[int, Spans] = {}
+        def build(results: AsyncIterator[tuple[int, RequestOutput]]) -> AsyncGenerator[str, None]:
+            return vllms(request, engine_inputs, results, *args, **kwargs)
 
-        async def watched() -> AsyncGenerator[tuple[int, RequestOutput], None]:
-            async for prompt_index, result in result_generator:
-                for output in result.outputs:
-                    if output.finish_reason is not None:
-                        ended[output.index + prompt_index * (request.n or 1)] = spans(output)
-                yield prompt_index, result
-
-        events = super().completion_stream_generator(request, engine_inputs, watched(), *args, **kwargs)
-        return with_spans(events, ended)
+        vllms = super().completion_stream_generator
+        num_choices = request.n or 1
+        is_bare = request.logprobs is None and is_text_only(request, self.enable_force_include_usage)
+        return stamped(
+            result_generator,
+            lambda item: (item[0] * num_choices, item[1]),
+            build,
+            stamps=Stamps("text") if is_bare else None,
+            finish=with_spans,
+        )
 
     def request_output_to_completion_response(
         self, final_res_batch: list[RequestOutput], *args: Any, **kwargs: Any
@@ -70,17 +75,20 @@ class VersionedChat(OpenAIServingChat):
         *args: Any,
         **kwargs: Any,
     ) -> AsyncGenerator[str, None]:
-        ended: dict[int, Spans] = {}
+        def build(results: AsyncIterator[RequestOutput]) -> AsyncGenerator[str, None]:
+            return vllms(request, results, *args, **kwargs)
 
-        async def watched() -> AsyncGenerator[RequestOutput, None]:
-            async for result in result_generator:
-                for output in result.outputs:
-                    if output.finish_reason is not None:
-                        ended[output.index] = spans(output)
-                yield result
-
-        events = super().chat_completion_stream_generator(request, watched(), *args, **kwargs)
-        return with_spans(events, ended)
+        vllms = super().chat_completion_stream_generator
+        # A parser and a log want to see every piece of text.
+        is_watched = request.logprobs or self.parser_cls is not None or self.enable_log_outputs
+        is_bare = not is_watched and is_text_only(request, self.enable_force_include_usage)
+        return stamped(
+            result_generator,
+            lambda result: (0, result),
+            build,
+            stamps=Stamps("content") if is_bare else None,
+            finish=with_spans,
+        )
 
     async def chat_completion_full_generator(
         self,
@@ -157,14 +165,16 @@ def add_spans(choices: Iterable[BaseModel], outputs: Iterable[CompletionOutput])
         setattr(choice, FIELD, spans(output))  # vLLM's models allow further fields
 
 
-async def with_spans(events: AsyncIterator[str], ended: dict[int, Spans]) -> AsyncGenerator[str, None]:
-    """Server-sent events with the spans in the chunks that end a choice.
+def is_text_only(request: CompletionRequest | ChatCompletionRequest, enable_force_include_usage: bool) -> bool:
+    """Whether the events between a stream's first and last have nothing that changes but their text."""
+    _, has_usage_in_each = should_include_usage(request.stream_options, enable_force_include_usage)
+    return not request.return_token_ids and not has_usage_in_each
 
-    `ended` is filled, by the index of the choice, with every output that ends one before its chunk is made, and emptied
-    here: only chunks that come while something is in it are looked at, one per choice as a rule.
-    """
-    async for event in events:
-        yield label(event, ended) if ended else event
+
+def with_spans(first_choice: int, result: RequestOutput) -> Callable[[str], str]:
+    """What puts the spans of the choices that end in `result` into the events made of it."""
+    ended = {first_choice + each.index: spans(each) for each in result.outputs if each.finish_reason is not None}
+    return (lambda event: label(event, ended)) if ended else str
 
 
 def label(event: str, ended: dict[int, Spans]) -> str:

@@ -1,0 +1,174 @@
+"""Streams whose plain events are stamped instead of built.
+
+Between its first event and its last a stream says the same again and again, with another piece of text. vLLM builds
+each of these events from three pydantic models, which costs as much as everything else that a front end does for a
+token. Here vLLM's own generator makes the first event of each choice, and all that are not plain; the others are that
+first one with another text in it. So what an event looks like stays vLLM's, whatever that is.
+"""
+
+import types
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from pydantic_core import to_json
+from vllm.outputs import CompletionOutput, RequestOutput
+
+T = TypeVar("T")
+HUNGRY = object()
+
+
+class Stamps:
+    """The events of one stream by their choice, as texts before and after the piece that changes."""
+
+    def __init__(self, field: str) -> None:
+        """`field`: the name under which an event has its text."""
+        self._key = f'"{field}":'
+        self._stamps: dict[int, tuple[str, str]] = {}
+        self._skipped: dict[int, list[int]] = {}  # tokens whose events were stamped, which vLLM has not counted
+
+    def make(self, first_choice: int, result: RequestOutput) -> list[str] | None:
+        """The events for a result that brings nothing but text, one for each choice in it; else None."""
+        if not all(is_plain(output) and first_choice + output.index in self._stamps for output in result.outputs):
+            return None
+        events = []
+        for output in result.outputs:
+            choice = first_choice + output.index
+            self._skipped.setdefault(choice, []).extend(output.token_ids)
+            before, after = self._stamps[choice]
+            events.append(f"{before}{to_json(output.text).decode()}{after}")
+        return events
+
+    def learn(self, first_choice: int, result: RequestOutput, event: str | None) -> None:
+        """Make a stamp of `event`, the last that vLLM made of `result`."""
+        if event is None or len(result.outputs) != 1 or not is_plain(result.outputs[0]):
+            return
+        before, found, after = event.partition(f"{self._key}{to_json(result.outputs[0].text).decode()}")
+        if found and self._key not in before and self._key not in after:
+            self._stamps[first_choice + result.outputs[0].index] = (before + self._key, after)
+
+    def restore(self, first_choice: int, result: RequestOutput) -> None:
+        """Give vLLM the tokens it has not seen, for it counts them."""
+        for output in result.outputs:
+            if skipped := self._skipped.pop(first_choice + output.index, None):
+                output.token_ids = [*skipped, *output.token_ids]
+
+
+def is_plain(output: CompletionOutput) -> bool:
+    return output.finish_reason is None and bool(output.token_ids)
+
+
+class Feed(Generic[T]):
+    """What vLLM's generator iterates over: it gets the items that `give` was called with."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._end: BaseException | None = None
+
+    def give(self, item: T) -> None:
+        self._items.append(item)
+
+    def end(self, reason: Exception | None = None) -> None:
+        """No more items; `reason` is raised to vLLM's generator."""
+        self._end = reason or StopAsyncIteration()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._items:
+            if self._end is not None:
+                raise self._end
+            await _hunger()
+        return self._items.popleft()
+
+
+@types.coroutine
+def _hunger() -> Generator[Any, Any, None]:
+    yield HUNGRY  # to Pull.next, which drives the generator that waits here
+
+
+class Pull:
+    """Takes events out of a generator that takes its items from a Feed, without a task for it."""
+
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        self._events = events
+        self._waiting: Any = None  # an `anext` that stopped because the feed was empty
+
+    @types.coroutine
+    def next(self) -> Generator[Any, Any, Any]:
+        """The next event, HUNGRY when the feed has to be given something first, None after the last event."""
+        step: Any = self._waiting or anext(self._events).__await__()
+        self._waiting = None
+        go_on, with_what = step.send, None
+        while True:
+            try:
+                waits_for = go_on(with_what)
+            except StopIteration as event:
+                return event.value
+            except StopAsyncIteration:
+                return None
+            if waits_for is HUNGRY:
+                self._waiting = step
+                return HUNGRY
+            try:
+                yield waits_for
+                go_on, with_what = step.send, None
+            except BaseException as error:  # the generator's to handle, a cancellation above all
+                go_on, with_what = step.throw, error
+
+    async def close(self) -> None:
+        if self._waiting is not None:  # it stands in the middle of an `anext`, which `aclose` cannot end
+            with suppress(GeneratorExit, StopAsyncIteration):
+                self._waiting.throw(GeneratorExit())
+        await self._events.aclose()
+
+
+async def stamped(
+    items: AsyncIterator[T],
+    result_of: Callable[[T], tuple[int, RequestOutput]],
+    build: Callable[[AsyncIterator[T]], AsyncGenerator[str, None]],
+    *,
+    stamps: Stamps | None,
+    finish: Callable[[int, RequestOutput], Callable[[str], str]],
+) -> AsyncGenerator[str, None]:
+    """The events of the generator that `build` makes over `items`, those in between stamped.
+
+    result_of: an item's result, and the number of the first choice in it.
+    stamps: None for a stream whose events have to be built, every one.
+    finish: called with what vLLM is given; changes the events that it makes of it.
+    """
+    feed: Feed[T] = Feed()
+    pull = Pull(build(feed))
+    source = aiter(items)
+    try:
+        while True:
+            try:
+                item = await anext(source)
+            except StopAsyncIteration:
+                feed.end()
+                break
+            except Exception as error:  # vLLM's generator turns it into an event
+                feed.end(error)
+                break
+            first_choice, result = result_of(item)
+            if stamps is not None:
+                if (events := stamps.make(first_choice, result)) is not None:
+                    for event in events:
+                        yield event
+                    continue
+                stamps.restore(first_choice, result)
+            change, made = finish(first_choice, result), None
+            feed.give(item)
+            while (event := await pull.next()) is not HUNGRY:
+                if event is None:
+                    return
+                made = event
+                yield change(event)
+            if stamps is not None:
+                stamps.learn(first_choice, result, made)
+        while (event := await pull.next()) is not None:
+            yield event
+    finally:
+        await pull.close()

@@ -1,0 +1,194 @@
+"""Stamped events are the very bytes that vLLM's own generators would have made."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.outputs import RequestOutput
+
+from openai_frontend.stamped import Stamps, stamped
+
+from .test_weight_spans import MESSAGES, METADATA, collected, output, result, serving
+
+TEXTS = [
+    "",
+    " The",
+    "",
+    'a "quoted"',
+    "back\\slash",
+    "\n\t\r\b\f\x00\x1f\x7f",
+    "é€😀",
+    "\u2028</script>",
+    '"text":"',
+    '"content":""',
+]
+
+
+def steps(num_choices: int) -> list[RequestOutput]:
+    """Every text in turn for each choice, sometimes two choices in one result; the choices end one after another."""
+    made = [result(*(output(i, [5], text=text) for i in range(num_choices))) for text in TEXTS[:2]]
+    made += [result(output(i, [6, 7], text=text)) for text in TEXTS for i in range(num_choices)]
+    made += [result(*(output(i, [8], text=text) for i in range(num_choices))) for text in TEXTS]
+    ends = [result(output(i, [9], ("v1", 0, 3), text="end")) for i in range(num_choices)]
+    for first, second in pairwise(ends):
+        made += [first, result(*(output(i, [4], text="late") for i in range(second.outputs[0].index, num_choices)))]
+    return [*made, ends[-1]]
+
+
+def completion(
+    handler: Any, results: AsyncIterator[tuple[int, RequestOutput]], **options: Any
+) -> AsyncGenerator[str, None]:
+    request = CompletionRequest(model="m", prompt="x", max_tokens=9, stream=True, **options)
+    engine_inputs = [{"prompt": "x"}, {"prompt": "y"}]
+    return handler.completion_stream_generator(
+        request, engine_inputs, results, "cmpl-1", 0, "m", num_prompts=2, tokenizer=None, request_metadata=METADATA
+    )
+
+
+def chat(handler: Any, results: AsyncIterator[RequestOutput], **options: Any) -> AsyncGenerator[str, None]:
+    request = ChatCompletionRequest(model="m", messages=MESSAGES, stream=True, **options)
+    return handler.chat_completion_stream_generator(request, results, "chatcmpl-1", "m", [], object(), METADATA)
+
+
+async def each(items: list[Any], error: Exception | None = None) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+    if error is not None:
+        raise error
+
+
+def bare(events: list[str]) -> list[str]:
+    """Without what differs by intent or by the clock."""
+    return [re.sub(r',"weight_versions":\[[^]]*\]|"created":\d+', "", event) for event in events]
+
+
+USAGE = {"stream_options": {"include_usage": True}}
+OPTIONS = [{}, USAGE, {"echo": True}, {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}]
+OPTIONS += [{"return_token_ids": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("num_choices", [1, 3])
+def test_a_completion_stream_is_vllms_to_the_byte(num_choices: int, options: dict[str, Any]) -> None:
+    def events(*, versioned: bool) -> list[str]:
+        items = [
+            (prompt, step)
+            for pair in zip(steps(num_choices), steps(num_choices), strict=True)
+            for prompt, step in enumerate(pair)
+        ]
+        handler = serving("openai_serving_completion", versioned=versioned)
+        return asyncio.run(collected(completion(handler, each(items), n=num_choices, **options)))
+
+    assert bare(events(versioned=True)) == bare(events(versioned=False))
+
+
+@pytest.mark.parametrize("options", [{}, USAGE, OPTIONS[3], OPTIONS[4]])
+@pytest.mark.parametrize("num_choices", [1, 3])
+def test_a_chat_stream_is_vllms_to_the_byte(num_choices: int, options: dict[str, Any]) -> None:
+    def events(*, versioned: bool) -> list[str]:
+        handler = serving("openai_serving_chat", versioned=versioned)
+        return asyncio.run(collected(chat(handler, each(steps(num_choices)), n=num_choices, **options)))
+
+    assert bare(events(versioned=True)) == bare(events(versioned=False))
+
+
+def test_events_are_stamped_at_all() -> None:
+    """vLLM's generator gets the first result and the last only."""
+    given: list[RequestOutput] = []
+
+    async def run() -> list[str]:
+        def build(results: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
+            async def watched() -> AsyncIterator[Any]:
+                async for item in results:
+                    given.append(item[1])
+                    yield item
+
+            return completion(serving("openai_serving_completion", versioned=False), watched())
+
+        items = [(0, result(output(0, [n], text="x"))) for n in range(50)] + [(0, result(output(0, [9], ("v", 0, 51))))]
+        events = stamped(each(items), lambda item: item, build, stamps=Stamps("text"), finish=lambda first, result: str)
+        return await collected(events)
+
+    assert len(asyncio.run(run())) == 52  # and [DONE]
+    assert [list(each.outputs[0].token_ids) for each in given] == [[0], [*range(1, 50), 9]]
+
+
+@pytest.mark.parametrize("make", [completion, chat])
+def test_an_error_in_the_middle_becomes_an_event(make: Any) -> None:
+    name = "openai_serving_completion" if make is completion else "openai_serving_chat"
+    plain = [result(output(0, [5], text="x")) for _ in range(5)]
+    items = [(0, step) for step in plain] if make is completion else plain
+
+    def events(*, versioned: bool) -> list[str]:
+        return asyncio.run(collected(make(serving(name, versioned=versioned), each(items, ValueError("broke")))))
+
+    assert bare(events(versioned=True)) == bare(events(versioned=False))
+    assert "broke" in events(versioned=True)[-2]
+
+
+def test_a_stream_that_is_given_up_ends_vllms_generator() -> None:
+    ended: list[str] = []
+
+    async def build(results: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
+        try:
+            async for item in results:
+                yield f'data: {{"text":"{item.outputs[0].text}"}}\n\n'
+        finally:
+            ended.append("vllm's")
+
+    async def source() -> AsyncGenerator[RequestOutput, None]:
+        while True:
+            yield result(output(0, [5], text="x"))
+
+    async def run() -> None:
+        results = source()
+        events = stamped(
+            results, lambda item: (0, item), build, stamps=Stamps("text"), finish=lambda first, result: str
+        )
+        assert [await anext(events) for _ in range(3)] == ['data: {"text":"x"}\n\n'] * 3
+        await events.aclose()
+
+    asyncio.run(run())
+    assert ended == ["vllm's"]
+
+
+def test_what_vllms_generator_itself_waits_for_is_waited_for() -> None:
+    async def build(results: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
+        async for item in results:
+            await asyncio.sleep(0.001)
+            yield item.outputs[0].text
+
+    async def run() -> list[str]:
+        items = [result(output(0, [5], text=text)) for text in "abc"]
+        return await collected(
+            stamped(each(items), lambda item: (0, item), build, stamps=None, finish=lambda first, result: str.upper)
+        )
+
+    assert asyncio.run(run()) == ["A", "B", "C"]
+
+
+def test_a_cancelled_wait_reaches_vllms_generator() -> None:
+    seen: list[str] = []
+
+    async def build(results: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
+        async for _ in results:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                raise
+            yield ""
+
+    async def run() -> None:
+        items = [result(output(0, [5]))]
+        events = stamped(each(items), lambda item: (0, item), build, stamps=None, finish=lambda first, result: str)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(events), 0.05)
+
+    asyncio.run(run())
+    assert seen == ["cancelled"]
