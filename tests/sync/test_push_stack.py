@@ -13,8 +13,9 @@ import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from sync import CheckError, RefusedError, RejectedError, WeightSync
+from sync import CheckError, RefusedError, RejectedError, VerifyError, WeightSync
 from sync.control import connect
 from sync.target import Target
 
@@ -182,3 +183,37 @@ def test_by_command_line(stack, target, control, perturbed_dir, original):
     assert run_cli(stack, "push", *there, "--checkpoint", str(perturbed_dir), "--version", "by-hand").wait(60) == 0
     text, version = complete(stack)
     assert (text != before, version) == (True, "by-hand")
+
+
+def test_the_canary_sees_weights_that_are_not_the_trainers_and_gates_the_next_push(
+    stack, target, sync, tiny_model_dir, weights, perturbed, original
+):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    prompts = [[504, 3575, 282, 4649, 314], list(range(100, 140))]
+    report = sync.verify(model, prompts, atol=0.1)  # served in bfloat16
+    assert (report.num_tokens, report.targets) == (43, (target,))
+    sync.push(perturbed, "elsewhere")
+    with pytest.raises(VerifyError, match=r"elsewhere at .*: 43 logprobs differ from the trainer's"):
+        sync.verify(model, prompts, atol=0.1, gate=True)
+    with pytest.raises(VerifyError, match=r"no push before verify\(\) succeeds"):
+        sync.push(weights, "not-yet")
+    assert complete(stack)[1] == "elsewhere"
+    model.load_state_dict({name: tensor.float() for name, tensor in perturbed.items()}, strict=False)
+    model.tie_weights()
+    sync.verify(model, prompts, atol=0.1, gate=True)
+    assert sync.push(weights, "restored").version == "restored"
+
+
+def test_check_on_the_command_line_lists_everything_against_a_checkpoint_of_another_size(
+    stack, target, control, smollm2_dir
+):
+    version = control.weight_version()
+    arguments = ["check", "--to", target, "--checkpoint", str(smollm2_dir)]
+    environment = os.environ | {"TRITONLIVE_CONTROL_KEY": stack.control_key, "COLUMNS": "200"}
+    command = [sys.executable, "-m", "sync", *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    lines = done.stderr.splitlines()
+    assert "model.embed_tokens.weight: shape is [49152, 576], served is [49152, 64]" in done.stderr
+    assert sum("not a tensor of the served checkpoint" in line for line in lines) == 28 * 9  # 30 layers, served are 2
+    assert (control.weight_version(), control.status()["state"]) == (version, "serving")

@@ -4,6 +4,7 @@ A response sender's `send` copies into shared memory and waits until Triton has 
 microseconds each. One thread does that for everybody, in order.
 """
 
+import asyncio
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ CODE_NAMES = {
     getattr(pb_utils.TritonError, name): name
     for name in ("INVALID_ARG", "NOT_FOUND", "ALREADY_EXISTS", "UNAVAILABLE", "UNSUPPORTED", "INTERNAL", "CANCELLED")
 }
+# With so many jobs waiting whoever can wait should; see `caught_up`.
+BEHIND_JOBS = 16
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -35,6 +38,19 @@ class ResponseWriter:
 
     def send(self, sender: Any, tensors: Mapping[str, np.ndarray], final: bool) -> None:
         self.call(lambda: send(sender, tensors, final))
+
+    async def caught_up(self) -> None:
+        """Returns when what is queued has been sent, at once if that is little.
+
+        A stream that waits here gets its next tokens together in one response. Otherwise streams of many responses
+        would queue faster than they are sent, and everybody else, control operations too, would wait behind them.
+        """
+        if self._queue.qsize() < BEHIND_JOBS:
+            return
+        loop = asyncio.get_running_loop()
+        is_sent = loop.create_future()
+        self.call(lambda: loop.call_soon_threadsafe(lambda: is_sent.done() or is_sent.set_result(None)))
+        await is_sent
 
     def finish(self, sender: Any) -> None:
         """Close the request: a last response without tensors."""

@@ -103,6 +103,7 @@ class Service:
         try:
             async for tensors, is_last in generate(self._engine.llm, request, f"triton-{uuid.uuid4().hex[:16]}"):
                 self._writer.send(sender, tensors, final=is_last)
+                await self._writer.caught_up()
         finally:
             del self._natives[task]
             self._in_flight.end(task)
