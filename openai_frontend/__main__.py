@@ -12,6 +12,7 @@ from openai_frontend import description
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, Options
 
+DEFAULT_TRITON_URL = "127.0.0.1:8001"
 EPILOG = f"""\
 Every other argument is vLLM's, as for `vllm serve`: --tool-call-parser, --enable-auto-tool-choice, --chat-template,
 --reasoning-parser, --enable-log-requests, ... The engine's own arguments come from Triton.
@@ -22,19 +23,23 @@ environment:
 
 example:
   python -m openai_frontend --triton-url 127.0.0.1:8001 --enable-auto-tool-choice --tool-call-parser hermes
+  python -m openai_frontend --triton-url gpu-1:8001 --triton-url gpu-2:8001
 """
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m openai_frontend",
-        description="Serve the OpenAI API over a Triton server that runs tritonlive's model.",
+        description="Serve the OpenAI API over one or more Triton servers that run tritonlive's model.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--triton-url", default="127.0.0.1:8001", help="host:port of Triton's gRPC endpoint (%(default)s)"
+        "--triton-url",
+        action="append",
+        metavar="HOST:PORT",
+        help=f"Triton's gRPC endpoint ({DEFAULT_TRITON_URL}); once for each replica, or comma separated",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=9000, help="port to listen on (%(default)s)")
@@ -48,16 +53,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> int:
     args, vllm_argv = parse(sys.argv[1:])
-    url = args.triton_url.removeprefix("grpc://")
+    urls = triton_urls(args.triton_url)
     if args.workers == 1:
         # The import takes as long as Triton needs to load a small model: do both at once.
         importlib.import_module("openai_frontend.app")
     try:
-        described = description.wait(url, args.wait, say)
+        described = description.wait(urls, args.wait, say)
     except (IncompatibleServer, TimeoutError) as error:
         say(str(error))
         return 1
-    Options(url, vllm_argv, args.workers, described).to_environment()
+    Options(urls, vllm_argv, args.workers, described).to_environment()
     with tempfile.TemporaryDirectory(prefix="tritonlive-metrics-") as metrics:
         if args.workers > 1:
             # Workers add up their metrics in files; prometheus_client reads this at import.
@@ -74,6 +79,12 @@ def main() -> int:
             timeout_worker_healthcheck=60,
         )
     return 0
+
+
+def triton_urls(given: list[str] | None) -> list[str]:
+    """host:port of every replica, each once, in the order given."""
+    urls = [url.strip().removeprefix("grpc://") for value in given or [] for url in value.split(",")]
+    return list(dict.fromkeys(url for url in urls if url)) or [DEFAULT_TRITON_URL]
 
 
 def say(text: str) -> None:

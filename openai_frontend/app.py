@@ -1,6 +1,5 @@
 """Assembly: vLLM's FastAPI app over our engine client, our control routes, keys on every route."""
 
-import asyncio
 import os
 from argparse import Namespace
 from collections.abc import AsyncIterator
@@ -23,13 +22,14 @@ from vllm.version import __version__ as vllm_version
 from openai_frontend import weight_spans
 from openai_frontend.auth import protect
 from openai_frontend.description import Description
-from openai_frontend.errors import EngineUnavailable, IncompatibleServer
+from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import Options
 from openai_frontend.routes import control, trl_legacy
 from openai_frontend.triton_engine import TritonEngineClient
 from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
 TASKS = ("generate",)
+# The model was ready a moment ago; give it time in case it has just gone down again.
 CONNECT_PATIENCE_S = 60.0
 
 
@@ -48,8 +48,8 @@ def create_app() -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await connect(engine)
         try:
+            await engine.start(CONNECT_PATIENCE_S)
             await init_app_state(engine, app.state, args, TASKS)
             weight_spans.attach(app.state)
             async with vllm_lifespan(app):
@@ -94,25 +94,13 @@ def create_engine(args: Namespace, description: Description, options: Options) -
     config.cache_config.kv_cache_size_tokens = description.kv_cache_size_tokens
     return TritonEngineClient(
         config,
-        options.triton_url,
+        options.triton_urls,
+        description,
         control_key=options.keys.control,
         log_requests=engine_args.enable_log_requests,
         log_stats=not engine_args.disable_log_stats,
         num_workers=options.num_workers,
     )
-
-
-async def connect(engine: TritonEngineClient) -> None:
-    """The model was ready a moment ago; give it time in case it has just gone down again."""
-    for attempts_left in range(int(CONNECT_PATIENCE_S), -1, -1):
-        try:
-            await engine.start()
-        except EngineUnavailable:
-            if not attempts_left:
-                raise
-            await asyncio.sleep(1)
-        else:
-            return
 
 
 def check_version(description: Description) -> None:

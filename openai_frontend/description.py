@@ -3,6 +3,7 @@
 import json
 import queue
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,14 +33,31 @@ class Description:
     num_gpu_blocks: int | None
     block_size: int
     kv_cache_size_tokens: int | None
+    world_size: int
+    world_size_across_dp: int
 
     @classmethod
     def parse(cls, text: str) -> "Description":
-        values: dict[str, Any] = json.loads(text)
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Description":
+        """Raises IncompatibleServer for the answer of another version that lacks something."""
+        try:
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise IncompatibleServer(f"its description lacks {error}: it is of another version") from None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+    def difference(self, other: "Description") -> str | None:
+        """None if a serving layer built from this one can serve `other`, too; else a sentence that says why not."""
+        for name in ("vllm_version", "model", "served_model_name", "max_model_len"):
+            mine, its = getattr(self, name), getattr(other, name)
+            if mine != its:
+                return f"its {name} is {its!r}, and this front end was started for {mine!r}"
+        return None
 
 
 def fetch(url: str) -> Description | None:
@@ -59,18 +77,29 @@ def fetch(url: str) -> Description | None:
         client.close()
 
 
-def wait(url: str, timeout_s: float | None, say: Any) -> Description:
-    """Poll until the model answers. Raises TimeoutError after `timeout_s`, IncompatibleServer as `fetch`."""
+def wait(urls: Sequence[str], timeout_s: float | None, say: Callable[[str], None]) -> Description:
+    """Poll until the model answers at one of `urls`, the first of them if several do.
+
+    Raises TimeoutError after `timeout_s`, IncompatibleServer when no server is there but some that are not ours.
+    """
     started = time.monotonic()
     is_said = False
-    while (description := fetch(url)) is None:
+    while True:
+        refused: dict[str, IncompatibleServer] = {}
+        for url in urls:
+            try:
+                if (description := fetch(url)) is not None:
+                    return description
+            except IncompatibleServer as error:
+                refused[url] = error
+        if len(refused) == len(urls):
+            raise next(iter(refused.values()))
         if timeout_s is not None and time.monotonic() - started > timeout_s:
-            raise TimeoutError(f"no model {MODEL!r} ready at {url} within {timeout_s:.0f} s")
+            raise TimeoutError(f"no model {MODEL!r} ready at {', '.join(urls)} within {timeout_s:.0f} s")
         if not is_said:
-            say(f"waiting for the model {MODEL!r} of the Triton server at {url}")
+            say(f"waiting for the model {MODEL!r} of the Triton server at {' or '.join(urls)}")
             is_said = True
         time.sleep(POLL_INTERVAL_S)
-    return description
 
 
 def describe(client: triton.InferenceServerClient) -> Description:

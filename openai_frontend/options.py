@@ -16,7 +16,7 @@ CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
 class Options:
     """Settled by the parent process; workers read them from the environment, since uvicorn starts them afresh."""
 
-    triton_url: str
+    triton_urls: list[str]
     vllm_argv: list[str]
     num_workers: int
     description: Description
@@ -28,7 +28,7 @@ class Options:
         return Keys(frozenset(inference), os.environ.get(CONTROL_KEY_VARIABLE) or None)
 
     def to_environment(self) -> None:
-        os.environ[f"{PREFIX}TRITON_URL"] = self.triton_url
+        os.environ[f"{PREFIX}TRITON_URLS"] = ",".join(self.triton_urls)
         os.environ[f"{PREFIX}VLLM_ARGV"] = shlex.join(self.vllm_argv)
         os.environ[f"{PREFIX}NUM_WORKERS"] = str(self.num_workers)
         os.environ[f"{PREFIX}DESCRIPTION"] = self.description.to_json()
@@ -38,7 +38,7 @@ class Options:
         """Raises ValueError outside a worker of `python -m openai_frontend`."""
         try:
             return cls(
-                triton_url=os.environ[f"{PREFIX}TRITON_URL"],
+                triton_urls=os.environ[f"{PREFIX}TRITON_URLS"].split(","),
                 vllm_argv=shlex.split(os.environ[f"{PREFIX}VLLM_ARGV"]),
                 num_workers=int(os.environ[f"{PREFIX}NUM_WORKERS"]),
                 description=Description.parse(os.environ[f"{PREFIX}DESCRIPTION"]),

@@ -1,9 +1,8 @@
-"""vLLM's EngineClient over an engine that Triton runs."""
+"""vLLM's EngineClient over engines that Triton runs."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,32 +17,32 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.loggers import StatLoggerManager
 
-from openai_frontend.connection import TritonConnection
 from openai_frontend.core_client import TritonCoreClient
+from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, TritonError
+from openai_frontend.fleet_control import FleetControl
+from openai_frontend.replica import RECONNECT_INTERVAL_S, Replica
+from openai_frontend.replica_metrics import ReplicaGauges
+from openai_frontend.replicas import Replicas
 
-logger = logging.getLogger("tritonlive.frontend")
-
-CONNECT_TIMEOUT_S = 10.0
-RECONNECT_INTERVAL_S = 0.5
-PROBE_INTERVAL_S = 15.0
-PROBE_TIMEOUT_S = 45.0
-# The engine answers between two steps; a long prefill on a CPU is one step.
-HEALTH_TIMEOUT_S = 10.0
-# The model has deadlines of its own for every operation; this one is for a model that does not answer at all.
-CONTROL_TIMEOUT_S = 900.0
+METRICS_INTERVAL_S = 0.25
 
 # The trainer on whose behalf a control route runs, where it names itself (see routes/control.py).
 lease_holder: ContextVar[str | None] = ContextVar("lease_holder", default=None)
 
 
 class TritonEngineClient(AsyncLLM):
-    """AsyncLLM whose engine core is in Triton; what concerns the engine as a whole is a control operation."""
+    """AsyncLLM whose engine core is in Triton, at one replica or several.
+
+    What concerns an engine as a whole is a control operation: at all replicas at once, or, where weights change, at the
+    only one (a trainer addresses several by itself).
+    """
 
     def __init__(
         self,
         vllm_config: VllmConfig,
-        triton_url: str,
+        triton_urls: Sequence[str],
+        description: Description,
         *,
         control_key: str | None = None,
         log_requests: bool = False,
@@ -51,9 +50,7 @@ class TritonEngineClient(AsyncLLM):
         num_workers: int = 1,
     ) -> None:
         """Does not connect; see `start`. The attributes are those AsyncLLM.__init__ sets (a test compares them)."""
-        self._triton_url = triton_url
-        self._control_key = control_key
-        self._reconnecting: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
         self.vllm_config = vllm_config
         self.model_config = vllm_config.model_config
@@ -69,10 +66,13 @@ class TritonEngineClient(AsyncLLM):
             log_stats=log_stats,
             stream_interval=vllm_config.scheduler_config.stream_interval,
         )
-        self.engine_core = TritonCoreClient(self._fail_request)
+        self.engine_core = TritonCoreClient(triton_urls, description, self._fail_request)
+        self._control = FleetControl(self.engine_core.replicas, control_key)
         self.logger_manager = None
         if log_stats:
-            self.logger_manager = StatLoggerManager(vllm_config, engine_idxs=[0], client_count=num_workers)
+            self.logger_manager = StatLoggerManager(
+                vllm_config, engine_idxs=self.engine_core.engine_ranks_managed, client_count=num_workers
+            )
             self.logger_manager.log_engine_initialized()
         self._client_count = num_workers
         self.output_handler = None
@@ -83,72 +83,50 @@ class TritonEngineClient(AsyncLLM):
         self._profile_session_active = False
         self._elastic_ep_lock = asyncio.Lock()
 
-    # ---- the connection -----------------------------------------------------------------------------------------
+    # ---- the replicas -------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Connect, and stay connected until `close`. Raises EngineUnavailable when there is no engine now."""
-        await self._connect()
-        self._reconnecting = asyncio.create_task(self._stay_connected(), name="triton-reconnect")
+    @property
+    def replicas(self) -> Replicas[Replica]:
+        return self.engine_core.replicas
+
+    async def start(self, patience_s: float) -> None:
+        """Connect, and stay connected until `close`. Raises EngineUnavailable if no replica is there in time."""
+        # All at once before the first request: only then is it known which weights are the newest.
+        await asyncio.gather(*(replica.connect() for replica in self.replicas.members))
+        for replica in self.replicas.members:
+            self._tasks.append(asyncio.create_task(replica.stay_connected(), name=f"replica-{replica.url}"))
+        self._tasks.append(asyncio.create_task(self._publish_metrics(), name="replica-metrics"))
+        deadline = time.monotonic() + patience_s
+        while self.errored:
+            if time.monotonic() > deadline:
+                raise self.replicas.unavailable()
+            await asyncio.sleep(RECONNECT_INTERVAL_S)
 
     async def close(self) -> None:
-        if self._reconnecting is not None:
-            self._reconnecting.cancel()
-        self.shutdown()  # first: its output handler would report the end of the connection as a failure
-        if self.engine_core.is_connected:
-            await self.engine_core.connection.close()
+        self.shutdown()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(replica.close() for replica in self.replicas.members))
 
-    async def _connect(self) -> None:
-        connection = await TritonConnection.connect(self._triton_url, CONNECT_TIMEOUT_S)
-        try:
-            await self.engine_core.attach(connection, CONNECT_TIMEOUT_S)
-        except (TritonError, TimeoutError) as error:
-            await connection.close()
-            raise EngineUnavailable(str(error) or "the model did not open a channel") from None
-        # The one of a lost connection has ended; the next request starts another.
-        self.output_handler = None
-        description = await connection.control("describe", {}, None, CONNECT_TIMEOUT_S)
-        self.engine_core.weight_version = description["weight_version"]
-
-    async def _stay_connected(self) -> None:
+    async def _publish_metrics(self) -> None:
+        gauges = ReplicaGauges()
         while True:
-            if self.engine_core.is_connected:
-                reason = await self._until_lost(self.engine_core.connection)
-                logger.warning("lost the engine (%s); connecting again", reason)
-                if self.engine_core.is_connected:  # what was lost is not the stream itself
-                    await self.engine_core.connection.close()
-            try:
-                await self._connect()
-            except EngineUnavailable:
-                await asyncio.sleep(RECONNECT_INTERVAL_S)
-            else:
-                logger.warning("connected to the engine again")
-
-    async def _until_lost(self, connection: TritonConnection) -> str:
-        """Returns why `connection` is no use any more: it, or the channel on it, was closed; or Triton is silent."""
-        next_probe = time.monotonic() + PROBE_INTERVAL_S
-        while True:
-            handler = self.output_handler
-            waits = [connection.closed, *([handler] if handler is not None else [])]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=RECONNECT_INTERVAL_S)
-            if connection.closed.done():
-                return connection.closed.result()
-            if handler is not None and handler.done():
-                return "its channel was closed"
-            if time.monotonic() > next_probe:
-                # A Triton on another machine can go without closing its sockets.
-                try:
-                    await connection.control("health", {}, None, PROBE_TIMEOUT_S)
-                except EngineUnavailable as error:
-                    return str(error)
-                except TritonError:
-                    pass  # it answers; that its engine is not well shows elsewhere
-                next_probe = time.monotonic() + PROBE_INTERVAL_S
+            gauges.publish(self.replicas)
+            await asyncio.sleep(METRICS_INTERVAL_S)
 
     async def control(self, operation: str, **arguments: Any) -> Any:
-        """Run a control operation with our key, for the trainer whose request this is. Raises TritonError."""
+        """Run a control operation at the one replica, for the trainer whose request this is.
+
+        Raises TritonError, and SeveralReplicas if there is more than one.
+        """
         if (holder := lease_holder.get()) is not None:
             arguments["holder"] = holder
-        return await self.engine_core.connection.control(operation, arguments, self._control_key, CONTROL_TIMEOUT_S)
+        return await self._control.one(operation, arguments)
+
+    async def control_all(self, operation: str, **arguments: Any) -> list[Any]:
+        """Run a control operation at all replicas at once. Raises TritonError, which names the replica."""
+        return await self._control.all(operation, arguments)
 
     def _fail_request(self, request_id: str, error: TritonError) -> None:
         """End one request with `error`; with n > 1 the others of the same request, too."""
@@ -165,45 +143,55 @@ class TritonEngineClient(AsyncLLM):
 
     @property
     def weight_version(self) -> str | None:
-        """Version of the weights that serve, as of the newest message from the engine."""
-        return self.engine_core.weight_version
+        """Version of the weights that serve, as of the newest message from the replicas."""
+        return self.replicas.weight_version or self.replicas.committed
 
     @property
     def is_running(self) -> bool:
-        return self.engine_core.is_connected
+        return any(replica.is_connected for replica in self.replicas.members)
 
     @property
     def errored(self) -> bool:
-        return not self.engine_core.is_connected
+        return not self.is_running
 
     @property
     def dead_error(self) -> BaseException:
         # vLLM's EngineDeadError is for good; ours comes back, and clients should try again.
-        return EngineUnavailable("the connection to Triton is lost and being made again")
+        return self.replicas.unavailable()
 
     async def add_request(self, *args: Any, **kwargs: Any) -> Any:
-        _ = self.engine_core.connection  # raises EngineUnavailable, where AsyncLLM would say EngineDeadError
-        return await super().add_request(*args, **kwargs)
+        """Raises EngineUnavailable while no replica may generate, and as AsyncLLM does."""
+        await self.replicas.require()
+        with self.engine_core.one_place():
+            return await super().add_request(*args, **kwargs)
+
+    def _run_output_handler(self) -> None:
+        """One that has failed (a fault of vLLM's) has told its requests; the next request starts another."""
+        if self.output_handler is not None and self.output_handler.done():
+            self.output_handler = None
+        super()._run_output_handler()
 
     async def check_health(self) -> None:
-        """Raises EngineDeadError unless the engine process behind Triton answers."""
+        """Raises EngineDeadError unless a replica may generate and answers."""
         try:
-            await self.engine_core.connection.control("health", {}, None, HEALTH_TIMEOUT_S)
-        except TritonError as error:
+            await self.replicas.require()
+        except EngineUnavailable as error:
             raise EngineDeadError() from error
+        if all(replica.is_slow for replica in self.replicas.eligible()):
+            raise EngineDeadError()
 
     # ---- EngineClient: control operations -----------------------------------------------------------------------
 
     async def pause_generation(self, *, mode: PauseMode = "abort", clear_cache: bool = True) -> None:
         if clear_cache:
             await self.renderer.clear_mm_cache_async()
-        await self.control("pause_generation", mode=mode, clear_cache=clear_cache)
+        await self.control_all("pause_generation", mode=mode, clear_cache=clear_cache)
 
     async def resume_generation(self) -> None:
-        await self.control("resume_generation")
+        await self.control_all("resume_generation")
 
     async def is_paused(self) -> bool:
-        return (await self.control("is_paused"))["is_paused"]
+        return all(answer["is_paused"] for answer in await self.control_all("is_paused"))
 
     async def init_weight_transfer_engine(self, request: WeightTransferInitRequest) -> None:
         await self.control("init_weight_transfer_engine", init_info=request.init_info)
@@ -223,20 +211,35 @@ class TritonEngineClient(AsyncLLM):
     async def commit_weight_update(self, weight_version: str | None = None, **options: Any) -> Mapping[str, Any]:
         """`finish_weight_update` that tells what it did; `options` are those of the control operation."""
         result = await self.control("finish_weight_update", weight_version=weight_version, **options)
-        self.engine_core.weight_version = result["weight_version"]
+        self.replicas.members[0].weight_version = result["weight_version"]
         return result
 
     async def update_weight_version(self, new_version: str) -> None:
         await self.control("update_weight_version", new_version=new_version)
-        self.engine_core.weight_version = new_version
+        self.replicas.members[0].weight_version = new_version
 
     async def get_weight_version(self) -> str:
-        """Asks the engine, where `weight_version` is what this process was last told."""
-        self.engine_core.weight_version = (await self.control("get_weight_version"))["weight_version"]
-        return self.engine_core.weight_version
+        """Asks the replicas, where `weight_version` is what this process was last told.
+
+        Raises EngineUnavailable if none may generate.
+        """
+        await self._control.ask_versions()
+        await self.replicas.require()
+        version = self.replicas.weight_version
+        if version is None:
+            raise self.replicas.unavailable()
+        return version
 
     async def get_replica_status(self) -> Mapping[str, Any]:
-        return await self.control("status")
+        """The one replica's own; of several a list, and what this front end makes of them."""
+        if len(self.replicas.members) == 1:
+            return await self.control("status")
+        return await self._control.statuses()
+
+    def get_world_size(self, *, include_dp: bool) -> int:
+        """Workers of all replicas; one that was never reached counts as the first."""
+        descriptions = [replica.description for replica in self.replicas.members]
+        return sum(each.world_size_across_dp if include_dp else each.world_size for each in descriptions)
 
     async def get_weight_parameters(self) -> Mapping[str, Any]:
         return await self.control("parameters")
@@ -258,38 +261,38 @@ class TritonEngineClient(AsyncLLM):
         return []
 
     async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
-        result = await self.control(
+        answers = await self.control_all(
             "reset_prefix_cache", reset_running_requests=reset_running_requests, reset_connector=reset_connector
         )
-        return result["ok"]
+        return all(answer["ok"] for answer in answers)
 
     async def reset_mm_cache(self) -> None:
         await self.renderer.clear_mm_cache_async()
-        await self.control("reset_mm_cache")
+        await self.control_all("reset_mm_cache")
 
     async def reset_encoder_cache(self) -> None:
-        await self.control("reset_encoder_cache")
+        await self.control_all("reset_encoder_cache")
 
     async def sleep(self, level: int = 1, mode: PauseMode = "abort") -> None:
-        await self.control("sleep", level=level, mode=mode)
+        await self.control_all("sleep", level=level, mode=mode)
 
     async def wake_up(self, tags: list[str] | None = None) -> bool:
-        return (await self.control("wake_up", tags=tags))["fully_awake"]
+        return all(answer["fully_awake"] for answer in await self.control_all("wake_up", tags=tags))
 
     async def is_sleeping(self) -> bool:
-        return (await self.control("is_sleeping"))["is_sleeping"]
+        return all(answer["is_sleeping"] for answer in await self.control_all("is_sleeping"))
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
-        result = await self.control(
+        answers = await self.control_all(
             "add_lora",
             lora_name=lora_request.lora_name,
             lora_int_id=lora_request.lora_int_id,
             lora_path=lora_request.lora_path,
         )
-        return result["added"]
+        return all(answer["added"] for answer in answers)
 
     async def remove_lora(self, lora_id: int) -> bool:
-        return (await self.control("remove_lora", lora_id=lora_id))["removed"]
+        return all(answer["removed"] for answer in await self.control_all("remove_lora", lora_id=lora_id))
 
     async def list_loras(self) -> set[int]:
-        return set((await self.control("list_loras"))["loras"])
+        return set.intersection(*(set(answer["loras"]) for answer in await self.control_all("list_loras")))

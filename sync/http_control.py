@@ -76,6 +76,15 @@ class HttpControl(ControlClient):
             return _read_object(response)
         raise ERRORS.get(response.status_code, ControlError)(str(self.target), operation, _message(response))
 
+    def status(self, timeout: float | None = None) -> dict[str, Any]:
+        """Raises InvalidError for a front end over several replicas: weights must change at all of them together."""
+        answer = super().status(timeout)
+        if "replicas" in answer:
+            targets = ", ".join(f'"grpc://{replica["url"]}"' for replica in answer["replicas"])
+            reason = f"a front end over several replicas; address them yourself: WeightSync([{targets}])"
+            raise InvalidError(str(self.target), "status", reason)
+        return answer
+
     def close(self) -> None:
         self._http.close()
 

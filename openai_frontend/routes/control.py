@@ -8,7 +8,7 @@ not mounted.
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, FastAPI, Header, Request
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
 from vllm.entrypoints.rl.online.api_router import router as rl_router
@@ -31,8 +31,17 @@ def engine(request: Request) -> TritonEngineClient:
 
 @router.get("/replica_status")
 async def replica_status(request: Request) -> JSONResponse:
-    """State of the replica's weights: serving, updating, dirty, paused or restarting, and since which update."""
+    """State of the replica's weights: serving, updating, dirty, paused or restarting, and since which update.
+
+    Of several replicas a list, with the reason why one is left out.
+    """
     return JSONResponse(await engine(request).get_replica_status())
+
+
+@router.get("/get_world_size")
+async def get_world_size(request: Request, include_dp: Annotated[bool, Query()] = True) -> JSONResponse:
+    """As vLLM's, of all replicas together."""
+    return JSONResponse({"world_size": engine(request).get_world_size(include_dp=include_dp)})
 
 
 @router.get("/weight_parameters")

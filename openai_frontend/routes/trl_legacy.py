@@ -23,7 +23,6 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.rl.online.api_router import get_world_size
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.instrumentator.health import health
 from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
@@ -36,6 +35,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.utils.async_utils import merge_async_iterators
 
 from openai_frontend.routes import trl_protocol as protocol
+from openai_frontend.routes.control import get_world_size
 from openai_frontend.triton_engine import TritonEngineClient
 
 # Generation and probes as elsewhere; weights and caches need the control key.

@@ -1,5 +1,6 @@
 """openai_frontend/description.py: what the front end learns from Triton, and what it refuses."""
 
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,8 @@ DESCRIPTION = Description(
     num_gpu_blocks=10,
     block_size=16,
     kv_cache_size_tokens=160,
+    world_size=1,
+    world_size_across_dp=1,
 )
 
 
@@ -53,5 +56,34 @@ def test_nobody_there_is_not_ready() -> None:
 def test_waiting_ends_at_its_limit() -> None:
     said: list[str] = []
     with pytest.raises(TimeoutError, match=r"127\.0\.0\.1:1"):
-        description.wait("127.0.0.1:1", 0.1, said.append)
+        description.wait(["127.0.0.1:1"], 0.1, said.append)
     assert len(said) == 1
+
+
+def test_the_first_of_several_that_answers_describes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(description, "fetch", lambda url: DESCRIPTION if url == "b:8001" else None)
+    assert description.wait(["a:8001", "b:8001"], 0.1, lambda text: None) == DESCRIPTION
+
+
+def test_one_that_is_not_ours_among_several_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(url: str) -> Description:
+        if url == "a:8001":
+            raise IncompatibleServer("not ours")
+        return DESCRIPTION
+
+    monkeypatch.setattr(description, "fetch", fetch)
+    assert description.wait(["a:8001", "b:8001"], 0.1, lambda text: None) == DESCRIPTION
+    with pytest.raises(IncompatibleServer, match="not ours"):
+        description.wait(["a:8001"], 0.1, lambda text: None)
+
+
+def test_a_replica_of_another_model_is_told_apart_by_what_matters() -> None:
+    assert DESCRIPTION.difference(replace(DESCRIPTION, num_gpu_blocks=11, engine_argv=["--model", "./m"])) is None
+    assert DESCRIPTION.difference(replace(DESCRIPTION, max_model_len=1024)) == (
+        "its max_model_len is 1024, and this front end was started for 2048"
+    )
+
+
+def test_an_answer_that_lacks_something_is_of_another_version() -> None:
+    with pytest.raises(IncompatibleServer, match="world_size"):
+        Description.of({name: value for name, value in asdict(DESCRIPTION).items() if name != "world_size"})

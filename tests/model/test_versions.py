@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from openai_frontend.weight_version import too_old
+from openai_frontend.versions import too_old
 
 Load = Callable[[str], ModuleType]
 NEW_ENOUGH = [

@@ -100,3 +100,11 @@ def test_the_key_is_nowhere_to_be_read(replica, caplog):
         shown = repr(control) + str(control.target) + repr(control.target) + repr(caught.value)
     assert KEY not in shown
     assert KEY not in caplog.text
+
+
+def test_a_front_end_over_several_replicas_names_them(replica, monkeypatch):
+    answer = {"weight_version": "v1", "replicas": [{"url": "a:8001"}, {"url": "b:8001"}]}
+    monkeypatch.setattr(replica, "replica_status", lambda body: answer)
+    with client(replica.address) as control, pytest.raises(InvalidError) as caught:
+        control.status()
+    assert 'WeightSync(["grpc://a:8001", "grpc://b:8001"])' in str(caught.value)

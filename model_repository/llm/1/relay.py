@@ -73,7 +73,8 @@ class Relay:
         """Start one generation; its Triton request is closed when it has ended. Raises RequestError."""
         channel = self._channels.get(channel_name)
         if channel is None:
-            raise BadTensor("engine_channel", f"{channel_name!r} is not open")
+            # Not the request's fault: it crossed the end of its channel on the way. The front end opens another.
+            raise Unavailable(f"engine_channel: {channel_name!r} is not open")
         try:
             request: EngineCoreRequest = self._decoder.decode(payload)
         except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:

@@ -1,0 +1,108 @@
+"""A front end's channel to one replica: its generations go out on it, and their tokens come back.
+
+The other end is model_repository/llm/1/relay.py. What travels are vLLM's own structs in vLLM's own encoding: out, one
+EngineCoreRequest; in, a list of EngineCoreOutputs.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+
+import msgspec
+from tritonclient.grpc import InferResult
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.serial_utils import MsgpackDecoder
+
+from openai_frontend.connection import TritonConnection, bytes_input, string_input
+from openai_frontend.errors import EngineUnavailable, TritonError
+
+OnOutputs = Callable[[EngineCoreOutputs], None]
+OnError = Callable[[str, TritonError], None]
+
+
+class Channel:
+    """Use `open`; `closed` tells why it is no use any more: the model closed it, or its connection has ended."""
+
+    def __init__(self, connection: TritonConnection, on_outputs: OnOutputs, on_error: OnError) -> None:
+        self.connection = connection
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._name = f"front-end-{uuid.uuid4().hex}"
+        self._on_outputs = on_outputs
+        self._on_error = on_error
+        self._decoder = MsgpackDecoder(list[EngineCoreOutputs])
+        connection.closed.add_done_callback(lambda closed: self.close(closed.result()))
+
+    @classmethod
+    async def open(
+        cls, connection: TritonConnection, on_outputs: OnOutputs, on_error: OnError, timeout_s: float
+    ) -> "Channel":
+        """Open a channel on `connection`.
+
+        on_outputs: called for every step of the engine that concerns this channel.
+        on_error: called with the id of a generation that the model refused or gave up, and the reason.
+
+        Raises TritonError as the model answers, EngineUnavailable when it does not within `timeout_s`.
+        """
+        channel = cls(connection, on_outputs, on_error)
+        is_open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_message(result: InferResult | None, error: TritonError | None) -> None:
+            if not is_open.done():
+                is_open.set_exception(error) if error is not None else is_open.set_result(None)
+            elif error is not None:
+                channel.close(reason_of(error))
+            elif result is not None and (payload := result.as_numpy("engine_outputs")) is not None:
+                channel._receive(payload.tobytes())
+            else:
+                channel.close("Triton closed the channel")
+
+        connection.send(channel._name, [string_input("engine_channel", channel._name)], on_message)
+        try:
+            await asyncio.wait_for(is_open, timeout_s)
+        except TimeoutError:
+            raise EngineUnavailable("the model did not open a channel") from None
+        return channel
+
+    @property
+    def is_open(self) -> bool:
+        return not self.closed.done() and not self.connection.closed.done()
+
+    def close(self, reason: str) -> None:
+        """Say that the channel is no use any more. What runs on it ends with its connection."""
+        if not self.closed.done():
+            self.closed.set_result(reason)
+
+    def generate(self, request_id: str, payload: bytes) -> None:
+        """Send an encoded EngineCoreRequest. Raises EngineUnavailable when the connection has ended."""
+        inputs = [string_input("engine_channel", self._name), bytes_input("engine_request", payload)]
+
+        def on_answer(_: InferResult | None, error: TritonError | None) -> None:
+            if error is not None:
+                self._on_error(request_id, error)
+
+        self.connection.send(request_id, inputs, on_answer)
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Give up generations. After the channel's end there is nothing to do: Triton has cancelled them."""
+        if not request_ids or not self.is_open:
+            return
+        for request_id in request_ids:
+            self.connection.forget(request_id)
+        payload = msgspec.msgpack.encode(request_ids)
+        abort_id = f"abort-{uuid.uuid4().hex}"
+        inputs = [string_input("engine_channel", self._name), bytes_input("engine_abort", payload)]
+        self.connection.send(abort_id, inputs, lambda result, error: None)
+        self.connection.forget(abort_id)
+
+    def _receive(self, payload: bytes) -> None:
+        # A generation ends with its last token here; its own Triton request has nothing to say but errors.
+        for outputs in self._decoder.decode(payload):
+            for output in outputs.outputs:
+                if output.finish_reason is not None:
+                    self.connection.forget(output.request_id)
+            self._on_outputs(outputs)
+
+
+def reason_of(error: TritonError) -> str:
+    """What is the matter, without the words that EngineUnavailable puts before it."""
+    return error.reason if isinstance(error, EngineUnavailable) else str(error)

@@ -1,0 +1,231 @@
+"""One replica: a Triton server with our model, as this front-end process sees it."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vllm.v1.engine import EngineCoreOutputs
+
+from openai_frontend.channel import Channel, reason_of
+from openai_frontend.connection import TritonConnection
+from openai_frontend.description import Description
+from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
+
+logger = logging.getLogger("tritonlive.frontend")
+
+CONNECT_TIMEOUT_S = 10.0
+RECONNECT_INTERVAL_S = 0.5
+HEALTH_INTERVAL_S = 0.5
+# The engine answers between two steps; a long prefill on a CPU is one step.
+HEALTH_TIMEOUT_S = 10.0
+# After this the connection is given up: a Triton on another machine can go without closing its sockets.
+SILENCE_TIMEOUT_S = 45.0
+# The model has deadlines of its own for every operation; this one is for a model that does not answer at all.
+CONTROL_TIMEOUT_S = 900.0
+# What an engine serves that no push has reached since it started.
+FIRST_VERSION = "default"
+
+
+@dataclass
+class Generation:
+    """What is known of one generation besides its tokens."""
+
+    request_id: str
+    payload: bytes | None
+    """The encoded request, kept until its first token: as long another replica can serve it instead."""
+    is_second_try: bool = False
+
+
+class Listener(Protocol):
+    """Who is told what replicas do."""
+
+    def received(self, replica: "Replica", outputs: EngineCoreOutputs) -> None:
+        """A step of the engine made tokens, or it has statistics to tell."""
+
+    def failed(self, replica: "Replica", generation: Generation, error: TritonError) -> None:
+        """The replica refused a generation, or was lost while it ran."""
+
+    def committed(self, version: str) -> None:
+        """Weights went live."""
+
+
+class Replica:
+    """`connect` once, then `stay_connected` in a task of its own, until `close`."""
+
+    def __init__(self, index: int, url: str, expected: Description, listener: Listener) -> None:
+        """url: host:port of Triton's gRPC endpoint. expected: what the front end's serving layer was built from."""
+        self.index = index
+        self.url = url
+        self.description = expected  # its own once it has been reached
+        self.weight_version: str | None = None
+        self.generations: dict[str, Generation] = {}
+        self._expected = expected
+        self._listener = listener
+        self._channel: Channel | None = None
+        self._trouble: str | None = "not connected yet"
+        self._asked_at: float | None = None  # when the health question was asked that is not answered yet
+
+    @property
+    def is_connected(self) -> bool:
+        return self._channel is not None and self._channel.is_open
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot generate now, whatever its weights; None if it can."""
+        if self._channel is not None and self._channel.closed.done():
+            return self._channel.closed.result()
+        return self._trouble
+
+    @property
+    def num_running(self) -> int:
+        """Generations of this process."""
+        return len(self.generations)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has not answered for so long that another replica is the better choice."""
+        return self._asked_at is not None and time.monotonic() - self._asked_at > HEALTH_TIMEOUT_S
+
+    # ---- the connection -----------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Try once; afterwards `is_connected`, or `trouble` says why not."""
+        try:
+            connection = await TritonConnection.connect(self.url, CONNECT_TIMEOUT_S)
+            try:
+                await self._open_channel(connection)
+            except BaseException:
+                self._channel = None
+                await connection.close()
+                raise
+        except TritonError as error:
+            self._note(reason_of(error))
+        except IncompatibleServer as error:
+            self._note(str(error))
+
+    async def stay_connected(self) -> None:
+        while True:
+            if self._channel is None:
+                await self.connect()
+            if self._channel is None:
+                await asyncio.sleep(RECONNECT_INTERVAL_S)
+            else:
+                await self._until_lost(self._channel)
+
+    async def close(self) -> None:
+        """Let go; what still runs there is cancelled by Triton, and nobody is told."""
+        self.generations.clear()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.connection.close()
+
+    async def _open_channel(self, connection: TritonConnection) -> None:
+        """Raises TritonError, and IncompatibleServer for another model than the serving layer was built for."""
+        channel = await Channel.open(connection, self._received, self._failed, CONNECT_TIMEOUT_S)
+        described = await connection.control("describe", {}, None, CONNECT_TIMEOUT_S)
+        description = Description.of(described)
+        if (difference := self._expected.difference(description)) is not None:
+            raise IncompatibleServer(difference)
+        self.description = description
+        before, self.weight_version = self.weight_version, described["weight_version"]
+        if before not in (None, self.weight_version) and self.weight_version != FIRST_VERSION:
+            self._listener.committed(described["weight_version"])  # while this process was not connected
+        self._channel = channel
+        await self.ask_health(CONNECT_TIMEOUT_S)
+
+    async def _until_lost(self, channel: Channel) -> None:
+        asking = asyncio.create_task(self._keep_asking(channel), name=f"health-{self.url}")
+        try:
+            await asyncio.wait([channel.closed])
+        finally:
+            asking.cancel()
+            self._asked_at = None
+        reason = channel.closed.result()
+        self._note(reason)
+        for request_id in list(self.generations):
+            self._failed(request_id, EngineUnavailable(reason))
+        self._channel = None
+        await channel.connection.close()
+
+    async def _keep_asking(self, channel: Channel) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+            self._asked_at = time.monotonic()
+            try:
+                await self.ask_health(SILENCE_TIMEOUT_S)
+            except EngineUnavailable as error:
+                channel.close(error.reason)
+            self._asked_at = None
+
+    async def ask_health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> None:
+        """Renew `trouble` by the model's own word. Raises EngineUnavailable when there is none within `timeout_s`."""
+        channel = self._channel
+        trouble: str | None = None
+        try:
+            await self.control("health", {}, None, timeout_s)
+        except EngineUnavailable:
+            raise
+        except TritonError as error:  # fenced, dirty or starting again; it answers, so the connection is well
+            trouble = str(error)
+        if channel is self._channel:
+            self._note(trouble)
+
+    def _note(self, trouble: str | None) -> None:
+        if trouble == self._trouble:
+            return
+        if trouble is None:
+            logger.warning("the replica %s can generate", self.url)
+        else:
+            logger.warning("the replica %s cannot generate: %s", self.url, trouble)
+        self._trouble = trouble
+
+    # ---- what it is asked to do ---------------------------------------------------------------------------------
+
+    def generate(self, generation: Generation) -> None:
+        """Start a generation that has its payload; what becomes of it is told to the listener."""
+        self.generations[generation.request_id] = generation
+        try:
+            if self._channel is None or generation.payload is None:
+                raise EngineUnavailable(self.trouble or "the request has begun elsewhere")
+            self._channel.generate(generation.request_id, generation.payload)
+        except EngineUnavailable as error:
+            self._failed(generation.request_id, error)
+
+    def abort(self, request_ids: list[str]) -> None:
+        """Give up those of the generations that run here."""
+        here = [request_id for request_id in request_ids if self.generations.pop(request_id, None) is not None]
+        if self._channel is not None:
+            self._channel.abort(here)
+
+    async def control(
+        self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float = CONTROL_TIMEOUT_S
+    ) -> Any:
+        """Run a control operation. Raises TritonError, EngineUnavailable without a connection or an answer."""
+        if self._channel is None or not self._channel.is_open:
+            raise EngineUnavailable(self.trouble or "the connection is lost")
+        return await self._channel.connection.control(operation, arguments, key, timeout_s)
+
+    # ---- what it tells ------------------------------------------------------------------------------------------
+
+    def _received(self, outputs: EngineCoreOutputs) -> None:
+        if outputs.weight_version is not None and not outputs.outputs and outputs.scheduler_stats is None:
+            # Not a step, which may be told late, but the announcement of a commit (relay.py).
+            self.weight_version = outputs.weight_version
+            self._listener.committed(outputs.weight_version)
+        for output in outputs.outputs:
+            generation = self.generations.get(output.request_id)
+            if generation is not None and output.finish_reason is not None:
+                del self.generations[output.request_id]
+            elif generation is not None:
+                generation.payload = None
+        self._listener.received(self, outputs)
+
+    def _failed(self, request_id: str, error: TritonError) -> None:
+        generation = self.generations.pop(request_id, None)
+        if generation is None:
+            return
+        if error.is_unavailable:
+            self._note(reason_of(error))  # sooner than the next question about its health
+        self._listener.failed(self, generation, error)

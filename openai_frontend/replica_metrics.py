@@ -1,0 +1,31 @@
+"""What the front end's /metrics say of each replica."""
+
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
+
+from openai_frontend.replica import Replica
+from openai_frontend.replicas import Replicas
+
+
+class ReplicaGauges:
+    """With several front-end processes: running is their sum, eligible is 0 if one of them leaves the replica out."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._running = Gauge(
+            "tritonlive_replica_running",
+            "Generations that this front end has running at the replica.",
+            ["replica"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._eligible = Gauge(
+            "tritonlive_replica_eligible",
+            "1 if the replica may generate, 0 if it is left out.",
+            ["replica"],
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+
+    def publish(self, replicas: Replicas[Replica]) -> None:
+        for replica in replicas.members:
+            self._running.labels(replica.url).set(replica.num_running)
+            self._eligible.labels(replica.url).set(replicas.why_left_out(replica) is None)

@@ -1,0 +1,110 @@
+"""The replicas behind one front end, and which of them a request goes to."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
+
+from openai_frontend.errors import EngineUnavailable
+from openai_frontend.replica import FIRST_VERSION
+from openai_frontend.versions import too_old
+
+
+class Candidate(Protocol):
+    """What the choice depends on; a Replica, or a test's stand-in."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def is_connected(self) -> bool: ...
+    @property
+    def trouble(self) -> str | None: ...
+    @property
+    def weight_version(self) -> str | None: ...
+    @property
+    def num_running(self) -> int: ...
+    @property
+    def is_slow(self) -> bool: ...
+    async def ask_health(self) -> None: ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+class Replicas(Generic[C]):
+    """Which replica may generate: one that is connected, well, and serves the weights that the fleet serves.
+
+    Well: its model is not fenced, dirty or restarting. The fleet serves the version that one of its replicas committed
+    last, as long as a replica that is well has it: the others are left out until they have caught up, so that no two
+    answers come from different weights without anyone's doing. If none has it (all were restarted), or nothing was
+    committed since this front end started, the newest version among those that are well serves: versions have an order
+    if they differ only in the integer at their end, and what an engine starts with is older than any. If they have no
+    order, nobody may generate until a push makes them alike.
+    """
+
+    def __init__(self, members: Sequence[C]) -> None:
+        self.members = tuple(members)
+        self.committed: str | None = None  # the version that a replica committed last
+        self._turns: dict[str, int] = dict.fromkeys((member.url for member in members), 0)
+        self._num_turns = 0
+
+    @property
+    def weight_version(self) -> str | None:
+        """The version that the fleet serves; None if nobody may generate."""
+        return version_to_serve(self.committed, [each.weight_version for each in self.members if each.trouble is None])
+
+    def eligible(self) -> list[C]:
+        return [each for each in self.members if self.why_left_out(each) is None]
+
+    def pick(self, other_than: C | None = None) -> C | None:
+        """The eligible replica with the least of this process's generations; of several, the one not picked longest."""
+        found = [each for each in self.eligible() if each is not other_than]
+        if not found:
+            return None
+        picked = min(found, key=lambda each: (each.is_slow, each.num_running, self._turns[each.url]))
+        self._num_turns += 1
+        self._turns[picked.url] = self._num_turns
+        return picked
+
+    async def require(self) -> None:
+        """Raises EngineUnavailable, naming every replica, if none is eligible.
+
+        Before it does, it asks those that were not well: a push may have healed one a moment ago.
+        """
+        if self.eligible():
+            return
+        await asyncio.gather(*(ask(each) for each in self.members if each.is_connected and each.trouble is not None))
+        if not self.eligible():
+            raise self.unavailable()
+
+    def why_left_out(self, member: C) -> str | None:
+        """None if the replica may generate."""
+        if (trouble := member.trouble) is not None:
+            return trouble
+        version = self.weight_version
+        if version is None:
+            return f"serves {member.weight_version!r}, and others serve weights that are neither older nor newer"
+        return None if member.weight_version == version else f"serves {member.weight_version!r}, not {version!r}"
+
+    def unavailable(self) -> EngineUnavailable:
+        """What to tell clients while nobody may generate."""
+        reasons = {each.url: self.why_left_out(each) for each in self.members}
+        return EngineUnavailable("; ".join(f"{url}: {reason or 'comes back now'}" for url, reason in reasons.items()))
+
+
+async def ask(member: Candidate) -> None:
+    with suppress(EngineUnavailable):  # no answer: it stays as unwell as it was
+        await member.ask_health()
+
+
+def version_to_serve(committed: str | None, versions: Iterable[str | None]) -> str | None:
+    """The version that the fleet serves (see Replicas), given those of the replicas that are well."""
+    served = {version for version in versions if version is not None}
+    if committed in served:
+        return committed
+    newest = [version for version in served if all(is_at_least(version, other) for other in served)]
+    return newest[0] if newest else None
+
+
+def is_at_least(version: str, other: str) -> bool:
+    return other == FIRST_VERSION or too_old(version, other) is None

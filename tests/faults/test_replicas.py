@@ -1,0 +1,169 @@
+"""Row 28, seen by a client: one front end over two Triton servers, of which one dies, is fenced, or lags behind."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from launch import Stack, StackConfig
+from sync import InvalidError, WeightSync
+from sync.control import ControlClient, connect
+from sync.target import Target
+from tests.stack.conftest import bearer, wait_until
+
+from .conftest import PROMPT, Weights
+
+pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
+
+
+@pytest.fixture(scope="module")
+def second(stack: Stack, stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Another Triton server, and a front end over both; the first is the shared stack's, which has its own, too."""
+    log_dir = tmp_path_factory.mktemp("second-logs")
+    with Stack(replace(stack_config, log_dir=log_dir, frontend_args=("--triton-url", stack.grpc_url))) as running:
+        running.wait_ready(300)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def targets(stack: Stack, second: Stack) -> list[str]:
+    return [f"grpc://{stack.grpc_url}", f"grpc://{second.grpc_url}"]
+
+
+@pytest.fixture
+def fleet(stack: Stack, second: Stack, targets: list[str], weights: Weights) -> Iterator[WeightSync]:
+    """Over both replicas, which serve the checkpoint's weights as version "original"."""
+    with WeightSync(targets, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
+        sync.push(weights, "original")
+        wait_until(lambda: left_out(second) == [None, None], 30)
+        yield sync
+
+
+@pytest.fixture
+def control(second: Stack, fleet: WeightSync) -> Iterator[ControlClient]:
+    """Of the second replica, in the name of the trainer that is connected to it."""
+    with connect(Target.parse(f"grpc://{second.grpc_url}", second.control_key), timeout=60) as client:
+        client.holder = fleet.holder
+        yield client
+
+
+def complete(replica: Stack, **changes: Any) -> httpx.Response:
+    url = f"{replica.frontend_url}/v1/completions"
+    return httpx.post(url, json={**PROMPT, **changes}, headers=bearer(replica.api_key), timeout=60)
+
+
+def statuses(replica: Stack) -> list[dict[str, Any]]:
+    """Of the second replica and the first, as the second's front end knows them."""
+    answer = httpx.get(f"{replica.frontend_url}/replica_status", headers=bearer(replica.control_key), timeout=30)
+    return answer.raise_for_status().json()["replicas"]
+
+
+def left_out(replica: Stack) -> list[str | None]:
+    return [status["left_out"] for status in statuses(replica)]
+
+
+class Load:
+    """Clients that ask again and again, until the block ends; then `answers` has all answers, oldest first."""
+
+    def __init__(self, replica: Stack, num_clients: int = 6) -> None:
+        self.answers: list[tuple[float, httpx.Response]] = []
+        self._replica = replica
+        self._is_over = threading.Event()
+        self._clients = ThreadPoolExecutor(num_clients)
+        self._asking = [self._clients.submit(self._ask) for _ in range(num_clients)]
+
+    def since(self, began: float) -> list[httpx.Response]:
+        """Answers to the requests sent after `began`, by time.monotonic."""
+        return [answer for sent, answer in sorted(self.answers, key=lambda pair: pair[0]) if sent > began]
+
+    def _ask(self) -> None:
+        while not self._is_over.is_set():
+            sent = time.monotonic()
+            self.answers.append((sent, complete(self._replica, max_tokens=100, ignore_eos=True)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._clients.shutdown()
+        for asked in self._asking:
+            asked.result()
+
+
+def test_requests_spread_and_a_push_flips_both(
+    stack: Stack, second: Stack, fleet: WeightSync, weights: Weights, perturbed: Weights
+) -> None:
+    before = complete(second).json()["choices"][0]["text"]
+    with Load(second):
+        wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)
+        metrics = httpx.get(f"{second.frontend_url}/metrics", timeout=30).text
+        assert f'tritonlive_replica_eligible{{replica="{stack.grpc_url}"}} 1.0' in metrics
+        fleet.push(perturbed, "flipped")
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: complete(second), range(8)))
+    after = {(answer.json()["choices"][0]["text"], answer.headers["x-weight-version"]) for answer in answers}
+    assert len(after) == 1, "both make the same of it"
+    ((text, version),) = after
+    assert (text != before, version) == (True, "flipped")
+
+
+def test_n_answers_to_a_prompt_and_operations_on_all(stack: Stack, second: Stack, fleet: WeightSync) -> None:
+    answer = complete(second, n=4, temperature=1).json()
+    assert len(answer["choices"]) == 4
+    with httpx.Client(base_url=second.frontend_url, headers=bearer(second.control_key), timeout=30) as trainer:
+        assert trainer.get("/get_world_size").json() == {"world_size": 2}
+        assert trainer.get("/weight_info").json() == {"weight_version": "original"}
+        trainer.post("/pause").raise_for_status()
+        assert [status["state"] for status in statuses(second)] == ["paused", "paused"]
+        trainer.post("/resume").raise_for_status()
+        assert trainer.get("/is_paused").json() == {"is_paused": False}
+        refusal = trainer.post("/start_weight_update")
+        assert (refusal.status_code, f"grpc://{stack.grpc_url}" in refusal.text) == (422, True)
+    with WeightSync(second.frontend_url, backend="gloo", control_key=second.control_key) as sync:
+        with pytest.raises(InvalidError, match="a front end over several replicas"):
+            sync.push({}, "never")
+
+
+def test_a_fenced_one_gets_nothing_and_no_client_notices(
+    second: Stack, fleet: WeightSync, control: ControlClient, weights: Weights
+) -> None:
+    with Load(second) as load:
+        wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)
+        control.fence("for a test")
+        wait_until(lambda: statuses(second)[0]["num_running"] == 0, 10)
+        fenced, first = statuses(second)
+        assert (fenced["state"], "for a test" in fenced["left_out"]) == ("fenced", True)
+        assert first["left_out"] is None
+        assert fleet.catch_up(weights, "original") is not None
+        wait_until(lambda: statuses(second)[0]["num_running"] > 0, 10)
+    assert {answer.status_code for _, answer in load.answers} == {200}
+
+
+def test_one_is_killed_and_the_other_answers_until_it_has_caught_up(
+    stack: Stack, second: Stack, fleet: WeightSync, weights: Weights
+) -> None:
+    with Load(second) as load:
+        wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)
+        second.triton.kill()
+        wait_until(lambda: left_out(second)[0] is not None, 10)
+        known = time.monotonic()
+        time.sleep(2)
+    assert {answer.status_code for answer in load.since(known)} == {200}
+    failed = [answer for _, answer in load.answers if answer.status_code != 200]
+    assert {answer.status_code for answer in failed} <= {503}
+    assert all("connection to Triton" in answer.text for answer in failed)
+    assert len(failed) <= 6, "those that had begun there"
+
+    second.triton.start()
+    wait_until(lambda: left_out(second)[0] == "serves 'default', not 'original'", 180)
+    assert {complete(second).headers["x-weight-version"] for _ in range(4)} == {"original"}
+    assert fleet.catch_up(weights, "original") is not None
+    wait_until(lambda: left_out(second) == [None, None], 10)
+    with Load(second):
+        wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)

@@ -1,0 +1,148 @@
+"""openai_frontend/core_client.py: where generations go, and what becomes of them, without sockets."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+
+from openai_frontend.core_client import TritonCoreClient
+from openai_frontend.errors import EngineUnavailable, TritonError
+from openai_frontend.replica import Generation
+from openai_frontend.replicas import Replicas
+from tests.frontend.test_description import DESCRIPTION
+
+FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class FakeReplica:
+    def __init__(self, url: str, index: int, client: TritonCoreClient) -> None:
+        self.url, self.index, self.client = url, index, client
+        self.weight_version = "default"
+        self.trouble: str | None = None
+        self.is_slow, self.is_connected = False, True
+        self.generations: dict[str, Generation] = {}
+        self.refuses = False
+        self.aborted: list[str] = []
+
+    @property
+    def num_running(self) -> int:
+        return len(self.generations)
+
+    def generate(self, generation: Generation) -> None:
+        self.generations[generation.request_id] = generation
+        if self.refuses:
+            self.fail(generation.request_id, FENCED)
+
+    def fail(self, request_id: str, error: TritonError) -> None:
+        self.trouble = str(error)
+        self.client.failed(self, self.generations.pop(request_id), error)  # ty: ignore[invalid-argument-type]
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        self.aborted += [request_id for request_id in request_ids if self.generations.pop(request_id, None)]
+
+
+class Fleet:
+    """A core client over two fake replicas."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, TritonError] = {}
+        self.client = TritonCoreClient(["a", "b"], DESCRIPTION, self.failures.__setitem__)
+        self.a, self.b = FakeReplica("a", 0, self.client), FakeReplica("b", 1, self.client)
+        members: list[Any] = [self.a, self.b]
+        self.client.replicas = Replicas(members)
+
+    async def add(self, *request_ids: str) -> None:
+        for request_id in request_ids:
+            await self.client.add_request_async(request(request_id))
+
+
+def request(request_id: str) -> EngineCoreRequest:
+    return EngineCoreRequest(
+        request_id=request_id,
+        prompt_token_ids=[1, 2, 3],
+        mm_features=None,
+        sampling_params=SamplingParams(max_tokens=4),
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+async def test_requests_spread(fleet: Fleet) -> None:
+    await fleet.add("1", "2", "3", "4")
+    assert (list(fleet.a.generations), list(fleet.b.generations)) == (["1", "3"], ["2", "4"])
+
+
+async def test_the_children_of_one_request_stay_together(fleet: Fleet) -> None:
+    with fleet.client.one_place():
+        await fleet.add("0_p", "1_p", "2_p")
+    with fleet.client.one_place():
+        await fleet.add("0_q", "1_q")
+    await fleet.add("after")
+    assert (list(fleet.a.generations), list(fleet.b.generations)) == (["0_p", "1_p", "2_p"], ["0_q", "1_q", "after"])
+
+
+async def test_children_whose_place_is_lost_go_elsewhere(fleet: Fleet) -> None:
+    with fleet.client.one_place():
+        fleet.a.trouble = "lost"
+        await fleet.add("0_p", "1_p")
+    assert list(fleet.b.generations) == ["0_p", "1_p"]
+
+
+async def test_one_that_is_refused_is_tried_elsewhere(fleet: Fleet) -> None:
+    fleet.a.refuses = True
+    await fleet.add("1")
+    assert list(fleet.b.generations) == ["1"]
+    assert fleet.failures == {}
+
+
+async def test_but_only_once(fleet: Fleet) -> None:
+    fleet.a.refuses = fleet.b.refuses = True
+    await fleet.add("1")
+    assert fleet.failures == {"1": FENCED}
+
+
+async def test_one_that_has_begun_fails_with_its_replica_and_the_others_go_on(fleet: Fleet) -> None:
+    await fleet.add("1", "2", "3", "4")
+    fleet.a.generations["1"].payload = None  # its first token has come
+    lost = EngineUnavailable("the connection broke")
+    for request_id in list(fleet.a.generations):
+        fleet.a.fail(request_id, lost)
+    assert fleet.failures == {"1": lost}
+    assert list(fleet.b.generations) == ["2", "4", "3"]
+
+
+async def test_a_fault_of_the_request_is_not_tried_again(fleet: Fleet) -> None:
+    await fleet.add("1")
+    bad = TritonError("engine_request: bad", HTTPStatus.BAD_REQUEST)
+    fleet.a.fail("1", bad)
+    assert (fleet.failures, fleet.b.generations) == ({"1": bad}, {})
+
+
+async def test_without_anyone_it_fails_with_the_reasons(fleet: Fleet) -> None:
+    fleet.a.trouble, fleet.b.trouble = "fenced", "lost"
+    await fleet.add("1")
+    assert "a: fenced; b: lost" in str(fleet.failures["1"])
+
+
+async def test_an_abort_reaches_the_owner_alone(fleet: Fleet) -> None:
+    await fleet.add("1", "2", "3")
+    await fleet.client.abort_requests_async(["1", "2", "unknown"])
+    assert (fleet.a.aborted, fleet.b.aborted) == (["1"], ["2"])
+    assert list(fleet.a.generations) == ["3"]
+
+
+async def test_outputs_of_all_come_in_one_queue_with_the_replica_as_the_engine(fleet: Fleet) -> None:
+    for replica in (fleet.b, fleet.a):
+        fleet.client.received(replica, EngineCoreOutputs())  # ty: ignore[invalid-argument-type]
+    assert [(await fleet.client.get_output_async()).engine_index for _ in range(2)] == [1, 0]

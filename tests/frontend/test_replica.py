@@ -1,0 +1,228 @@
+"""openai_frontend/replica.py over a connection that is a stand-in."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.serial_utils import MsgpackEncoder
+
+from openai_frontend import replica as module
+from openai_frontend.connection import OnAnswer, TritonConnection
+from openai_frontend.errors import EngineUnavailable, TritonError
+from openai_frontend.replica import Generation, Replica
+from tests.frontend.test_description import DESCRIPTION
+
+FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class FakeConnection:
+    """Opens every channel; what it is asked of the model, `server` answers."""
+
+    def __init__(self, server: "FakeServer") -> None:
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.server = server
+        self.waiting: dict[str, OnAnswer] = {}
+
+    def send(self, request_id: str, inputs: list[Any], on_answer: OnAnswer) -> None:
+        if self.closed.done():
+            raise EngineUnavailable(self.closed.result())
+        self.waiting[request_id] = on_answer
+        if [tensor.name() for tensor in inputs] == ["engine_channel"]:
+            self.server.channel = on_answer
+            on_answer(message([]), None)
+
+    def forget(self, request_id: str) -> None:
+        self.waiting.pop(request_id, None)
+
+    async def control(self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float) -> Any:
+        if operation == "health":
+            if self.server.trouble is not None:
+                raise self.server.trouble
+            return {"healthy": True}
+        return asdict(self.server.description) | {"weight_version": self.server.weight_version}
+
+    async def close(self) -> None:
+        self.lose("closed")
+
+    def lose(self, reason: str) -> None:
+        if not self.closed.done():
+            self.closed.set_result(reason)
+            waiting, self.waiting = self.waiting, {}
+            for on_answer in waiting.values():
+                on_answer(None, EngineUnavailable(reason))
+
+
+class FakeServer:
+    def __init__(self) -> None:
+        self.description = DESCRIPTION
+        self.weight_version = "default"
+        self.trouble: TritonError | None = None
+        self.is_up = True
+        self.channel: OnAnswer = lambda result, error: None
+        self.connections: list[FakeConnection] = []
+
+    async def connect(self, url: str, timeout_s: float) -> FakeConnection:
+        if not self.is_up:
+            raise EngineUnavailable("Triton does not answer")
+        self.connections.append(FakeConnection(self))
+        return self.connections[-1]
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.versions: list[str] = []
+        self.failures: dict[str, TritonError] = {}
+        self.steps: list[EngineCoreOutputs] = []
+
+    def received(self, replica: Replica, outputs: EngineCoreOutputs) -> None:
+        self.steps.append(outputs)
+
+    def failed(self, replica: Replica, generation: Generation, error: TritonError) -> None:
+        self.failures[generation.request_id] = error
+
+    def committed(self, version: str) -> None:
+        self.versions.append(version)
+
+
+def message(steps: list[EngineCoreOutputs]) -> Any:
+    payload = np.frombuffer(MsgpackEncoder(size_threshold=1 << 62).encode(steps)[0], dtype=np.uint8)
+    return SimpleNamespace(as_numpy=lambda name: payload)
+
+
+CLOSING: Any = SimpleNamespace(as_numpy=lambda name: None)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    fake = FakeServer()
+    monkeypatch.setattr(TritonConnection, "connect", fake.connect)
+    monkeypatch.setattr(module, "HEALTH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(module, "RECONNECT_INTERVAL_S", 0.01)
+    return fake
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+async def replica(server: FakeServer, listener: Listener) -> AsyncIterator[Replica]:
+    replica = Replica(0, "a:8001", DESCRIPTION, listener)
+    await replica.connect()
+    task = asyncio.create_task(replica.stay_connected())
+    yield replica
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    await replica.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - of whatever a test looks at
+            await asyncio.sleep(0.005)
+
+
+async def test_before_it_is_reached_it_is_in_trouble(server: FakeServer, listener: Listener) -> None:
+    server.is_up = False
+    replica = Replica(0, "a:8001", DESCRIPTION, listener)
+    assert replica.trouble == "not connected yet"
+    await replica.connect()
+    assert (replica.is_connected, replica.trouble) == (False, "Triton does not answer")
+    with pytest.raises(EngineUnavailable, match="Triton does not answer"):
+        await replica.control("pause_generation", {}, None)
+
+
+async def test_another_model_is_not_connected_to(server: FakeServer, listener: Listener) -> None:
+    server.description = replace(DESCRIPTION, model="other")
+    replica = Replica(0, "a:8001", DESCRIPTION, listener)
+    await replica.connect()
+    assert replica.trouble == "its model is 'other', and this front end was started for 'm'"
+    assert server.connections[0].closed.done()
+
+
+async def test_fenced_and_healed(replica: Replica, server: FakeServer) -> None:
+    assert replica.trouble is None
+    server.trouble = FENCED
+    await until(lambda: replica.trouble == "weights: fenced")
+    assert replica.is_connected, "it takes control operations"
+    server.trouble = None
+    await until(lambda: replica.trouble is None)
+
+
+async def test_fenced_from_the_start(server: FakeServer, listener: Listener) -> None:
+    server.trouble = FENCED
+    replica = Replica(0, "a:8001", DESCRIPTION, listener)
+    await replica.connect()
+    assert (replica.is_connected, replica.trouble) == (True, "weights: fenced")
+
+
+async def test_a_refusal_says_so_at_once(replica: Replica, server: FakeServer, listener: Listener) -> None:
+    replica.generate(Generation("1", b"request"))
+    server.connections[0].waiting["1"](None, FENCED)
+    assert replica.trouble == "weights: fenced"
+    assert listener.failures == {"1": FENCED}
+    await until(lambda: replica.trouble is None)  # by its own word
+
+
+@pytest.mark.parametrize("what", ["connection", "channel"])
+async def test_what_runs_on_a_lost_one_fails_and_it_comes_back(
+    replica: Replica, server: FakeServer, listener: Listener, what: str
+) -> None:
+    replica.generate(Generation("1", b"request"))
+    replica.generate(Generation("2", b"request"))
+    if what == "connection":
+        server.connections[0].lose("broke")
+    else:
+        server.channel(CLOSING, None)
+    assert replica.trouble is not None, "nothing is sent to it from now on"
+    await until(lambda: len(listener.failures) == 2)
+    assert replica.generations == {}
+    await until(lambda: replica.trouble is None)
+    assert len(server.connections) == 2
+    assert server.connections[0].closed.done()
+
+
+async def test_tokens_and_the_end_of_a_generation(replica: Replica, server: FakeServer, listener: Listener) -> None:
+    generation = Generation("1", b"request")
+    replica.generate(generation)
+    server.channel(message([EngineCoreOutputs(outputs=[EngineCoreOutput("1", [5])])]), None)
+    assert (replica.num_running, generation.payload) == (1, None)
+    last = EngineCoreOutput("1", [6], finish_reason=FinishReason.STOP)
+    server.channel(message([EngineCoreOutputs(outputs=[last])]), None)
+    assert (replica.num_running, "1" in server.connections[0].waiting) == (0, False)
+    assert len(listener.steps) == 2
+
+
+async def test_a_commit_is_announced_and_a_late_step_is_no_commit(
+    replica: Replica, server: FakeServer, listener: Listener
+) -> None:
+    server.channel(message([EngineCoreOutputs(weight_version="v1")]), None)
+    assert (replica.weight_version, listener.versions) == ("v1", ["v1"])
+    late = EngineCoreOutputs(outputs=[EngineCoreOutput("1", [5])], weight_version="default")
+    server.channel(message([late]), None)
+    assert (replica.weight_version, listener.versions) == ("v1", ["v1"])
+
+
+async def test_a_restart_is_no_commit_and_one_that_was_missed_is(
+    replica: Replica, server: FakeServer, listener: Listener
+) -> None:
+    for version, committed in (("v1", ["v1"]), ("default", ["v1"]), ("v2", ["v1", "v2"])):
+        server.weight_version = version
+        server.connections[-1].lose("broke")
+        await until(lambda version=version: replica.is_connected and replica.weight_version == version)
+        assert listener.versions == committed
+
+
+async def test_an_abort_forgets_what_is_here(replica: Replica, server: FakeServer) -> None:
+    replica.generate(Generation("1", b"request"))
+    replica.abort(["1", "elsewhere"])
+    assert (replica.generations, "1" in server.connections[0].waiting) == ({}, False)
