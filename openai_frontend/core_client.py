@@ -18,6 +18,7 @@ from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from openai_frontend.adapters import PushedAdapters
 from openai_frontend.connection import TritonConnection, bytes_input, string_input
 from openai_frontend.errors import EngineUnavailable, TritonError
 
@@ -34,6 +35,7 @@ class TritonCoreClient(EngineCoreClient):
         """`on_failure(request_id, error)` is called for a generation that Triton refused or gave up."""
         self.engine_ranks_managed = [0]
         self.weight_version: str | None = None
+        self.adapters = PushedAdapters()
         self.resources = SimpleNamespace(engine_dead=False)  # AsyncLLM looks here
         self._on_failure = on_failure
         self._connection: TritonConnection | None = None
@@ -61,6 +63,10 @@ class TritonCoreClient(EngineCoreClient):
         is_open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_message(result: InferResult | None, error: TritonError | None) -> None:
+            if result is not None and (told := result.as_numpy("engine_adapters")) is not None:
+                self._tell_seen(connection, self.adapters.take(told.item()))
+                if is_open.done():
+                    return
             if not is_open.done():
                 is_open.set_exception(error) if error is not None else is_open.set_result(None)
             elif error is not None:
@@ -115,6 +121,13 @@ class TritonCoreClient(EngineCoreClient):
 
     def shutdown(self, timeout: float | None = None) -> None:
         """The engine belongs to Triton; a front end that ends only lets go of it (see TritonEngineClient.close)."""
+
+    def _tell_seen(self, connection: TritonConnection, serial: str) -> None:
+        """A push of an adapter waits for this: from now on requests use it."""
+        seen_id = f"seen-{uuid.uuid4().hex}"
+        inputs = [string_input("engine_channel", self._channel), string_input("engine_seen", serial)]
+        connection.send(seen_id, inputs, lambda result, error: None)
+        connection.forget(seen_id)
 
     def _receive(self, payload: bytes) -> None:
         # A generation ends with its last token here; its own Triton request has nothing to say but errors.

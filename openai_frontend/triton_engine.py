@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
 from vllm.renderers import renderer_from_config
 from vllm.v1.engine import PauseMode
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -18,6 +19,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.loggers import StatLoggerManager
 
+from openai_frontend import adapters
 from openai_frontend.connection import TritonConnection
 from openai_frontend.core_client import TritonCoreClient
 from openai_frontend.errors import EngineUnavailable, TritonError
@@ -144,11 +146,12 @@ class TritonEngineClient(AsyncLLM):
                     pass  # it answers; that its engine is not well shows elsewhere
                 next_probe = time.monotonic() + PROBE_INTERVAL_S
 
-    async def control(self, operation: str, **arguments: Any) -> Any:
+    async def control(self, operation: str, payload: bytes | None = None, /, **arguments: Any) -> Any:
         """Run a control operation with our key, for the trainer whose request this is. Raises TritonError."""
         if (holder := lease_holder.get()) is not None:
             arguments["holder"] = holder
-        return await self.engine_core.connection.control(operation, arguments, self._control_key, CONTROL_TIMEOUT_S)
+        connection = self.engine_core.connection
+        return await connection.control(operation, arguments, self._control_key, CONTROL_TIMEOUT_S, payload)
 
     def _fail_request(self, request_id: str, error: TritonError) -> None:
         """End one request with `error`; with n > 1 the others of the same request, too."""
@@ -180,6 +183,10 @@ class TritonEngineClient(AsyncLLM):
     def dead_error(self) -> BaseException:
         # vLLM's EngineDeadError is for good; ours comes back, and clients should try again.
         return EngineUnavailable("the connection to Triton is lost and being made again")
+
+    def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
+        adapters.note(kwargs.get("lora_request"))
+        return super().generate(*args, **kwargs)
 
     async def add_request(self, *args: Any, **kwargs: Any) -> Any:
         _ = self.engine_core.connection  # raises EngineUnavailable, where AsyncLLM would say EngineDeadError

@@ -2,7 +2,7 @@
 
 import string
 from http import HTTPStatus
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
@@ -10,12 +10,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm.exceptions import GracefulHTTPError
 
+from openai_frontend.headers import header_value
 from openai_frontend.triton_engine import TritonEngineClient
 
 HEADER = "x-weight-version"
 MINIMUM_HEADER = b"x-min-weight-version"
-# A version is any string, a header's value is not: the rest, a line's end above all, is percent-encoded.
-PLAIN = string.punctuation.replace("%", "")
 
 
 class WeightsTooOld(GracefulHTTPError):
@@ -43,7 +42,7 @@ class WeightVersionHeader:
 
         async def send_with_version(message: Message) -> None:
             if message["type"] == "http.response.start" and (version := self.engine.weight_version) is not None:
-                MutableHeaders(scope=message)[HEADER] = quote(version, safe=PLAIN)
+                MutableHeaders(scope=message)[HEADER] = header_value(version)
             await send(message)
 
         await self.app(scope, receive, send_with_version)

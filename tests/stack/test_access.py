@@ -31,6 +31,10 @@ CONTROL = {
     "/server_info",
     "/replica_status",
     "/weight_parameters",
+    "/adapters",
+    "/adapters/{name}",
+    "/adapters/{name}/activate",
+    "/adapters/{name}/discard",
     # TRL's older client
     "/get_world_size/",
     "/init_communicator/",
