@@ -34,11 +34,11 @@ ROUTES = {
     "fence": Route("POST", "/fence"),
     "score": Route("POST", "/weight_score"),
     "timeline": Route("GET", "/weight_timeline"),
-    "adapters": Route("GET", "/adapters"),
-    "stage_adapter": Route("PUT", "/adapters/{name}"),
-    "activate_adapter": Route("POST", "/adapters/{name}/activate"),
-    "discard_adapter": Route("POST", "/adapters/{name}/discard"),
-    "remove_adapter": Route("DELETE", "/adapters/{name}"),
+    "adapters": Route("GET", "/lora_adapters"),
+    "stage_adapter": Route("PUT", "/lora_adapters/{name}"),
+    "activate_adapter": Route("POST", "/lora_adapters/{name}/activate"),
+    "discard_adapter": Route("POST", "/lora_adapters/{name}/discard"),
+    "remove_adapter": Route("DELETE", "/lora_adapters/{name}"),
 }
 
 ERRORS: dict[int, type[ControlError]] = {

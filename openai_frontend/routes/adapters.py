@@ -1,7 +1,7 @@
-"""Pushes of LoRA adapters over HTTP. All of it needs the control key.
+"""Pushes of LoRA adapters over HTTP; all of it needs the control key. (/adapters is vLLM's own, for SageMaker.)
 
 curl -X PUT -H "Authorization: Bearer $KEY" -H "x-adapter-config: $(tr -d '\\n' < adapter_config.json)" \\
-    --data-binary @adapter_model.safetensors "http://127.0.0.1:9000/adapters/NAME?version=VERSION"
+    --data-binary @adapter_model.safetensors "http://127.0.0.1:9000/lora_adapters/NAME?version=VERSION"
 """
 
 import json
@@ -28,13 +28,13 @@ def engine(request: Request) -> TritonEngineClient:
     return request.app.state.engine_client
 
 
-@router.get("/adapters")
+@router.get("/lora_adapters")
 async def adapters(request: Request) -> JSONResponse:
     """Name, version, state (serving, staged, replaced), bytes, tensors and running requests of each."""
     return JSONResponse(await engine(request).control("adapters"))
 
 
-@router.put("/adapters/{name}")
+@router.put("/lora_adapters/{name}")
 async def push_adapter(
     request: Request,
     name: str,
@@ -57,19 +57,19 @@ async def push_adapter(
     return JSONResponse(staged)
 
 
-@router.post("/adapters/{name}/activate")
+@router.post("/lora_adapters/{name}/activate")
 async def activate_adapter(request: Request, name: str, version: str) -> JSONResponse:
     """Serve the version that was staged."""
     return JSONResponse(await engine(request).control("activate_adapter", name=name, version=version))
 
 
-@router.post("/adapters/{name}/discard")
+@router.post("/lora_adapters/{name}/discard")
 async def discard_adapter(request: Request, name: str, version: str) -> JSONResponse:
     """Forget the version that was staged."""
     return JSONResponse(await engine(request).control("discard_adapter", name=name, version=version))
 
 
-@router.delete("/adapters/{name}")
+@router.delete("/lora_adapters/{name}")
 async def remove_adapter(request: Request, name: str) -> JSONResponse:
     """Serve the adapter no more; running requests end with it."""
     return JSONResponse(await engine(request).control("remove_adapter", name=name))

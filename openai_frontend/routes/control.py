@@ -22,7 +22,10 @@ router = APIRouter()
 
 # Served by vLLM's inference routers, but they change what everybody gets or stop everybody.
 SHARED_STATE_PATHS = frozenset(
-    {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/start_profile", "/stop_profile", "/scale_elastic_ep"}
+    {
+        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/adapters/{adapter_name}"),
+        *("/start_profile", "/stop_profile", "/scale_elastic_ep"),
+    }
 )
 
 

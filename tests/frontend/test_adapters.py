@@ -1,4 +1,4 @@
-"""openai_frontend/adapters.py on vLLM's own table of models, and the routes of a push."""
+"""openai_frontend/lora_adapters.py on vLLM's own table of models, and the routes of a push."""
 
 import asyncio
 import json
@@ -122,7 +122,7 @@ CONFIG = {"x-adapter-config": '{"r": 8}'}
 
 
 def test_a_push_is_staged_and_activated(client: TestClient, engine: Engine) -> None:
-    answer = client.put("/adapters/mine?version=v1&digest=00ff", content=b"bytes", headers=CONFIG)
+    answer = client.put("/lora_adapters/mine?version=v1&digest=00ff", content=b"bytes", headers=CONFIG)
     assert (answer.status_code, answer.json()) == (200, {"is_changed": True})
     named = {"name": "mine", "version": "v1"}
     assert engine.calls == [
@@ -130,11 +130,11 @@ def test_a_push_is_staged_and_activated(client: TestClient, engine: Engine) -> N
         ("activate_adapter", None, named),
     ]
     del engine.calls[:]
-    client.put("/adapters/mine?version=v1&stage=true", content=b"bytes", headers=CONFIG)
-    client.post("/adapters/mine/discard?version=v1")
-    client.post("/adapters/mine/activate?version=v1")
-    client.delete("/adapters/mine")
-    client.get("/adapters")
+    client.put("/lora_adapters/mine?version=v1&stage=true", content=b"bytes", headers=CONFIG)
+    client.post("/lora_adapters/mine/discard?version=v1")
+    client.post("/lora_adapters/mine/activate?version=v1")
+    client.delete("/lora_adapters/mine")
+    client.get("/lora_adapters")
     assert [operation for operation, _, _ in engine.calls] == [
         *("stage_adapter", "discard_adapter", "activate_adapter", "remove_adapter", "adapters")
     ]
@@ -164,7 +164,7 @@ def test_what_is_no_push_is_refused_before_triton_hears_of_it(
 ) -> None:
     monkeypatch.setattr(routes, "MAX_BYTES", 10)
     content: Any = iter([body]) if "transfer-encoding" in headers else body
-    answer = client.put(f"/adapters/mine?{query}", content=content, headers=headers)
+    answer = client.put(f"/lora_adapters/mine?{query}", content=content, headers=headers)
     assert answer.status_code == status
     assert message in answer.text
     assert engine.calls == []

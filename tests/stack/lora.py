@@ -30,12 +30,17 @@ def adapter(seed: int, rank: int = RANK) -> dict[str, torch.Tensor]:
 
 
 def merged_logprobs(
-    model_dir: Path, tensors: dict[str, torch.Tensor], prompt: list[int], completion: list[int]
+    model_dir: Path, tensors: dict[str, torch.Tensor], prompt: list[int], completion: list[int], mlp_scale: float = 1
 ) -> list[float]:
-    """log p of each token of `completion`, by transformers in float32 with the adapter added to the weights."""
+    """log p of each token of `completion`, by transformers in float32 with the adapter added to the weights.
+
+    mlp_scale: what the MLPs' weights were multiplied with beforehand.
+    """
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     weights = dict(model.named_parameters())
     with torch.no_grad():
+        for name in (name for name in weights if "mlp" in name):
+            weights[name].mul_(mlp_scale)
         for name in (name for name in tensors if ".lora_A." in name):
             b = tensors[name.replace("lora_A", "lora_B")]
             scale = CONFIG["lora_alpha"] / CONFIG["r"]

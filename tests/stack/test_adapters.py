@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from launch import Stack, StackConfig
 from sync import ConflictError, InvalidError, RefusedError, WeightSync
@@ -224,7 +224,7 @@ def test_a_bad_adapter_is_refused_and_the_old_one_keeps_serving(lora_stack: Stac
 
 def test_a_broken_blob_over_http(lora_stack: Stack) -> None:
     config = {"x-adapter-config": json.dumps({"r": RANK, "lora_alpha": 8})} | bearer(lora_stack.control_key)
-    url = f"{lora_stack.frontend_url}/adapters/broken"
+    url = f"{lora_stack.frontend_url}/lora_adapters/broken"
     answer = httpx.put(url, params={"version": "v1"}, content=b"not safetensors", headers=config, timeout=60)
     assert answer.status_code == 400
     assert "is not a safetensors file" in answer.json()["error"]["message"]
@@ -258,6 +258,26 @@ def test_adapters_on_disk_go_on_working(lora_stack: Stack, tmp_path: Path) -> No
         assert (answer.model, answer.header, answer.adapter_version) == ("on-disk", None, None)
         assert answer.tokens != ask(lora_stack, MODEL).tokens
         assert one_worker.post("/v1/unload_lora_adapter", json={"lora_name": "on-disk"}).status_code == 200
+
+
+def test_an_adapter_stands_on_the_weights_that_are_pushed_under_it(
+    lora_stack: Stack, sync: WeightSync, tiny_model_dir: Path
+) -> None:
+    tensors = adapter(11)
+    sync.push_adapter("above", tensors, "v1", config=CONFIG)
+    before = ask(lora_stack, "above")
+    weights = load_file(tiny_model_dir / "model.safetensors")
+    scaled = {name: tensor * 1.5 if "mlp" in name else tensor for name, tensor in weights.items()}
+    key = lora_stack.control_key
+    with WeightSync(address(lora_stack, "grpc"), backend="gloo", control_key=key, timeout=60) as trainer:
+        trainer.push(scaled, "scaled")
+        after = ask(lora_stack, "above")
+        expected = merged_logprobs(tiny_model_dir, tensors, PROMPT, after.tokens, mlp_scale=1.5)
+        assert after.logprobs == pytest.approx(expected, abs=1e-3)
+        assert after.tokens != before.tokens
+        trainer.push(weights, "restored")
+    assert ask(lora_stack, "above") == before
+    sync.remove_adapter("above")
 
 
 @pytest.fixture
