@@ -20,6 +20,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.version import __version__ as vllm_version
 
 from openai_frontend import weight_spans
+from openai_frontend.adapters import AdapterVersionHeader
 from openai_frontend.auth import protect
 from openai_frontend.description import Description
 from openai_frontend.errors import IncompatibleServer
@@ -52,6 +53,7 @@ def create_app() -> ASGIApp:
             await engine.start(CONNECT_PATIENCE_S)
             await init_app_state(engine, app.state, args, TASKS)
             weight_spans.attach(app.state)
+            engine.engine_core.adapters.attach(app.state)
             async with vllm_lifespan(app):
                 yield
         finally:
@@ -64,7 +66,7 @@ def create_app() -> ASGIApp:
     control_paths = control.attach(app) | trl_legacy.attach(app)
     require_minimum(app, engine)
     protect(app, options.keys, control_paths)
-    return WeightVersionHeader(app, engine)
+    return AdapterVersionHeader(WeightVersionHeader(app, engine))
 
 
 def parse_arguments(description: Description, argv: list[str]) -> Namespace:

@@ -7,46 +7,54 @@ EngineCoreRequest; in, a list of EngineCoreOutputs.
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
-from tritonclient.grpc import InferResult
+from tritonclient.grpc import InferInput, InferResult
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder
 
 from openai_frontend.connection import TritonConnection, bytes_input, string_input
 from openai_frontend.errors import EngineUnavailable, TritonError
 
-OnOutputs = Callable[[EngineCoreOutputs], None]
-OnError = Callable[[str, TritonError], None]
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told what comes on a channel."""
+
+    on_outputs: Callable[[EngineCoreOutputs], None]
+    """For every step of the engine that concerns the channel."""
+    on_error: Callable[[str, TritonError], None]
+    """With the id of a generation that the model refused or gave up, and the reason."""
+    on_adapters: Callable[[str], str]
+    """With the model's announcement of its LoRA adapters; returns the announcement's serial."""
 
 
 class Channel:
     """Use `open`; `closed` tells why it is no use any more: the model closed it, or its connection has ended."""
 
-    def __init__(self, connection: TritonConnection, on_outputs: OnOutputs, on_error: OnError) -> None:
+    def __init__(self, connection: TritonConnection, callbacks: Callbacks) -> None:
         self.connection = connection
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._name = f"front-end-{uuid.uuid4().hex}"
-        self._on_outputs = on_outputs
-        self._on_error = on_error
+        self._callbacks = callbacks
         self._decoder = MsgpackDecoder(list[EngineCoreOutputs])
         connection.closed.add_done_callback(lambda closed: self.close(closed.result()))
 
     @classmethod
-    async def open(
-        cls, connection: TritonConnection, on_outputs: OnOutputs, on_error: OnError, timeout_s: float
-    ) -> "Channel":
+    async def open(cls, connection: TritonConnection, callbacks: Callbacks, timeout_s: float) -> "Channel":
         """Open a channel on `connection`.
-
-        on_outputs: called for every step of the engine that concerns this channel.
-        on_error: called with the id of a generation that the model refused or gave up, and the reason.
 
         Raises TritonError as the model answers, EngineUnavailable when it does not within `timeout_s`.
         """
-        channel = cls(connection, on_outputs, on_error)
+        channel = cls(connection, callbacks)
         is_open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_message(result: InferResult | None, error: TritonError | None) -> None:
+            if result is not None and (told := result.as_numpy("engine_adapters")) is not None:
+                channel._tell_seen(callbacks.on_adapters(told.item()))
+                if is_open.done():
+                    return
             if not is_open.done():
                 is_open.set_exception(error) if error is not None else is_open.set_result(None)
             elif error is not None:
@@ -78,7 +86,7 @@ class Channel:
 
         def on_answer(_: InferResult | None, error: TritonError | None) -> None:
             if error is not None:
-                self._on_error(request_id, error)
+                self._callbacks.on_error(request_id, error)
 
         self.connection.send(request_id, inputs, on_answer)
 
@@ -88,11 +96,17 @@ class Channel:
             return
         for request_id in request_ids:
             self.connection.forget(request_id)
-        payload = msgspec.msgpack.encode(request_ids)
-        abort_id = f"abort-{uuid.uuid4().hex}"
-        inputs = [string_input("engine_channel", self._name), bytes_input("engine_abort", payload)]
-        self.connection.send(abort_id, inputs, lambda result, error: None)
-        self.connection.forget(abort_id)
+        self._tell(bytes_input("engine_abort", msgspec.msgpack.encode(request_ids)))
+
+    def _tell_seen(self, serial: str) -> None:
+        """A push of an adapter waits for this: from now on requests use it."""
+        self._tell(string_input("engine_seen", serial))
+
+    def _tell(self, tensor: InferInput) -> None:
+        """Send what has no answer."""
+        request_id = f"tell-{uuid.uuid4().hex}"
+        self.connection.send(request_id, [string_input("engine_channel", self._name), tensor], lambda *_: None)
+        self.connection.forget(request_id)
 
     def _receive(self, payload: bytes) -> None:
         # A generation ends with its last token here; its own Triton request has nothing to say but errors.
@@ -100,7 +114,7 @@ class Channel:
             for output in outputs.outputs:
                 if output.finish_reason is not None:
                     self.connection.forget(output.request_id)
-            self._on_outputs(outputs)
+            self._callbacks.on_outputs(outputs)
 
 
 def reason_of(error: TritonError) -> str:

@@ -72,7 +72,14 @@ class TritonConnection:
         """Nothing more is expected for a request."""
         self._waiting.pop(request_id, None)
 
-    async def control(self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float) -> Any:
+    async def control(
+        self,
+        operation: str,
+        arguments: dict[str, Any],
+        key: str | None,
+        timeout_s: float,
+        payload: bytes | None = None,
+    ) -> Any:
         """Run a control operation, see config.pbtxt. Returns its JSON result.
 
         Raises TritonError as the model answers, EngineUnavailable when no answer comes within `timeout_s`.
@@ -83,6 +90,8 @@ class TritonConnection:
         ]
         if key is not None:
             inputs.append(string_input("control_key", key))
+        if payload is not None:
+            inputs.append(bytes_input("control_payload", payload))
         answer: asyncio.Future[InferResult] = asyncio.get_running_loop().create_future()
 
         def on_answer(result: InferResult | None, error: TritonError | None) -> None:

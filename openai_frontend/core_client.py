@@ -18,6 +18,7 @@ from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackEncoder
 
+from openai_frontend.adapters import PushedAdapters
 from openai_frontend.description import Description
 from openai_frontend.errors import TritonError
 from openai_frontend.replica import Generation, Replica
@@ -38,6 +39,7 @@ class TritonCoreClient(EngineCoreClient):
     def __init__(self, urls: Sequence[str], description: Description, on_failure: OnFailure) -> None:
         """`on_failure(request_id, error)` is called for a generation that no replica took or one gave up."""
         self.replicas = Replicas([Replica(index, url, description, self) for index, url in enumerate(urls)])
+        self.adapters = PushedAdapters()
         self.engine_ranks_managed = list(range(len(urls)))
         self.resources = SimpleNamespace(engine_dead=False)  # AsyncLLM looks here
         self._on_failure = on_failure
@@ -102,3 +104,6 @@ class TritonCoreClient(EngineCoreClient):
 
     def committed(self, version: str) -> None:
         self.replicas.committed = version
+
+    def adapters_changed(self, replica: Replica, announcement: str) -> str:
+        return self.adapters.take(announcement, replica.index)

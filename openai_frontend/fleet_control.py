@@ -16,12 +16,12 @@ class FleetControl:
         self._replicas = replicas
         self._key = key
 
-    async def one(self, operation: str, arguments: dict[str, Any]) -> Any:
+    async def one(self, operation: str, arguments: dict[str, Any], payload: bytes | None = None) -> Any:
         """At the one replica. Raises TritonError, and SeveralReplicas if there is more than one."""
         members = self._replicas.members
         if len(members) > 1:
             raise SeveralReplicas(operation, [replica.url for replica in members])
-        return await members[0].control(operation, arguments, self._key)
+        return await members[0].control(operation, arguments, self._key, payload=payload)
 
     async def all(self, operation: str, arguments: dict[str, Any]) -> list[Any]:
         """At every replica at once. When all have ended, raises the first TritonError; one not there has one, too."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from vllm.v1.engine import EngineCoreOutputs
 
-from openai_frontend.channel import Channel, reason_of
+from openai_frontend.channel import Callbacks, Channel, reason_of
 from openai_frontend.connection import TritonConnection
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
@@ -49,6 +49,9 @@ class Listener(Protocol):
 
     def committed(self, version: str) -> None:
         """Weights went live."""
+
+    def adapters_changed(self, replica: "Replica", announcement: str) -> str:
+        """Which LoRA adapters the replica serves from now on; returns the announcement's serial."""
 
 
 class Replica:
@@ -123,7 +126,10 @@ class Replica:
 
     async def _open_channel(self, connection: TritonConnection) -> None:
         """Raises TritonError, and IncompatibleServer for another model than the serving layer was built for."""
-        channel = await Channel.open(connection, self._received, self._failed, CONNECT_TIMEOUT_S)
+        callbacks = Callbacks(
+            self._received, self._failed, lambda announcement: self._listener.adapters_changed(self, announcement)
+        )
+        channel = await Channel.open(connection, callbacks, CONNECT_TIMEOUT_S)
         described = await connection.control("describe", {}, None, CONNECT_TIMEOUT_S)
         description = Description.of(described)
         if (difference := self._expected.difference(description)) is not None:
@@ -200,12 +206,17 @@ class Replica:
             self._channel.abort(here)
 
     async def control(
-        self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float = CONTROL_TIMEOUT_S
+        self,
+        operation: str,
+        arguments: dict[str, Any],
+        key: str | None,
+        timeout_s: float = CONTROL_TIMEOUT_S,
+        payload: bytes | None = None,
     ) -> Any:
         """Run a control operation. Raises TritonError, EngineUnavailable without a connection or an answer."""
         if self._channel is None or not self._channel.is_open:
             raise EngineUnavailable(self.trouble or "the connection is lost")
-        return await self._channel.connection.control(operation, arguments, key, timeout_s)
+        return await self._channel.connection.control(operation, arguments, key, timeout_s, payload)
 
     # ---- what it tells ------------------------------------------------------------------------------------------
 

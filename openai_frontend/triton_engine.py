@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
 from vllm.renderers import renderer_from_config
 from vllm.v1.engine import PauseMode
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -17,6 +18,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.loggers import StatLoggerManager
 
+from openai_frontend import adapters
 from openai_frontend.core_client import TritonCoreClient
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, TritonError
@@ -115,14 +117,14 @@ class TritonEngineClient(AsyncLLM):
             gauges.publish(self.replicas)
             await asyncio.sleep(METRICS_INTERVAL_S)
 
-    async def control(self, operation: str, **arguments: Any) -> Any:
+    async def control(self, operation: str, payload: bytes | None = None, /, **arguments: Any) -> Any:
         """Run a control operation at the one replica, for the trainer whose request this is.
 
         Raises TritonError, and SeveralReplicas if there is more than one.
         """
         if (holder := lease_holder.get()) is not None:
             arguments["holder"] = holder
-        return await self._control.one(operation, arguments)
+        return await self._control.one(operation, arguments, payload)
 
     async def control_all(self, operation: str, **arguments: Any) -> list[Any]:
         """Run a control operation at all replicas at once. Raises TritonError, which names the replica."""
@@ -158,6 +160,10 @@ class TritonEngineClient(AsyncLLM):
     def dead_error(self) -> BaseException:
         # vLLM's EngineDeadError is for good; ours comes back, and clients should try again.
         return self.replicas.unavailable()
+
+    def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
+        adapters.note(kwargs.get("lora_request"))
+        return super().generate(*args, **kwargs)
 
     async def add_request(self, *args: Any, **kwargs: Any) -> Any:
         """Raises EngineUnavailable while no replica may generate, and as AsyncLLM does."""

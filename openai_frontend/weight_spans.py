@@ -3,7 +3,8 @@
 vLLM's output processor tracks the spans of each generation, but only its token-in-token-out route shows them. Here its
 OpenAI routes show them, too, in the same field: `weight_versions`, a list of `{"version", "start", "end"}` that covers
 the choice's generated tokens `[start, end)` in order. A stream has it in the chunk with the choice's `finish_reason`.
-It is null where vLLM does not know (beam search).
+It is null where vLLM does not know (beam search). A choice that a pushed adapter made (adapters.py) has, beside it,
+`adapter_version`: NAME@VERSION; others have no such field.
 
 This is all that leans on how vLLM's serving objects build their answers; tests/frontend/test_weight_spans.py runs it on
 vLLM's own builders, so that an upgrade which moves them fails there.
@@ -25,11 +26,14 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
+from openai_frontend.adapters import version_of
 from openai_frontend.stamped import Stamps, stamped
 
 FIELD = "weight_versions"
+ADAPTER_FIELD = "adapter_version"
 
 Spans = list[dict[str, Any]] | None
+Fields = dict[str, Any]
 
 
 class VersionedCompletion(OpenAIServingCompletion):
@@ -54,14 +58,14 @@ class VersionedCompletion(OpenAIServingCompletion):
             lambda item: (item[0] * num_choices, item[1]),
             build,
             stamps=Stamps("text") if is_bare else None,
-            finish=with_spans,
+            finish=with_fields,
         )
 
     def request_output_to_completion_response(
         self, final_res_batch: list[RequestOutput], *args: Any, **kwargs: Any
     ) -> CompletionResponse:
         response = super().request_output_to_completion_response(final_res_batch, *args, **kwargs)
-        add_spans(response.choices, (output for result in final_res_batch for output in result.outputs))
+        add_fields(response.choices, final_res_batch)
         return response
 
 
@@ -87,7 +91,7 @@ class VersionedChat(OpenAIServingChat):
             lambda result: (0, result),
             build,
             stamps=Stamps("content") if is_bare else None,
-            finish=with_spans,
+            finish=with_fields,
         )
 
     async def chat_completion_full_generator(
@@ -100,7 +104,7 @@ class VersionedChat(OpenAIServingChat):
         last = LastOf(result_generator)
         response = await super().chat_completion_full_generator(request, aiter(last), *args, **kwargs)
         if isinstance(response, ChatCompletionResponse):
-            add_spans(response.choices, last.outputs)
+            add_fields(response.choices, last.results)
         return response
 
 
@@ -118,7 +122,7 @@ class VersionedChatBatch(OpenAIServingChatBatch):
         watched = [aiter(last) for last in lasts]
         response = await super().chat_completion_full_generator_batch(request, watched, *args, **kwargs)
         if isinstance(response, ChatCompletionResponse):
-            add_spans(response.choices, (output for last in lasts for output in last.outputs))
+            add_fields(response.choices, (result for last in lasts for result in last.results))
         return response
 
 
@@ -142,15 +146,15 @@ def attach(state: State) -> None:
 
 
 class LastOf:
-    """Passes results on and keeps the outputs of the last one."""
+    """Passes results on and keeps the last one, in a list."""
 
     def __init__(self, results: AsyncIterator[RequestOutput]) -> None:
-        self.outputs: list[CompletionOutput] = []
-        self._results = results
+        self.results: list[RequestOutput] = []
+        self._all = results
 
     async def __aiter__(self) -> AsyncGenerator[RequestOutput, None]:
-        async for result in self._results:
-            self.outputs = result.outputs
+        async for result in self._all:
+            self.results = [result]
             yield result
 
 
@@ -159,10 +163,18 @@ def spans(output: CompletionOutput) -> Spans:
     return None if output.weight_versions is None else [asdict(span) for span in output.weight_versions]
 
 
-def add_spans(choices: Iterable[BaseModel], outputs: Iterable[CompletionOutput]) -> None:
+def fields(result: RequestOutput, output: CompletionOutput) -> Fields:
+    """What a choice made from `output` has in addition."""
+    adapter = version_of(result.lora_request)
+    return {FIELD: spans(output)} | ({} if adapter is None else {ADAPTER_FIELD: adapter})
+
+
+def add_fields(choices: Iterable[BaseModel], results: Iterable[RequestOutput]) -> None:
     """Give each choice of a whole response those of the output it was made from; vLLM keeps their order."""
-    for choice, output in zip(choices, outputs, strict=True):
-        setattr(choice, FIELD, spans(output))  # vLLM's models allow further fields
+    added = (fields(result, output) for result in results for output in result.outputs)
+    for choice, each in zip(choices, added, strict=True):
+        for name, value in each.items():
+            setattr(choice, name, value)  # vLLM's models allow further fields
 
 
 def is_text_only(request: CompletionRequest | ChatCompletionRequest, enable_force_include_usage: bool) -> bool:
@@ -171,13 +183,15 @@ def is_text_only(request: CompletionRequest | ChatCompletionRequest, enable_forc
     return not request.return_token_ids and not has_usage_in_each
 
 
-def with_spans(first_choice: int, result: RequestOutput) -> Callable[[str], str]:
-    """What puts the spans of the choices that end in `result` into the events made of it."""
-    ended = {first_choice + each.index: spans(each) for each in result.outputs if each.finish_reason is not None}
+def with_fields(first_choice: int, result: RequestOutput) -> Callable[[str], str]:
+    """What puts the fields of the choices that end in `result` into the events made of it."""
+    ended = {
+        first_choice + each.index: fields(result, each) for each in result.outputs if each.finish_reason is not None
+    }
     return (lambda event: label(event, ended)) if ended else str
 
 
-def label(event: str, ended: dict[int, Spans]) -> str:
+def label(event: str, ended: dict[int, Fields]) -> str:
     """`event` with the spans of its choice taken out of `ended`; as it is unless it has a `finish_reason`."""
     if not event.startswith("data: {"):
         return event
@@ -186,5 +200,5 @@ def label(event: str, ended: dict[int, Spans]) -> str:
     if not last:
         return event
     for choice in last:
-        choice[FIELD] = ended.pop(choice["index"])
+        choice.update(ended.pop(choice["index"]))
     return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"

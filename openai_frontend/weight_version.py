@@ -1,8 +1,7 @@
 """The headers that name weights: an answer's `x-weight-version`, and a request's `x-min-weight-version`."""
 
-import string
 from http import HTTPStatus
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
@@ -10,13 +9,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm.exceptions import GracefulHTTPError
 
+from openai_frontend.headers import header_value
 from openai_frontend.triton_engine import TritonEngineClient
 from openai_frontend.versions import too_old
 
 HEADER = "x-weight-version"
 MINIMUM_HEADER = b"x-min-weight-version"
-# A version is any string, a header's value is not: the rest, a line's end above all, is percent-encoded.
-PLAIN = string.punctuation.replace("%", "")
 
 
 class WeightsTooOld(GracefulHTTPError):
@@ -44,7 +42,7 @@ class WeightVersionHeader:
 
         async def send_with_version(message: Message) -> None:
             if message["type"] == "http.response.start" and (version := self.engine.weight_version) is not None:
-                MutableHeaders(scope=message)[HEADER] = quote(version, safe=PLAIN)
+                MutableHeaders(scope=message)[HEADER] = header_value(version)
             await send(message)
 
         await self.app(scope, receive, send_with_version)

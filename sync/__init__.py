@@ -25,6 +25,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .adapters import AdapterReport
     from .canary import CanaryReport
     from .report import PushReport
     from .weight_sync import WeightSync
@@ -33,6 +34,7 @@ __all__ = [
     "WeightSync",
     "PushReport",
     "CanaryReport",
+    "AdapterReport",
     "SyncError",
     "TargetError",
     "SourceError",
@@ -49,7 +51,7 @@ __all__ = [
     "CommitError",
 ]
 
-_LAZY = {"WeightSync": ".weight_sync", "PushReport": ".report", "CanaryReport": ".canary"}
+_LAZY = {"WeightSync": ".weight_sync", "PushReport": ".report", "CanaryReport": ".canary", "AdapterReport": ".adapters"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `python -m sync push | check | status | timeline | rollback`."""
+"""The command line: `python -m sync push | check | status | timeline | rollback`, and of adapters."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -193,6 +193,62 @@ def rollback(to: To, backend: Transport = BackendName.GLOO, control_key: Key = N
     with reported(), WeightSync(to, backend=backend.value, control_key=control_key, timeout=timeout) as sync:
         version = sync.rollback()
     Console().print(f"{version} serves again.")
+
+
+Name = Annotated[str, typer.Option(metavar="NAME", help="What requests ask for as their model.")]
+
+
+@app.command("push-adapter")
+def push_adapter(
+    to: To,
+    adapter: Annotated[
+        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="LoRA adapter, as PEFT saves it.")
+    ],
+    name: Name,
+    version: Annotated[str | None, typer.Option(help="What answers will report; by default v1, v2, …")] = None,
+    control_key: Key = None,
+    timeout: Seconds = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Push a LoRA adapter from disk; all servers take it or none does.
+
+    python -m sync push-adapter --to http://127.0.0.1:9000 --adapter ./my-adapter --name mine
+    """
+    from dataclasses import asdict
+
+    from .weight_sync import WeightSync
+
+    with reported(), WeightSync(to, control_key=control_key, timeout=timeout) as sync:
+        report = sync.push_adapter(name, adapter, version)
+    if as_json:
+        Console().print_json(data=asdict(report))
+    else:
+        Console().print(str(report), highlight=False)
+
+
+@app.command()
+def adapters(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json: Json = False) -> None:
+    """List a server's pushed adapters: version, state, size, and how many requests run on each."""
+    with reported(), connect(Target.parse(to, control_key), timeout) as client:
+        listed = client.adapters()
+    if as_json:
+        Console().print_json(data=listed)
+        return
+    columns = ("name", "version", "state", "bytes", "tensors", "requests")
+    table = Table(*columns, box=None)
+    for each in listed:
+        table.add_row(*(str(each[column]) for column in columns))
+    Console().print(table)
+
+
+@app.command("remove-adapter")
+def remove_adapter(to: To, name: Name, control_key: Key = None, timeout: Seconds = 60.0) -> None:
+    """Serve a pushed adapter no more; running requests end with it."""
+    from .weight_sync import WeightSync
+
+    with reported(), WeightSync(to, control_key=control_key, timeout=timeout) as sync:
+        sync.remove_adapter(name)
+    Console().print(f"{name} is removed.", markup=False, highlight=False)
 
 
 @contextmanager

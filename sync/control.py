@@ -22,9 +22,16 @@ class ControlClient(ABC):
 
     @abstractmethod
     def call(
-        self, operation: str, arguments: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        payload: bytes | None = None,
     ) -> dict[str, Any]:
-        """Run one control operation (model_repository/llm/1/control.py lists them) and return its JSON result."""
+        """Run one control operation (model_repository/llm/1/control.py lists them) and return its JSON result.
+
+        payload: bytes that the operation takes beside its arguments.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -85,6 +92,38 @@ class ControlClient(ABC):
     def timeline(self, timeout: float | None = None) -> dict[str, Any]:
         """`updates`: the last ones, oldest first; `in_flight`: running requests by the version they began with."""
         return self.call("timeline", timeout=timeout)
+
+    def stage_adapter(
+        self,
+        name: str,
+        version: str,
+        config: dict[str, Any],
+        digest: str,
+        payload: bytes,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Check and load an adapter, but do not serve it yet. Returns `bytes`, `tensors`, `is_changed`.
+
+        payload, config: PEFT's adapter_model.safetensors and adapter_config.json; digest: XXH3 of the former.
+        """
+        arguments = {"name": name, "version": version, "config": config, "digest": digest}
+        return self.call("stage_adapter", arguments, timeout, payload)
+
+    def activate_adapter(self, name: str, version: str, timeout: float | None = None) -> None:
+        """Serve what was staged from now on."""
+        self.call("activate_adapter", {"name": name, "version": version}, timeout)
+
+    def discard_adapter(self, name: str, version: str, timeout: float | None = None) -> None:
+        """Forget what was staged; harmless if it is not."""
+        self.call("discard_adapter", {"name": name, "version": version}, timeout)
+
+    def remove_adapter(self, name: str, timeout: float | None = None) -> None:
+        """Serve the adapter no more."""
+        self.call("remove_adapter", {"name": name}, timeout)
+
+    def adapters(self, timeout: float | None = None) -> list[dict[str, Any]]:
+        """`name`, `version`, `state` (serving, staged, replaced), `bytes`, `tensors`, `requests` (running) of each."""
+        return self.call("adapters", timeout=timeout)["adapters"]
 
     def shutdown_weight_transfer_engine(self, timeout: float | None = None) -> None:
         """Let the replica leave the trainer's group."""

@@ -6,7 +6,7 @@ SyncError
 ├── ControlError         a replica answered a control call with an error
 │   ├── RefusedError     no control key, or the wrong one (HTTP 401, 403)
 │   ├── ConflictError    the replica's state does not allow it now (409)
-│   ├── InvalidError     the replica does not accept the arguments (400, 404, 422)
+│   ├── InvalidError     the replica does not accept the arguments (400, 404, 413, 422)
 │   └── UnavailableError nobody answers, or the engine is down (502, 503, connection refused)
 ├── DeadlineError        the deadline passed first
 ├── CheckError           the weights do not fit the served model; lists every mismatch

@@ -1,4 +1,4 @@
-"""Control over Triton's gRPC: the tensors control_operation, control_arguments and control_key of the model `llm`."""
+"""Control over Triton's gRPC: the tensors control_… of the model `llm`."""
 
 import json
 from typing import Any
@@ -41,14 +41,18 @@ class GrpcControl(ControlClient):
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def call(
-        self, operation: str, arguments: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        payload: bytes | None = None,
     ) -> dict[str, Any]:
         arguments = (arguments or {}) | ({"holder": self.holder} if self.holder else {})
         tensors = {"control_operation": operation, "control_arguments": json.dumps(arguments)}
         if self.target.control_key:
             tensors["control_key"] = self.target.control_key
         seconds = self.timeout if timeout is None else timeout
-        responses = self._stub.ModelStreamInfer(iter([_request(tensors)]), timeout=seconds, metadata=METADATA)
+        responses = self._stub.ModelStreamInfer(iter([_request(tensors, payload)]), timeout=seconds, metadata=METADATA)
         try:
             for response in responses:
                 if response.error_message:
@@ -76,14 +80,17 @@ class GrpcControl(ControlClient):
         return ERRORS.get(code, ControlError)(str(self.target), operation, details)
 
 
-def _request(tensors: dict[str, str]) -> Any:
-    """A request with BYTES tensors of shape [1, 1]."""
+def _request(tensors: dict[str, str], payload: bytes | None) -> Any:
+    """A request with BYTES tensors of shape [1, 1], and the payload as UINT8 [1, len(payload)]."""
     request = service_pb2.ModelInferRequest(model_name=MODEL)  # ty: ignore[missing-attribute] - generated
     for name, value in tensors.items():
         request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])
         data = value.encode()
         # Triton's encoding of one string: its length as four bytes, little endian, then the string.
         request.raw_input_contents.append(len(data).to_bytes(4, "little") + data)
+    if payload is not None:
+        request.inputs.add(name="control_payload", datatype="UINT8", shape=[1, len(payload)])
+        request.raw_input_contents.append(payload)
     return request
 
 

@@ -1,6 +1,8 @@
-"""Control over the front end's HTTP routes: vLLM's RL routes, and three of our own."""
+"""Control over the front end's HTTP routes: vLLM's RL routes, and those of our own."""
 
+import json
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx
 
@@ -10,6 +12,8 @@ from .target import Target
 
 
 class Route(NamedTuple):
+    """Where an operation is; with a {name} in its path, its arguments are in the URL, else in a JSON body."""
+
     method: str
     path: str
 
@@ -30,6 +34,11 @@ ROUTES = {
     "fence": Route("POST", "/fence"),
     "score": Route("POST", "/weight_score"),
     "timeline": Route("GET", "/weight_timeline"),
+    "adapters": Route("GET", "/lora_adapters"),
+    "stage_adapter": Route("PUT", "/lora_adapters/{name}"),
+    "activate_adapter": Route("POST", "/lora_adapters/{name}/activate"),
+    "discard_adapter": Route("POST", "/lora_adapters/{name}/discard"),
+    "remove_adapter": Route("DELETE", "/lora_adapters/{name}"),
 }
 
 ERRORS: dict[int, type[ControlError]] = {
@@ -37,6 +46,7 @@ ERRORS: dict[int, type[ControlError]] = {
     401: RefusedError,
     403: RefusedError,
     404: InvalidError,
+    413: InvalidError,
     409: ConflictError,
     422: InvalidError,
     502: UnavailableError,
@@ -56,16 +66,21 @@ class HttpControl(ControlClient):
         self._http = httpx.Client(base_url=str(target), headers=headers, limits=limits, trust_env=False)
 
     def call(
-        self, operation: str, arguments: dict[str, Any] | None = None, timeout: float | None = None
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        payload: bytes | None = None,
     ) -> dict[str, Any]:
         route = ROUTES.get(operation)
         if route is None:
             raise InvalidError(str(self.target), operation, f"not an HTTP route; there are {', '.join(ROUTES)}")
-        body = (arguments or {}) if route.method == "POST" else None
         seconds = self.timeout if timeout is None else timeout
-        headers = {"x-lease-holder": self.holder} if self.holder else None
+        request = _request(route, arguments or {}, payload)
+        if self.holder:
+            request["headers"] = request.get("headers", {}) | {"x-lease-holder": self.holder}
         try:
-            response = self._http.request(route.method, route.path, json=body, headers=headers, timeout=seconds)
+            response = self._http.request(route.method, timeout=seconds, **request)
         except httpx.ConnectError as error:
             raise UnavailableError(str(self.target), operation, f"cannot connect: {error}") from None
         except httpx.TimeoutException:
@@ -87,6 +102,20 @@ class HttpControl(ControlClient):
 
     def close(self) -> None:
         self._http.close()
+
+
+def _request(route: Route, arguments: dict[str, Any], payload: bytes | None) -> dict[str, Any]:
+    """httpx's arguments for a call: JSON in the body, or, about an adapter, see openai_frontend/routes/adapters.py."""
+    if "{name}" not in route.path:
+        return {"url": route.path, "json": arguments if route.method == "POST" else None}
+    query = dict(arguments)
+    request: dict[str, Any] = {"url": route.path.format(name=quote(query.pop("name"), safe=""))}
+    if payload is not None:
+        config = json.dumps(query.pop("config"))
+        request["headers"] = {"content-type": "application/octet-stream", "x-adapter-config": config}
+        request["content"] = payload
+        query["stage"] = True
+    return request | {"params": query}
 
 
 def _read_object(response: httpx.Response) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The trainer's API: push weights to running replicas."""
 
 import os
-import re
 import secrets
 import socket
 import time
@@ -11,6 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import torch
 
+from .adapters import AdapterReport, open_adapter, push_adapter
 from .canary import CanaryReport, Prompts, compare, own_logprobs, worst
 from .check import FittedSource, ServedModel
 from .control import ControlClient, connect
@@ -23,6 +23,7 @@ from .preflight import SERVER_BACKENDS, Replica, Trainer, require_alike, require
 from .report import PushReport
 from .sources import WeightSource, open_source
 from .target import Target
+from .versions import next_version
 
 T = TypeVar("T")
 Backend = Literal["nccl", "ipc", "gloo"]
@@ -128,7 +129,8 @@ class WeightSync:
         fleet = self._fleet
         fleet.deadline = deadline
         replicas = self._ask(must_be_ready=True)
-        fleet.version = str(version) if version is not None else _next_version(replicas)
+        served = (replica.status.get("weight_version") for replica in replicas)
+        fleet.version = str(version) if version is not None else next_version(served)
         asked = time.perf_counter()
         fitted = require_alike(replicas, weights)
         checked = time.perf_counter()
@@ -227,6 +229,30 @@ class WeightSync:
         replicas = self._ask(must_be_ready=False)
         require_all(replicas, open_source(source), self._myself, is_connected=self._trainer is not None)
 
+    def push_adapter(
+        self, name: str, source: Any, version: str | int | None = None, *, config: Any = None
+    ) -> AdapterReport:
+        """Serve a LoRA adapter under `name` at every replica, or at none. The weights stay as they are.
+
+        source: a PEFT model, whose active adapter it is; a folder that PEFT saved; or a state dict with PEFT's names
+            (`base_model.model.….lora_A.weight` [rank, in], `….lora_B.weight` [out, rank]) of any float dtype.
+        config: for a state dict the adapter's configuration, a dict (r, lora_alpha, target_modules, …) or a LoraConfig.
+        version: what answers report, as NAME@VERSION; by default "v<n+1>" after the highest "v<n>" of that name.
+
+        Requests that arrive after this are made by the new version; running ones end with the version they began with.
+
+        Raises SourceError, ControlError, DeadlineError (nothing changed), or CommitError, which names the replicas that
+        serve it and those that do not.
+        """
+        self._fleet.deadline = Deadline(self.timeout)
+        adapter = open_adapter(source, config)
+        return push_adapter(self._fleet, name, adapter, None if version is None else str(version))
+
+    def remove_adapter(self, name: str) -> None:
+        """Serve the adapter no more; running requests end with it. Raises ControlError, DeadlineError."""
+        self._fleet.deadline = Deadline(self.timeout)
+        self._fleet.each("remove_adapter", lambda client, seconds: client.remove_adapter(name, seconds))
+
     def close(self) -> None:
         """Leave the group and let the replicas go. They keep serving what they serve."""
         self._leave()
@@ -319,8 +345,3 @@ class WeightSync:
         reason = str(error) if isinstance(error, SyncError) else type(error).__name__
         for problem in self._fleet.give_up(reason):
             error.add_note(f"while giving up: {problem}")
-
-
-def _next_version(replicas: Sequence[Replica]) -> str:
-    numbers = [re.fullmatch(r"v(\d+)", str(replica.status.get("weight_version"))) for replica in replicas]
-    return f"v{max((int(number[1]) for number in numbers if number), default=0) + 1}"

@@ -15,13 +15,17 @@ from vllm.entrypoints.rl.online.api_router import router as rl_router
 from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
 from vllm.entrypoints.serve.dev.server_info.api_router import router as server_info_router
 
+from openai_frontend.routes import adapters
 from openai_frontend.triton_engine import TritonEngineClient, lease_holder
 
 router = APIRouter()
 
 # Served by vLLM's inference routers, but they change what everybody gets or stop everybody.
 SHARED_STATE_PATHS = frozenset(
-    {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/start_profile", "/stop_profile", "/scale_elastic_ep"}
+    {
+        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/adapters/{adapter_name}"),
+        *("/start_profile", "/stop_profile", "/scale_elastic_ep"),
+    }
 )
 
 
@@ -110,7 +114,13 @@ async def name_holder(x_lease_holder: Annotated[str | None, Header()] = None) ->
 def attach(app: FastAPI) -> frozenset[str]:
     """Add the control routes to `app`; returns the paths that need the control key."""
     before = len(app.router.routes)
-    for each in (router, rl_router, cache_router, server_info_router):  # ours first: the first match serves
+    for each in (
+        router,
+        adapters.router,
+        rl_router,
+        cache_router,
+        server_info_router,
+    ):  # ours first: the first match serves
         app.include_router(each, dependencies=[Depends(name_holder)])
     added = app.router.routes[before:]
     return frozenset(route.path for route in added if isinstance(route, APIRoute)) | SHARED_STATE_PATHS

@@ -21,7 +21,14 @@ class Member:
         self.weight_version, self.num_running = "default", 2
         self.asked: list[tuple[str, dict[str, Any], str | None]] = []
 
-    async def control(self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float = 0) -> Any:
+    async def control(
+        self,
+        operation: str,
+        arguments: dict[str, Any],
+        key: str | None,
+        timeout_s: float = 0,
+        payload: bytes | None = None,
+    ) -> Any:
         self.asked.append((operation, arguments, key))
         if isinstance(self.answer, TritonError):
             raise self.answer

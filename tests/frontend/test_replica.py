@@ -41,7 +41,9 @@ class FakeConnection:
     def forget(self, request_id: str) -> None:
         self.waiting.pop(request_id, None)
 
-    async def control(self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float) -> Any:
+    async def control(
+        self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float, payload: bytes | None
+    ) -> Any:
         if operation == "health":
             if self.server.trouble is not None:
                 raise self.server.trouble
@@ -90,10 +92,13 @@ class Listener:
     def committed(self, version: str) -> None:
         self.versions.append(version)
 
+    def adapters_changed(self, replica: Replica, announcement: str) -> str:
+        return announcement
+
 
 def message(steps: list[EngineCoreOutputs]) -> Any:
     payload = np.frombuffer(MsgpackEncoder(size_threshold=1 << 62).encode(steps)[0], dtype=np.uint8)
-    return SimpleNamespace(as_numpy=lambda name: payload)
+    return SimpleNamespace(as_numpy=lambda name: payload if name == "engine_outputs" else None)
 
 
 CLOSING: Any = SimpleNamespace(as_numpy=lambda name: None)

@@ -12,8 +12,10 @@ from vllm.entrypoints.generate.base.protocol import RequestResponseMetadata
 from vllm.entrypoints.openai.chat_completion.protocol import BatchChatCompletionRequest, ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput, WeightVersionSpan
 
+from openai_frontend.adapters import PUSHED_ID
 from openai_frontend.weight_spans import VERSIONED, attach, label
 
 METADATA = RequestResponseMetadata(request_id="r")
@@ -158,6 +160,22 @@ def test_a_batch_of_chats_has_them() -> None:
     assert [choice["weight_versions"] for choice in answer.model_dump()["choices"]] == [EXPECTED[0], EXPECTED[1]]
 
 
+def test_what_a_pushed_adapter_made_names_its_version_and_nothing_else_does() -> None:
+    def made_with(request: LoRARequest | None) -> RequestOutput:
+        made = result(output(0, [5, 5, 7], ("v1", 0, 3)))
+        made.lora_request = request
+        return made
+
+    pushed, on_disk = LoRARequest("mine@v2", PUSHED_ID, "pushed"), LoRARequest("on-disk", 1, "folder")
+    request = CompletionRequest(model="m", prompt="x", max_tokens=9)
+    build = serving("openai_serving_completion").request_output_to_completion_response
+    results_of = [made_with(each) for each in (pushed, on_disk, None)]
+    choices = build(results_of, request, "cmpl-1", 0, "m", None, METADATA).model_dump()["choices"]
+    assert [choice.get("adapter_version", "absent") for choice in choices] == ["mine@v2", "absent", "absent"]
+    (chunk, *_) = parsed(chat_stream(serving("openai_serving_chat"), [made_with(pushed)])[1:])
+    assert chunk["choices"][0]["adapter_version"] == "mine@v2"
+
+
 def test_where_vllm_does_not_know_it_is_null() -> None:
     request = ChatCompletionRequest(model="m", messages=MESSAGES)
     build = serving("openai_serving_chat").chat_completion_full_generator
@@ -202,4 +220,4 @@ def test_another_serving_class_is_refused() -> None:
 
 @pytest.mark.parametrize("event", ["data: [DONE]\n\n", ": keep-alive\n\n", 'data: {"error": {}}\n\n'])
 def test_what_is_no_chunk_is_left_alone(event: str) -> None:
-    assert label(event, {0: None}) == event
+    assert label(event, {0: {}}) == event

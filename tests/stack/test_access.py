@@ -31,6 +31,10 @@ CONTROL = {
     "/server_info",
     "/replica_status",
     "/weight_parameters",
+    "/lora_adapters",
+    "/lora_adapters/{name}",
+    "/lora_adapters/{name}/activate",
+    "/lora_adapters/{name}/discard",
     # TRL's older client
     "/get_world_size/",
     "/init_communicator/",

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sync import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
 from sync.control import connect
+from sync.grpc_control import _request
 from sync.target import Target
 
 KEY = "grpc-key"
@@ -72,6 +73,13 @@ def test_arguments_and_answer(triton, control):
             "control_key": KEY,
         },
     ]
+
+
+def test_a_payload_is_a_tensor_of_bytes():
+    request = _request({"control_operation": "stage_adapter"}, b"\x00\xff")
+    tensor = request.inputs[1]
+    assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("control_payload", "UINT8", [1, 2])
+    assert request.raw_input_contents[1] == b"\x00\xff"
 
 
 @pytest.mark.parametrize(

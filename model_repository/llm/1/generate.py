@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import EngineInput
+from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -62,6 +63,7 @@ class NativeRequest:
     prepend_prompt: bool
     returns: frozenset[str]
     min_weight_version: str | None = None
+    lora_name: str | None = None
 
 
 def read_request(request: Any) -> NativeRequest:
@@ -81,21 +83,30 @@ def read_request(request: Any) -> NativeRequest:
             "exclude_input_in_output", "must be true (or left out) with input_ids: there is no text to prepend"
         )
     returns = frozenset(name for name in RETURNS if read_bool(request, f"return_{name}"))
+    values = read_sampling_parameters(request)
+    lora_name = values.pop("lora_name", None)
+    if lora_name is not None and not isinstance(lora_name, str):
+        raise BadTensor("sampling_parameters", "lora_name must be the name of a pushed adapter")
     return NativeRequest(
         prompt=prompt,
-        params=read_sampling_params(request, stream),
+        params=to_sampling_params(values, stream),
         stream=stream,
         prepend_prompt=text is not None and not stream and not exclude,
         returns=returns,
         min_weight_version=read_string(request, "min_weight_version"),
+        lora_name=lora_name,
     )
 
 
-def read_sampling_params(request: Any, stream: bool) -> SamplingParams:
+def read_sampling_parameters(request: Any) -> dict[str, Any]:
     values = read_json_object(request, "sampling_parameters")
     if values is None:
         given = parse_json_object("parameters", request.parameters())
         values = {name: value for name, value in given.items() if not name.startswith(TRITON_PARAMETERS)}
+    return values
+
+
+def to_sampling_params(values: dict[str, Any], stream: bool) -> SamplingParams:
     if unknown := sorted(values.keys() - PARAM_NAMES):
         raise BadTensor("sampling_parameters", f"unknown {', '.join(map(repr, unknown))}")
     nested = values.get("structured_outputs")
@@ -123,7 +134,7 @@ async def render(llm: AsyncLLM, prompt: str | list[int]) -> EngineInput:
 
 
 async def generate(
-    llm: AsyncLLM, request: NativeRequest, request_id: str
+    llm: AsyncLLM, request: NativeRequest, request_id: str, adapter: LoRARequest | None = None
 ) -> AsyncGenerator[tuple[Tensors, bool], None]:
     """Yield (tensors of one response, whether it is the last). Raises RequestError."""
     prompt = await render(llm, request.prompt)
@@ -131,7 +142,7 @@ async def generate(
     try:
         if request.min_weight_version is not None:
             check_minimum(await llm.get_weight_version(), request.min_weight_version)
-        async for output in llm.generate(prompt, request.params, request_id):
+        async for output in llm.generate(prompt, request.params, request_id, lora_request=adapter):
             yield to_tensors(output, request.returns, prompt_text), output.finished
     except (VLLMClientError, ValueError) as error:
         raise BadTensor("sampling_parameters", str(error)) from None
@@ -167,6 +178,8 @@ def to_tensors(output: RequestOutput, returns: frozenset[str], prompt_text: str 
     if spans := [sequence.weight_versions for sequence in sequences if sequence.weight_versions]:
         tensors["weight_version"] = strings([spans[-1][-1].version])
         tensors["weight_version_spans"] = strings([spans_json(sequence) for sequence in sequences])
+        if output.lora_request is not None:
+            tensors["adapter_version"] = strings([output.lora_request.lora_name])
     return tensors
 
 

@@ -9,6 +9,7 @@ message, not its size. Tokens that the front end could do nothing with before th
 Messages are vLLM's own structs in vLLM's own encoding: in, one EngineCoreRequest; out, a list of EngineCoreOutputs.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -20,12 +21,16 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from .adapters import Adapters
 from .engine import Engine, intercept_outputs
+from .generate import strings
 from .generation import Generation
 from .history import InFlight
 from .responses import ResponseWriter, send
 from .tensors import BadTensor, RequestError, Unavailable
 
+# A front end that does not say within so long that it knows of an adapter is not waited for.
+SEEN_TIMEOUT_S = 2.0
 # vLLM's encoder moves arrays above a threshold into frames of their own; a tensor is one frame.
 ONE_FRAME = 1 << 62
 
@@ -41,13 +46,15 @@ class Channel:
         # because its append and popleft are atomic: one thread fills it, another drains it.
         self.waiting: deque[tuple[EngineCoreOutputs, list[Any]]] = deque()
         self.is_queued = False
+        self.seen = asyncio.Event()  # set while the front end knows which adapters serve
 
 
 class Relay:
     """Takes engine requests from Triton to the engine core and its outputs back to the channels."""
 
-    def __init__(self, engine: Engine, writer: ResponseWriter, in_flight: InFlight) -> None:
+    def __init__(self, engine: Engine, writer: ResponseWriter, adapters: Adapters, in_flight: InFlight) -> None:
         self._engine = engine
+        self._adapters = adapters
         self._writer = writer
         self._in_flight = in_flight
         self._channels: dict[str, Channel] = {}
@@ -67,7 +74,8 @@ class Relay:
             self.close(old, RequestError("engine_channel: opened again by another request"))
         self._channels[name] = Channel(name, sender)
         # Says that the channel stands, so that the front end may send generations.
-        self._writer.send(sender, {"engine_outputs": as_tensor(msgspec.msgpack.encode([]))}, final=False)
+        opening = {"engine_outputs": as_tensor(msgspec.msgpack.encode([]))}
+        self._writer.send(sender, opening | self._adapters_tensor(), final=False)
 
     async def add(self, channel_name: str, payload: bytes, sender: Any) -> None:
         """Start one generation; its Triton request is closed when it has ended. Raises RequestError."""
@@ -82,9 +90,12 @@ class Relay:
         if request.request_id in self._owners:
             raise BadTensor("engine_request", f"request id {request.request_id!r} is already running")
         self._engine.validate(request)
+        if request.lora_request is not None:
+            request.lora_request = self._adapters.resolve(request.lora_request)
         self._owners[request.request_id] = channel
         channel.generations[request.request_id] = Generation(sender, request.sampling_params)
         self._in_flight.begin(request.request_id)
+        self._adapters.begin(request.request_id, request.lora_request)
         try:
             await self._engine.llm.engine_core.add_request_async(request)
         except EngineDeadError:
@@ -105,6 +116,7 @@ class Relay:
         """End a channel and abort what still runs on it (its front end has gone, or lost its engine)."""
         if self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
+        channel.seen.set()  # nobody waits for it any more
         orphans = list(channel.generations)
         self._engine.loop.create_task(self._abort(orphans))
         if reason is None:
@@ -124,6 +136,27 @@ class Relay:
             channel.waiting.append((EngineCoreOutputs(weight_version=version), []))
             self._flush(channel)
 
+    async def announce_adapters(self) -> None:
+        """Tell the front ends which adapters serve from now on; returns when they know (see `seen`)."""
+        waits: list[asyncio.Task[bool]] = []
+        for channel in self.channels():
+            channel.seen.clear()
+            self._writer.send(channel.sender, self._adapters_tensor(), final=False)
+            waits.append(asyncio.create_task(channel.seen.wait()))
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=SEEN_TIMEOUT_S)
+            for wait in late:
+                wait.cancel()
+
+    def seen(self, channel_name: str, serial: str) -> None:
+        """A front end has taken the announcement of that serial."""
+        channel = self._channels.get(channel_name)
+        if channel is not None and serial == self._adapters.serial:
+            channel.seen.set()
+
+    def _adapters_tensor(self) -> dict[str, np.ndarray]:
+        return {"engine_adapters": strings([self._adapters.announcement()])}
+
     async def _abort(self, request_ids: list[str]) -> None:
         # A generation may have ended since the ids were listed.
         request_ids = [request_id for request_id in request_ids if request_id in self._owners]
@@ -136,6 +169,7 @@ class Relay:
     def _forget(self, request_id: str) -> Any:
         channel = self._owners.pop(request_id)
         self._in_flight.end(request_id)
+        self._adapters.end(request_id)
         return channel.generations.pop(request_id).sender
 
     def _attach_to(self, llm: AsyncLLM) -> None:

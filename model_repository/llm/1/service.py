@@ -9,6 +9,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from .adapters import Adapters
 from .control import Control
 from .engine import Engine, intercept_outputs
 from .generate import NativeRequest, generate, read_request, strings
@@ -37,10 +38,11 @@ class Service:
         self._in_flight = InFlight()
         # Before the relay's hook: it takes the front ends' outputs away.
         self._engine.on_start(lambda llm: intercept_outputs(llm, self._statistics.observe))
-        self._relay = Relay(self._engine, self._writer, self._in_flight)
+        self._adapters = Adapters(self._engine, lambda: self._relay.announce_adapters())
+        self._relay = Relay(self._engine, self._writer, self._adapters, self._in_flight)
         self._engine.on_death(self._statistics.engine_died)
         self._weights = Weights(self._engine, self._announce)
-        self._control = Control(self._engine, self._weights, self._in_flight)
+        self._control = Control(self._engine, self._weights, self._adapters, self._in_flight)
         self._natives: dict[asyncio.Task[None], Any] = {}  # running native requests → response sender
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -51,6 +53,7 @@ class Service:
 
     def stop(self) -> None:
         self._engine.stop()
+        self._adapters.close()
         self._writer.close()
 
     def submit(self, requests: Sequence[Any]) -> None:
@@ -89,6 +92,9 @@ class Service:
         elif (payload := read_bytes(request, "engine_abort")) is not None:
             await self._relay.abort(channel, payload)
             self._writer.finish(sender)
+        elif (serial := read_string(request, "engine_seen")) is not None:
+            self._relay.seen(channel, serial)
+            self._writer.finish(sender)
         else:
             _ = self._engine.llm  # a channel is no use without an engine: the front end tries again
             self._relay.open(channel, sender)
@@ -98,15 +104,19 @@ class Service:
         task = asyncio.current_task()
         if task is None:
             raise BadTensor("text_input", "served outside a task")
+        adapter = self._adapters.find(request.lora_name) if request.lora_name is not None else None
         self._natives[task] = sender
         self._in_flight.begin(task)
+        self._adapters.begin(task, adapter)
+        request_id = f"triton-{uuid.uuid4().hex[:16]}"
         try:
-            async for tensors, is_last in generate(self._engine.llm, request, f"triton-{uuid.uuid4().hex[:16]}"):
+            async for tensors, is_last in generate(self._engine.llm, request, request_id, adapter):
                 self._writer.send(sender, tensors, final=is_last)
                 await self._writer.caught_up()
         finally:
             del self._natives[task]
             self._in_flight.end(task)
+            self._adapters.end(task)
 
     def _announce(self, version: str) -> None:
         self._in_flight.version = version

@@ -1,0 +1,291 @@
+"""LoRA adapters that trainers push from memory, under a name with a version.
+
+    (nothing) ──stage──► staged ──activate──► serving ──the next version, or remove──► replaced ──unused──► (nothing)
+                            └──discard, the next stage, or too late──► (nothing)
+
+A version never changes: each push gets an id, a folder and a name (NAME@VERSION) of its own. vLLM's prefix cache goes
+by the latter two, so that versions share nothing; and a request ends with the version it began with, whose files stay
+for as long. The files are what counts: vLLM's workers load an adapter from them when a request needs it, again after
+they dropped it for others or the engine was restarted.
+"""
+
+import asyncio
+import itertools
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from vllm.lora.request import LoRARequest
+
+from . import adapter_files
+from .checkpoint import read_parameters
+from .engine import Engine
+from .tensors import BadTensor, Conflict, RequestError
+from .worker_calls import OPERATION_TIMEOUT_S, answer
+
+# What a front end puts where an adapter's id belongs: the model knows it by its name. Pushed adapters' own ids follow;
+# those that vLLM's front end counts up for adapters on disk stay below.
+PUSHED_ID = 2**30
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_VERSION_LENGTH = 128
+# A staged adapter whose trainer does not come back.
+STAGED_FOR_S = 600.0
+# A replaced version may still be asked for by a request that a front end was rendering meanwhile.
+UNUSED_FOR_S = 30.0
+
+
+@dataclass(eq=False)
+class Adapter:
+    """One version of one adapter."""
+
+    name: str
+    version: str
+    digest: str
+    request: LoRARequest
+    num_tensors: int
+    num_bytes: int
+    staged_at: float = field(default_factory=time.monotonic)
+    unused_since: float = field(default_factory=time.monotonic)
+
+    @property
+    def label(self) -> str:
+        return self.request.lora_name
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.request.lora_path)
+
+    def result(self) -> dict[str, Any]:
+        return {"name": self.name, "version": self.version, "bytes": self.num_bytes, "tensors": self.num_tensors}
+
+
+class Adapters:
+    """The adapters of one replica; lives on the engine's loop."""
+
+    def __init__(self, engine: Engine, announce: Callable[[], Awaitable[None]]) -> None:
+        """`announce` is awaited whenever another set of adapters serves."""
+        self._engine = engine
+        self._announce = announce
+        self._folder = tempfile.TemporaryDirectory(prefix="tritonlive-adapters-", ignore_cleanup_errors=True)
+        self._ids = itertools.count(PUSHED_ID + 1)
+        self._serving: dict[str, Adapter] = {}
+        self._staged: dict[str, Adapter] = {}
+        self._replaced: list[Adapter] = []
+        self._users: dict[Hashable, Adapter] = {}  # running request → the adapter that makes it
+        self._num_changes = 0
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- what trainers do -----------------------------------------------------------------------------------------
+
+    async def stage(
+        self, name: str, version: str, config: dict[str, Any], digest: str | None, payload: bytes
+    ) -> dict[str, Any]:
+        """Check an adapter, write its files and have vLLM load it; requests do not see it yet.
+
+        Nothing happens if this very version serves already. Raises Conflict, BadTensor, or what vLLM says of it.
+        """
+        self._check_names(name, version)
+        actual = xxhash.xxh3_64_hexdigest(payload)
+        async with self._lock:
+            serving = self._serving.get(name)
+            if serving is not None and serving.version == version:
+                if serving.digest != actual:
+                    raise Conflict(f"stage_adapter: {serving.label} serves already, with other weights")
+                return serving.result() | {"is_changed": False}
+            parameters = await self._parameters()
+            num_tensors = await self._off_loop(adapter_files.check, payload, digest, config, parameters)
+            number = next(self._ids)
+            folder = Path(self._folder.name) / str(number)
+            request = LoRARequest(lora_name=f"{name}@{version}", lora_int_id=number, lora_path=str(folder))
+            adapter = Adapter(name, version, actual, request, num_tensors, len(payload))
+            try:
+                await self._off_loop(adapter_files.write, folder, payload, config)
+                await answer(self._engine, self._engine.llm.add_lora(request), OPERATION_TIMEOUT_S)
+            except BaseException:
+                await self._drop(adapter)
+                raise
+            await self._discard(name)
+            self._staged[name] = adapter
+            self._sweep_after(STAGED_FOR_S)
+            return adapter.result() | {"is_changed": True}
+
+    async def activate(self, name: str, version: str) -> dict[str, Any]:
+        """Serve what was staged from now on; returns when the front ends know. Idempotent. Raises Conflict."""
+        async with self._lock:
+            staged, serving = self._staged.get(name), self._serving.get(name)
+            if staged is None or staged.version != version:
+                if serving is not None and serving.version == version:
+                    return serving.result()
+                raise Conflict(
+                    f"activate_adapter: {name}@{version} is not staged; another push may have taken its place"
+                )
+            del self._staged[name]
+            self._serving[name] = staged
+            if serving is not None:
+                self._replace(serving)
+            await self._tell()
+            return staged.result()
+
+    async def discard(self, name: str, version: str) -> dict[str, Any]:
+        """Forget what was staged; nothing happens if it is not."""
+        async with self._lock:
+            if (staged := self._staged.get(name)) is not None and staged.version == version:
+                await self._discard(name)
+        return {}
+
+    async def remove(self, name: str) -> dict[str, Any]:
+        """Serve the adapter no more; running requests end with it. Raises BadTensor."""
+        async with self._lock:
+            if name not in self._serving:
+                raise BadTensor("control_arguments", f"of remove_adapter: {self._unknown(name)}")
+            removed = self._serving.pop(name)
+            self._replace(removed)
+            await self._tell()
+            return removed.result()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """All versions at hand, with the number of running requests that each makes."""
+        users = Counter(self._users.values())
+        states = [("serving", self._serving.values()), ("staged", self._staged.values()), ("replaced", self._replaced)]
+        return [
+            adapter.result() | {"state": state, "requests": users[adapter]}
+            for state, adapters in states
+            for adapter in adapters
+        ]
+
+    # ---- what requests do -----------------------------------------------------------------------------------------
+
+    def announcement(self) -> str:
+        """What front ends are told, see engine_adapters in config.pbtxt."""
+        serving = {name: adapter.version for name, adapter in self._serving.items()}
+        return json.dumps({"serial": self.serial, "adapters": serving})
+
+    @property
+    def serial(self) -> str:
+        """Of the set of adapters that serves now."""
+        return str(self._num_changes)
+
+    def find(self, name: str) -> LoRARequest:
+        """The adapter of that name which serves now. Raises BadTensor."""
+        if (adapter := self._serving.get(name)) is None:
+            raise BadTensor("sampling_parameters", f"lora_name: {self._unknown(name)}")
+        return adapter.request
+
+    def resolve(self, request: LoRARequest) -> LoRARequest:
+        """What a front end asks for by NAME@VERSION, with the id and files it has here; others as they are.
+
+        Staged versions count: when a fleet takes a new one, its front ends may hear of it from another replica first.
+        Raises Conflict if it is gone, BadTensor for an id that front ends do not give.
+        """
+        if request.lora_int_id < PUSHED_ID:
+            return request
+        if request.lora_int_id > PUSHED_ID:
+            raise BadTensor(
+                "engine_request", f"lora_int_id {request.lora_int_id}: pushed adapters are asked for by name"
+            )
+        for adapter in (*self._serving.values(), *self._staged.values(), *reversed(self._replaced)):
+            if adapter.label == request.lora_name:
+                return adapter.request
+        raise Conflict(f"adapter {request.lora_name} is not served any more; send the request again")
+
+    def begin(self, user: Hashable, request: LoRARequest | None) -> None:
+        """A request (of any identity `user`) is made by this adapter until `end`."""
+        if request is not None and request.lora_int_id > PUSHED_ID:
+            known = (*self._serving.values(), *self._staged.values(), *self._replaced)
+            self._users.update((user, adapter) for adapter in known if adapter.request is request)
+
+    def end(self, user: Hashable) -> None:
+        if (adapter := self._users.pop(user, None)) is not None:
+            adapter.unused_since = time.monotonic()
+            if adapter in self._replaced:
+                self._sweep_after(UNUSED_FOR_S)
+
+    def close(self) -> None:
+        """Remove all files; the engine has ended."""
+        self._folder.cleanup()
+
+    # ---- the steps of the above -----------------------------------------------------------------------------------
+
+    def _check_names(self, name: str, version: str) -> None:
+        config = self._engine.llm.vllm_config
+        if config.lora_config is None:
+            raise Conflict(
+                "stage_adapter: LoRA is off; start vLLM with --enable-lora (and --max-lora-rank, --max-loras)"
+            )
+        if not isinstance(name, str) or NAME.fullmatch(name) is None:
+            raise BadTensor(
+                "control_arguments", f"of stage_adapter: name {name!r} must be letters, digits, '.', '_', '-'"
+            )
+        if not isinstance(version, str) or not 0 < len(version) <= MAX_VERSION_LENGTH or not version.isprintable():
+            raise BadTensor(
+                "control_arguments", f"of stage_adapter: version {version!r} must be printable, and not empty"
+            )
+        served = config.model_config.served_model_name
+        if name in ([served] if isinstance(served, str) else served or ()):
+            raise BadTensor("control_arguments", f"of stage_adapter: {name!r} is the name of the served model itself")
+
+    async def _parameters(self) -> list[dict[str, Any]] | None:
+        model = self._engine.llm.model_config
+        try:
+            return await self._off_loop(read_parameters, model.model, model.revision, "float")
+        except (OSError, ValueError):  # no safetensors at hand: vLLM read the model some other way
+            return None
+
+    async def _off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await self._engine.loop.run_in_executor(None, function, *args)
+
+    async def _tell(self) -> None:
+        self._num_changes += 1
+        await self._announce()
+
+    def _unknown(self, name: str) -> str:
+        return f"no adapter {name!r} was pushed; there are {', '.join(sorted(self._serving)) or 'none'}"
+
+    def _replace(self, adapter: Adapter) -> None:
+        adapter.unused_since = time.monotonic()
+        self._replaced.append(adapter)
+        self._sweep_after(UNUSED_FOR_S)
+
+    async def _discard(self, name: str) -> None:
+        if (staged := self._staged.pop(name, None)) is not None:
+            await self._drop(staged)
+
+    def _sweep_after(self, seconds: float) -> None:
+        self._engine.loop.call_later(seconds + 0.1, self._sweep)  # a timer may be a moment early
+
+    def _sweep(self) -> None:
+        """Drop what nobody has needed for long enough."""
+        now = time.monotonic()
+        used = set(self._users.values())
+        unused = [
+            adapter for adapter in self._replaced if adapter not in used and now - adapter.unused_since >= UNUSED_FOR_S
+        ]
+        late = [adapter for adapter in self._staged.values() if now - adapter.staged_at >= STAGED_FOR_S]
+        for adapter in unused:
+            self._replaced.remove(adapter)
+        for adapter in late:
+            del self._staged[adapter.name]
+        for adapter in (*unused, *late):
+            task = asyncio.create_task(self._drop(adapter))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _drop(self, adapter: Adapter) -> None:
+        try:
+            if self._engine.is_running:
+                await answer(
+                    self._engine, self._engine.llm.remove_lora(adapter.request.lora_int_id), OPERATION_TIMEOUT_S
+                )
+        except RequestError:  # the engine went meanwhile, and the adapter with it
+            pass
+        finally:
+            await self._off_loop(shutil.rmtree, adapter.folder, True)  # noqa: FBT003 (ignore_errors)

@@ -1,0 +1,110 @@
+"""LoRA adapters that trainers pushed into the model in Triton, as vLLM's serving layer sees them.
+
+vLLM's serving objects look a request's `model` up in a table, name → LoRARequest. The model announces which adapters
+serve, in which versions (`engine_adapters` in config.pbtxt), and the table follows. Its entries are called
+NAME@VERSION and have neither an id nor a path of their own: the model knows those. Adapters that vLLM's own
+/v1/load_lora_adapter put into the table stay as they are.
+"""
+
+import json
+from collections import ChainMap
+from contextvars import ContextVar
+
+from starlette.datastructures import MutableHeaders, State
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve.engine.protocol import ModelList
+from vllm.lora.request import LoRARequest
+
+from openai_frontend.headers import header_value
+
+# Stands where the model has an id for each version (model_repository/llm/1/adapters.py); vLLM's own ids are below.
+PUSHED_ID = 2**30
+HEADER = "x-adapter-version"
+
+# The adapter versions that the request at hand was answered with; the list is made by AdapterVersionHeader.
+_used: ContextVar[list[str] | None] = ContextVar("adapters_used", default=None)
+
+
+class PushedAdapters:
+    """Which adapters serve, as of the newest announcement."""
+
+    def __init__(self) -> None:
+        self._told: dict[int, dict[str, str]] = {}  # name → version, by replica; the newest announcement is the last
+        self._models: OpenAIServingModels | None = None
+
+    def take(self, announcement: str, replica: int = 0) -> str:
+        """Follow an announcement of the model's; returns its serial.
+
+        Of replicas that have different versions of an adapter the newest announcement counts: a push reaches one a
+        moment before the others, and those have it staged by then.
+        """
+        told = json.loads(announcement)
+        self._told.pop(replica, None)
+        self._told[replica] = dict(told["adapters"])
+        self._update()
+        return told["serial"]
+
+    def attach(self, state: State) -> None:
+        """Keep the table of the serving objects that vLLM's `init_app_state` made up to date. Raises TypeError."""
+        models = state.openai_serving_models
+        if type(models) is not OpenAIServingModels:
+            raise TypeError(f"openai_serving_models is a {type(models).__name__}, not vLLM's")
+        models.__class__ = Models
+        self._models = models
+        self._update()
+
+    def _update(self) -> None:
+        if self._models is None:
+            return
+        table = self._models.lora_requests
+        for name in [name for name, request in table.items() if is_pushed(request)]:
+            del table[name]
+        for name, version in ChainMap(*reversed(self._told.values())).items():
+            label = f"{name}@{version}"
+            table[name] = LoRARequest(lora_name=label, lora_int_id=PUSHED_ID, lora_path=f"pushed:{label}")
+
+
+class Models(OpenAIServingModels):
+    """Lists a pushed adapter by the name that requests use; answers name its version, too."""
+
+    async def show_available_models(self) -> ModelList:
+        listed = await super().show_available_models()
+        names = {request.lora_name: name for name, request in self.lora_requests.items() if is_pushed(request)}
+        for card in listed.data:
+            card.id = names.get(card.id, card.id)
+        return listed
+
+
+def is_pushed(request: LoRARequest) -> bool:
+    return request.lora_int_id == PUSHED_ID
+
+
+def version_of(request: LoRARequest | None) -> str | None:
+    """NAME@VERSION of a pushed adapter; None for what has no version."""
+    return request.lora_name if request is not None and is_pushed(request) else None
+
+
+def note(request: LoRARequest | None) -> None:
+    """Something of the HTTP request at hand is generated with this adapter."""
+    if (version := version_of(request)) is not None and (used := _used.get()) is not None:
+        used.append(version)
+
+
+class AdapterVersionHeader:
+    """Adds `x-adapter-version: NAME@VERSION` to every response that a pushed adapter made: all of its tokens."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        used: list[str] = []
+        # vLLM runs its handlers in tasks of their own: they see this very list, but could not set the variable here.
+        _used.set(used)
+
+        async def send_with_version(message: Message) -> None:
+            if message["type"] == "http.response.start" and used:
+                MutableHeaders(scope=message)[HEADER] = header_value(used[-1])
+            await send(message)
+
+        await self.app(scope, receive, send_with_version)

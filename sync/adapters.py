@@ -1,0 +1,166 @@
+"""Pushing LoRA adapters: what a trainer has as one blob, and the blob to every replica or to none."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors.torch import save
+
+from .control import ControlClient
+from .deadline import Deadline
+from .errors import CommitError, ConflictError, SourceError, SyncError
+from .fleet import CLEAN_UP_TIMEOUT_S, Fleet
+from .sources import TensorSource
+from .versions import next_version
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as it travels: the bytes of PEFT's adapter_model.safetensors and what its adapter_config.json says."""
+
+    payload: bytes
+    config: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """XXH3 (64 bits) in hexadecimal."""
+        return xxhash.xxh3_64_hexdigest(self.payload)
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """Figures of one push of an adapter."""
+
+    name: str
+    version: str
+    num_bytes: int
+    num_tensors: int
+    seconds: float
+    """Until every replica serves it and its front ends know."""
+    targets: tuple[str, ...]
+    unchanged: tuple[str, ...] = ()
+    """The targets that served this very version already."""
+
+    def __str__(self) -> str:
+        same = f", unchanged at {', '.join(self.unchanged)}" if self.unchanged else ""
+        return (
+            f"{self.name}@{self.version} is live at {', '.join(self.targets)}{same}: {self.num_tensors} tensors, "
+            f"{self.num_bytes / 1e6:.1f} MB in {self.seconds:.2f} s"
+        )
+
+
+def open_adapter(source: Any, config: Any = None) -> Adapter:
+    """From a PEFT model (its active adapter), a folder that PEFT saved, or a state dict with PEFT's names and `config`.
+
+    config: a dict or a peft LoraConfig. Raises SourceError.
+    """
+    if isinstance(source, str | Path):
+        return _read_folder(Path(source))
+    if hasattr(source, "peft_config"):
+        from peft import get_peft_model_state_dict  # ty: ignore[import-not-found] - who has a PEFT model has it
+
+        name = source.active_adapter
+        config = source.peft_config[name] if config is None else config
+        source = get_peft_model_state_dict(source, adapter_name=name, save_embedding_layers=False)
+    if not isinstance(source, Mapping):
+        kind = type(source).__name__
+        raise SourceError(f"adapter: expected a PEFT model, a folder, or a state dict with config=, got {kind}")
+    if config is None:
+        raise SourceError("adapter: a state dict needs config= (r, lora_alpha, target_modules, …)")
+    # Copied: tensors that share memory, which safetensors refuses, are two tensors here.
+    tensors = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in TensorSource(source)}
+    return Adapter(save(tensors), plain(config))
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """An adapter's configuration as JSON has it, without what is not set. Raises SourceError."""
+    values = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(values, Mapping):
+        raise SourceError(f"config: expected a dict or a LoraConfig, got {type(values).__name__}")
+    try:
+        # peft keeps module names in sets, and kinds in string enums.
+        text = json.dumps({name: value for name, value in values.items() if value is not None}, default=sorted)
+    except TypeError as error:
+        raise SourceError(f"config: {error}") from None
+    return json.loads(text)
+
+
+def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None) -> AdapterReport:
+    """Have every replica check and load it, and only then serve it. Raises what a replica says, or CommitError."""
+    began = time.perf_counter()
+    if version is None:
+        listed = fleet.each("adapters", lambda client, seconds: client.adapters(seconds))
+        version = next_version(each["version"] for answer in listed for each in answer if each["name"] == name)
+    with _discarded_on_failure(fleet, name, version):
+        staged = fleet.each(
+            "stage_adapter",
+            lambda client, seconds: client.stage_adapter(
+                name, version, adapter.config, adapter.digest, adapter.payload, seconds
+            ),
+        )
+        if len(fleet.clients) > 1:
+            fleet.each("adapters", lambda client, seconds: _check_there(client, name, version, seconds))
+        _activate(fleet, name, version)
+    targets = [str(client.target) for client in fleet.clients]
+    return AdapterReport(
+        name=name,
+        version=version,
+        num_bytes=len(adapter.payload),
+        num_tensors=staged[0]["tensors"],
+        seconds=time.perf_counter() - began,
+        targets=tuple(targets),
+        unchanged=tuple(target for target, each in zip(targets, staged, strict=True) if not each["is_changed"]),
+    )
+
+
+def _activate(fleet: Fleet, name: str, version: str) -> None:
+    committed: list[str] = []
+
+    def activate(client: ControlClient, seconds: float) -> None:
+        client.activate_adapter(name, version, seconds)
+        committed.append(str(client.target))
+
+    try:
+        fleet.each("activate_adapter", activate)
+    except SyncError as error:
+        failed = {str(client.target): error for client in fleet.clients if str(client.target) not in committed}
+        if committed and failed:
+            raise CommitError(f"{name}@{version}", committed, failed) from error
+        raise
+
+
+def _check_there(client: ControlClient, name: str, version: str, seconds: float) -> None:
+    there = [each for each in client.adapters(seconds) if each["name"] == name and each["version"] == version]
+    if not any(each["state"] in ("staged", "serving") for each in there):
+        raise ConflictError(
+            str(client.target), "activate_adapter", f"{name}@{version} is gone: pushed by another, too?"
+        )
+
+
+@contextmanager
+def _discarded_on_failure(fleet: Fleet, name: str, version: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        fleet.deadline = Deadline(CLEAN_UP_TIMEOUT_S)
+        try:
+            fleet.each("discard_adapter", lambda client, seconds: client.discard_adapter(name, version, seconds))
+        except SyncError as problem:
+            error.add_note(f"while giving up: {problem}")
+        raise
+
+
+def _read_folder(folder: Path) -> Adapter:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        return Adapter((folder / "adapter_model.safetensors").read_bytes(), plain(config))
+    except OSError as error:
+        raise SourceError(f"{folder}: not an adapter that PEFT saved: {error}") from None
+    except ValueError as error:
+        raise SourceError(f"{folder}: adapter_config.json is not JSON: {error}") from None
