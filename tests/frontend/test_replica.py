@@ -42,7 +42,7 @@ class FakeConnection:
         self.waiting.pop(request_id, None)
 
     async def control(
-        self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float, payload: bytes | None
+        self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float, payload: bytes | None = None
     ) -> Any:
         if operation == "health":
             if self.server.trouble is not None:
