@@ -6,23 +6,21 @@ Each takes the request's JSON arguments and returns a JSON object. All but a few
 import hmac
 import inspect
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any, cast, get_args
 
 import psutil
 from vllm.v1.engine import PauseMode
 from vllm.version import __version__ as vllm_version
 
-from .adapters import PUSHED_ID, Adapters
+from .adapters import Adapters
 from .checkpoint import read_parameters
 from .engine import Engine
 from .history import InFlight
+from .lora_control import LoraControl, Operation
 from .scoring import prompt_logprobs
 from .settings import CONTROL_KEY_VARIABLE
 from .tensors import BadTensor, Conflict, Unavailable, read_bytes, read_json_object, read_string
 from .weights import Weights
-
-Operation = Callable[..., Awaitable[dict[str, Any]]]
 
 # What a front end needs before anyone has shown a key, and what tells whether the replica lives.
 KEYLESS = frozenset({"describe", "health"})
@@ -48,7 +46,6 @@ class Control:
     def __init__(self, engine: Engine, weights: Weights, adapters: Adapters, in_flight: InFlight) -> None:
         self._engine = engine
         self._weights = weights
-        self._adapters = adapters
         self._in_flight = in_flight
         self.operations: dict[str, Operation] = {
             "describe": self.describe,
@@ -79,14 +76,7 @@ class Control:
             "sleep": self.sleep,
             "wake_up": self.wake_up,
             "is_sleeping": self.is_sleeping,
-            "add_lora": self.add_lora,
-            "remove_lora": self.remove_lora,
-            "list_loras": self.list_loras,
-            "stage_adapter": self.stage_adapter,
-            "activate_adapter": self.activate_adapter,
-            "discard_adapter": self.discard_adapter,
-            "remove_adapter": self.remove_adapter,
-            "adapters": self.adapters,
+            **LoraControl(engine, adapters).operations,
         }
 
     async def run(self, request: Any) -> str:
@@ -304,48 +294,6 @@ class Control:
 
     async def is_sleeping(self) -> dict[str, Any]:
         return {"is_sleeping": await self._engine.llm.is_sleeping()}
-
-    # ---- LoRA -------------------------------------------------------------------------------------------------
-
-    async def add_lora(self, lora_name: str, lora_int_id: int, lora_path: str, **options: Any) -> dict[str, Any]:
-        from vllm.lora.request import LoRARequest
-
-        try:
-            request = LoRARequest(lora_name=lora_name, lora_int_id=lora_int_id, lora_path=lora_path, **options)
-        except (TypeError, ValueError) as error:
-            raise BadTensor("control_arguments", f"of add_lora: {error}") from None
-        if lora_int_id >= PUSHED_ID:
-            raise BadTensor(
-                "control_arguments", f"of add_lora: {lora_name!r} was pushed; remove_adapter makes room for it"
-            )
-        return {"added": await self._engine.llm.add_lora(request)}
-
-    async def remove_lora(self, lora_id: int) -> dict[str, Any]:
-        return {"removed": await self._engine.llm.remove_lora(lora_id)}
-
-    async def list_loras(self) -> dict[str, Any]:
-        return {"loras": sorted(await self._engine.llm.list_loras())}
-
-    async def stage_adapter(
-        self, name: str, version: str, config: dict[str, Any], payload: bytes, digest: str | None = None
-    ) -> dict[str, Any]:
-        """`payload`: adapter_model.safetensors; `config`: adapter_config.json; `digest`: XXH3 of the payload."""
-        if not isinstance(config, dict):
-            raise BadTensor("control_arguments", "of stage_adapter: config must be a JSON object")
-        return await self._adapters.stage(name, version, config, digest, payload)
-
-    async def activate_adapter(self, name: str, version: str) -> dict[str, Any]:
-        return await self._adapters.activate(name, version)
-
-    async def discard_adapter(self, name: str, version: str) -> dict[str, Any]:
-        return await self._adapters.discard(name, version)
-
-    async def remove_adapter(self, name: str) -> dict[str, Any]:
-        return await self._adapters.remove(name)
-
-    async def adapters(self) -> dict[str, Any]:
-        """The pushed adapters' versions at hand, and how many running requests each makes."""
-        return {"adapters": self._adapters.describe()}
 
 
 def pause_mode(mode: str) -> PauseMode:
