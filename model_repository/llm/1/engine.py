@@ -21,6 +21,7 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.plugins import load_general_plugins
+from vllm.sampling_params import SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -98,11 +99,11 @@ class Engine:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(timeout=SHUTDOWN_TIMEOUT_S)
 
-    def validate(self, request: EngineCoreRequest) -> None:
+    def validate(self, request: EngineCoreRequest) -> SamplingParams:
         """Refuse what would harm the engine, as vLLM's own input processor does for requests it renders.
 
         An EngineCoreRequest comes ready-made from a front end; whoever reaches Triton's port could send one.
-        Raises BadTensor.
+        Returns its sampling params. Raises BadTensor.
         """
         llm = self.llm
         if request.sampling_params is None or request.sampling_params.max_tokens is None:
@@ -122,6 +123,7 @@ class Engine:
                 llm.renderer.validate_token_ids(request.prompt_token_ids)
         except (VLLMValidationError, ValueError, TypeError) as error:
             raise BadTensor("engine_request", str(error)) from None
+        return request.sampling_params
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self.loop)

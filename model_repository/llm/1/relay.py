@@ -89,11 +89,11 @@ class Relay:
             raise BadTensor("engine_request", f"is not an EngineCoreRequest: {error}") from None
         if request.request_id in self._owners:
             raise BadTensor("engine_request", f"request id {request.request_id!r} is already running")
-        self._engine.validate(request)
+        params = self._engine.validate(request)
         if request.lora_request is not None:
             request.lora_request = self._adapters.resolve(request.lora_request)
         self._owners[request.request_id] = channel
-        channel.generations[request.request_id] = Generation(sender, request.sampling_params)
+        channel.generations[request.request_id] = Generation(sender, params)
         self._in_flight.begin(request.request_id)
         self._adapters.begin(request.request_id, request.lora_request)
         try:

@@ -47,10 +47,13 @@ class ResponseWriter:
         """
         if self._queue.qsize() < BEHIND_JOBS:
             return
-        loop = asyncio.get_running_loop()
-        is_sent = loop.create_future()
-        self.call(lambda: loop.call_soon_threadsafe(lambda: is_sent.done() or is_sent.set_result(None)))
-        await is_sent
+        loop, is_sent = asyncio.get_running_loop(), asyncio.Event()
+
+        def say() -> None:
+            loop.call_soon_threadsafe(is_sent.set)
+
+        self.call(say)
+        await is_sent.wait()
 
     def finish(self, sender: Any) -> None:
         """Close the request: a last response without tensors."""
