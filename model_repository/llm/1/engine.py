@@ -6,6 +6,7 @@ Everything else in this folder runs on that loop. What we use of vLLM beneath it
 import asyncio
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -32,6 +33,8 @@ from .tensors import BadTensor, Unavailable
 SUPERVISION_INTERVAL_S = 0.25
 RESTART_DELAY_S = 1.0
 SHUTDOWN_TIMEOUT_S = 10.0
+# With so many cores an engine core and a worker can spin on one each and leave some to the others.
+SPINNING_CORES = 4
 
 
 class Engine:
@@ -39,7 +42,7 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.argv = with_weight_transfer(settings.engine_argv)
+        self.argv = with_worker_inside(with_weight_transfer(settings.engine_argv))
         self.arguments = parse_arguments(self.argv)
         self.loop = uvloop.new_event_loop()
         self.started_at = time.time()
@@ -186,6 +189,25 @@ def with_weight_transfer(argv: list[str]) -> list[str]:
     if backend not in WeightTransferEngineFactory._registry:
         return argv
     return [*argv, "--weight-transfer-config", json.dumps({"backend": backend})]
+
+
+def with_worker_inside(argv: list[str]) -> list[str]:
+    """`argv`, on a CPU with few cores: such that the worker is in the engine core's process.
+
+    vLLM's worker process on a CPU and its engine core wait for each other in busy loops. Where they have no core each
+    they take the time from each other, and from everybody else on the machine.
+    """
+    arguments = parse_arguments(argv)
+    is_alone = arguments.tensor_parallel_size * arguments.pipeline_parallel_size * arguments.data_parallel_size == 1
+    num_cores = len(os.sched_getaffinity(0))
+    if not (current_platform.is_cpu() and is_alone and num_cores < SPINNING_CORES):
+        return argv
+    if arguments.distributed_executor_backend is not None:
+        return argv
+    # vLLM's condition for a worker inside on a CPU; AsyncLLM has its engine core in a process of its own all the same.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores - 1)))  # as the worker's process would have
+    return [*argv, "--distributed-executor-backend", "uni"]
 
 
 def parse_arguments(argv: list[str]) -> AsyncEngineArgs:
