@@ -13,7 +13,8 @@ from openai_frontend.connection import TritonConnection
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
 
-logger = logging.getLogger("tritonlive.frontend")
+# The server's own log: what vLLM imports raises the root logger's level, and a logger of our own would be silent.
+logger = logging.getLogger("uvicorn.error")
 
 CONNECT_TIMEOUT_S = 10.0
 RECONNECT_INTERVAL_S = 0.5
@@ -182,7 +183,7 @@ class Replica:
         if trouble == self._trouble:
             return
         if trouble is None:
-            logger.warning("the replica %s can generate", self.url)
+            logger.info("the replica %s can generate", self.url)
         else:
             logger.warning("the replica %s cannot generate: %s", self.url, trouble)
         self._trouble = trouble

@@ -15,7 +15,13 @@ MODEL = "llm"
 # an error, instead of an error text without a code.
 METADATA = (("triton_grpc_error", "true"),)
 # The list of a big model's parameters is longer than gRPC's default of 4 MiB.
-CHANNEL_OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A replica that was away for a minute would else be refused for up to two more after it has come back.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 ERRORS: dict[grpc.StatusCode, type[ControlError]] = {
     grpc.StatusCode.UNAUTHENTICATED: RefusedError,

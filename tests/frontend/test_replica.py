@@ -146,12 +146,16 @@ async def test_before_it_is_reached_it_is_in_trouble(server: FakeServer, listene
         await replica.control("pause_generation", {}, None)
 
 
-async def test_another_model_is_not_connected_to(server: FakeServer, listener: Listener) -> None:
+async def test_another_model_is_not_connected_to(
+    server: FakeServer, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
     server.description = replace(DESCRIPTION, model="other")
     replica = Replica(0, "a:8001", DESCRIPTION, listener)
     await replica.connect()
     assert replica.trouble == "its model is 'other', and this front end was started for 'm'"
     assert server.connections[0].closed.done()
+    await replica.connect()
+    assert caplog.messages == [f"the replica a:8001 cannot generate: {replica.trouble}"], "once, not at every attempt"
 
 
 async def test_fenced_and_healed(replica: Replica, server: FakeServer) -> None:
