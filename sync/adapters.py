@@ -88,7 +88,11 @@ def plain(config: Any) -> dict[str, Any]:
         text = json.dumps({name: value for name, value in values.items() if value is not None}, default=sorted)
     except TypeError as error:
         raise SourceError(f"config: {error}") from None
-    return json.loads(text)
+    known = json.loads(text)
+    if isinstance(modules := known.get("target_modules"), list):
+        # For "all-linear" peft lists every single layer, more than a header holds; the tensors' names say it anyway.
+        known["target_modules"] = sorted({str(module).rpartition(".")[2] for module in modules})
+    return known
 
 
 def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None) -> AdapterReport:

@@ -103,7 +103,13 @@ class PeftType(StrEnum):
 
 def test_a_config_as_peft_has_it(tensors):
     config = SimpleNamespace(
-        to_dict=lambda: {"peft_type": PeftType.LORA, "r": 8, "target_modules": {"v", "q"}, "bias": "none", "x": None}
+        to_dict=lambda: {
+            "peft_type": PeftType.LORA,
+            "r": 8,
+            "target_modules": {"l.0.v", "l.0.q", "l.1.q"},
+            "bias": "none",
+            "x": None,
+        }
     )
     expected = {"peft_type": "LORA", "r": 8, "target_modules": ["q", "v"], "bias": "none"}
     assert open_adapter(tensors, config).config == expected

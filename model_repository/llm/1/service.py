@@ -52,9 +52,11 @@ class Service:
         self._engine.run(self._publish_metrics())
 
     def stop(self) -> None:
-        self._engine.stop()
-        self._adapters.close()
-        self._writer.close()
+        try:
+            self._engine.stop()
+        finally:
+            self._adapters.close()
+            self._writer.close()
 
     def submit(self, requests: Sequence[Any]) -> None:
         """Hand a batch over to the engine's loop in one hop."""

@@ -1,0 +1,69 @@
+"""openai_frontend/channel.py: what a front end does with announcements of adapters."""
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+from vllm.v1.engine import EngineCoreOutputs
+
+from openai_frontend.channel import Callbacks, Channel
+
+
+class Result:
+    """A response's tensors."""
+
+    def __init__(self, **tensors: Any) -> None:
+        self._tensors = tensors
+
+    def as_numpy(self, name: str) -> np.ndarray | None:
+        return self._tensors.get(name)
+
+
+class Connection:
+    """Records what was sent; `answer` is the channel's."""
+
+    def __init__(self) -> None:
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.sent: list[list[str]] = []
+        self.answer: Any = None
+
+    def send(self, request_id: str, inputs: list[Any], on_answer: Any) -> None:
+        self.sent.append([tensor.name() for tensor in inputs])
+        if len(inputs) == 1:
+            self.answer = on_answer
+            on_answer(told(1, outputs=[]), None)
+
+    def forget(self, request_id: str) -> None:
+        """Nothing waits here."""
+
+
+def told(serial: int, outputs: list[Any] | None = None, **versions: str) -> Result:
+    text = json.dumps({"serial": str(serial), "adapters": versions})
+    tensors = {"engine_adapters": np.array([text.encode()], dtype=np.object_)}
+    return Result(**tensors, **({} if outputs is None else {"engine_outputs": encoded(outputs)}))
+
+
+def encoded(outputs: list[Any]) -> np.ndarray:
+    return np.frombuffer(msgspec.msgpack.encode(outputs), dtype=np.uint8)
+
+
+async def test_announcements_are_taken_and_acknowledged_and_outputs_go_on() -> None:
+    announced: list[str] = []
+    steps: list[EngineCoreOutputs] = []
+
+    def take(announcement: str) -> str:
+        announced.append(announcement)
+        return json.loads(announcement)["serial"]
+
+    connection: Any = Connection()
+    await Channel.open(connection, Callbacks(steps.append, lambda request_id, error: None, take), 1)
+    acknowledgement = ["engine_channel", "engine_seen"]
+    assert connection.sent == [["engine_channel"], acknowledgement], "the channel is open, and tells what serves"
+    connection.answer(told(2, mine="v1"), None)
+    assert connection.sent[2:] == [acknowledgement]
+    assert [json.loads(text)["adapters"] for text in announced] == [{}, {"mine": "v1"}]
+    connection.answer(Result(engine_outputs=encoded([EngineCoreOutputs(weight_version="w2")])), None)
+    assert [step.weight_version for step in steps] == ["w2"]
+    assert len(connection.sent) == 3

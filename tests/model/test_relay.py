@@ -1,0 +1,78 @@
+"""model_repository/llm/1/relay.py: front ends are told which adapters serve, and have said so when a push returns."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+Load = Callable[[str], ModuleType]
+
+
+class Writer:
+    """Records what was sent, by sender."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, dict[str, np.ndarray]]] = []
+        self.finished: list[str] = []
+
+    def send(self, sender: str, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+        assert not final
+        self.sent.append((sender, tensors))
+
+    def finish(self, sender: str) -> None:
+        self.finished.append(sender)
+
+    def told(self) -> list[tuple[str, Any]]:
+        return [(sender, json.loads(tensors["engine_adapters"].item())) for sender, tensors in self.sent]
+
+
+class Setting:
+    """A relay without an engine; its adapters only have a serial."""
+
+    def __init__(self, load: Load) -> None:
+        self.writer = Writer()
+        self.adapters = SimpleNamespace(serial="1", announcement=lambda: json.dumps({"serial": self.adapters.serial}))
+        hooks: Any = {"on_start": lambda hook: None, "on_death": lambda hook: None, "is_running": False}
+        engine = SimpleNamespace(loop=asyncio.get_running_loop(), **hooks)
+        self.relay = load("relay").Relay(engine, self.writer, self.adapters, SimpleNamespace())
+
+
+async def test_an_announcement_returns_when_every_front_end_has_taken_it(load: Load) -> None:
+    setting = Setting(load)
+    setting.relay.open("a", "sender a")
+    setting.relay.open("b", "sender b")
+    assert setting.writer.told() == [("sender a", {"serial": "1"}), ("sender b", {"serial": "1"})], "when they open"
+    assert all("engine_outputs" in tensors for _, tensors in setting.writer.sent)
+    setting.relay.seen("a", "1")
+    setting.adapters.serial = "2"
+    announcing = asyncio.create_task(setting.relay.announce_adapters())
+    await asyncio.sleep(0.01)
+    assert setting.writer.told()[2:] == [("sender a", {"serial": "2"}), ("sender b", {"serial": "2"})]
+    setting.relay.seen("a", "2")
+    setting.relay.seen("b", "1")
+    setting.relay.seen("unknown", "2")
+    await asyncio.sleep(0.01)
+    assert not announcing.done(), "b has only taken the one before"
+    setting.relay.seen("b", "2")
+    await asyncio.wait_for(announcing, 1)
+
+
+async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load("relay"), "SEEN_TIMEOUT_S", 0.1)
+    setting = Setting(load)
+    await asyncio.wait_for(setting.relay.announce_adapters(), 1)  # nobody there
+    setting.relay.open("silent", "sender")
+    await asyncio.wait_for(setting.relay.announce_adapters(), 1)
+    monkeypatch.setattr(load("relay"), "SEEN_TIMEOUT_S", 60)
+    announcing = asyncio.create_task(setting.relay.announce_adapters())
+    await asyncio.sleep(0.01)
+    (channel,) = setting.relay.channels()
+    setting.relay.close(channel)
+    await asyncio.wait_for(announcing, 1)
+    assert setting.writer.finished == ["sender"]
