@@ -15,7 +15,9 @@ from bench.report import Report, print_report, write_results
 from bench.systems import AGAIN, MODELS, SYSTEMS, Settings, Systems, model_path
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-console = Console()
+MIN_WIDTH = 140
+"""Of the table, also where the output is not a terminal."""
+console = Console(width=max(MIN_WIDTH, Console().width))
 
 SERVED_NAME = "model"
 COMMON_ARGS = (
@@ -24,8 +26,8 @@ COMMON_ARGS = (
     *("--max-logprobs", "100"),
 )
 """What every system gets beside `--engine-arg`."""
-EFFORT = Effort(least=3, most=9, seconds=30.0)
-QUICK_EFFORT = Effort(least=3, most=5, seconds=10.0)
+EFFORT = Effort(least=3, most=9, seconds=20.0)
+QUICK_EFFORT = Effort(least=3, most=5, seconds=8.0)
 
 
 @app.command()

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
 
-STOP_S = 20.0
+STOP_S = 5.0
 LOG_LINES = 25
 
 
@@ -79,9 +80,11 @@ class Child:
         members = self.processes()
         if self._popen.stdin is not None:
             self._popen.stdin.close()  # the end of its questions is what it ends at
-        _, alive = psutil.wait_procs(members, timeout=STOP_S)
-        for process in alive:
-            process.kill()
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            _, members = psutil.wait_procs(members, timeout=STOP_S)
+            for process in members:
+                with suppress(psutil.NoSuchProcess):
+                    end(process)
         self._popen.wait()
         if self._popen.stdout is not None:
             self._popen.stdout.close()

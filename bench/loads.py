@@ -10,8 +10,9 @@ import psutil
 
 from bench.client import Job, run_job
 from bench.goals import Goal
+from bench.helpers import Offline
 from bench.measure import Figures, Side
-from bench.systems import Offline, Server, Systems
+from bench.systems import Server, Systems
 
 WORDS = ("the", "of", "and", "to", "in", "is", "was", "for", "on", "are", "with", "as", "they", "be", "at", "one")
 """Words that are one token each, so that prompts have about the length they should."""

@@ -14,6 +14,9 @@ from bench.stats import Spread
 if TYPE_CHECKING:
     from bench.systems import Systems
 
+SETTLE_S = 1.2
+"""Rest before each run: an engine's processes look for work without pause for a second after they had some."""
+
 Figures = dict[str, float]
 """What one run gave, by name; a name ends with its unit."""
 
@@ -129,8 +132,8 @@ class Result:
 def run_load(load: Load, sides: tuple[Side, Side], effort: Effort, on_run: Callable[[str], None]) -> Result:
     """Measure both sides, interleaved: A B B A A B …
 
-    Only one is asked at a time (what is idle takes no processor time). The order turns round with each repeat, so that
-    a machine that slowly gets faster or slower favours none.
+    Only one is asked at a time, when the other has come to rest (then it takes no processor time). The order turns
+    round with each repeat, so that a machine that slowly gets faster or slower favours none.
 
     Args:
         load: what the sides do.
@@ -151,6 +154,7 @@ def run_load(load: Load, sides: tuple[Side, Side], effort: Effort, on_run: Calla
             break
         for side in sides if repeat % 2 == 0 else reversed(sides):
             on_run(f"{load.name}, {side.name}: {repeat + 1} of {effort.least} to {effort.most}")
+            time.sleep(SETTLE_S)
             measurements[side.name].append(measure(side, seed=repeat))
     return Result(load, sides[0].name, sides[1].name, measurements)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import psutil
 
 from bench.goals import Goal
+from bench.helpers import Broadcast, Offline
 from bench.loads import Completions, ServerSide
 from bench.measure import Figures, Side
-from bench.systems import Broadcast, Offline, Systems, TritonLive
+from bench.systems import Systems, TritonLive
 from bench.trainer import Trainer
 from sync import PushReport
 
@@ -23,7 +24,7 @@ class PushTotal:
     goals: tuple[Goal, ...] = (Goal("seconds", "lower", 1.3),)
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
-        pushes = TrainerSide("push", systems.trainer, systems.replicas(1), lambda report: report.seconds)
+        pushes = TrainerSide("push", systems.trainer, [systems.replica], lambda report: report.seconds)
         return pushes, PartsSide("broadcast + load", systems.broadcast, systems.offline)
 
 
@@ -35,23 +36,22 @@ class PushPause:
     goals: tuple[Goal, ...] = (Goal("seconds", "lower", 1.1),)
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
-        pushes = TrainerSide("pause", systems.trainer, systems.replicas(1), lambda report: report.paused_s)
+        pushes = TrainerSide("pause", systems.trainer, [systems.replica], lambda report: report.paused_s)
         return pushes, PartsSide("load", None, systems.offline)
 
 
 @dataclass(frozen=True)
 class PushFleet:
-    """A push to two replicas beside a push to one."""
+    """A push to two replicas beside a push to one of them."""
 
     name: str = "push/fleet"
     goals: tuple[Goal, ...] = (Goal("seconds", "lower", 1.3),)
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
-        two, one = (
-            TrainerSide(name, systems.trainer, systems.replicas(count), lambda report: report.seconds)
-            for name, count in (("two replicas", 2), ("one", 1))
-        )
-        return two, one
+        systems.stop()  # two replicas more would not fit into memory beside what runs already
+        fleet, trainer = systems.fleet, systems.trainer
+        two = TrainerSide("two replicas", trainer, fleet, lambda report: report.seconds)
+        return two, TrainerSide("one of them", trainer, fleet[:1], lambda report: report.seconds)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class MixedLoad:
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
         streams = Completions(kind=self.name, concurrency=16, num_requests=64, max_tokens=16, stream=True)
-        (replica,) = systems.replicas(1)
+        replica = systems.replica
         alone = ServerSide("streams alone", replica, streams, systems.settings.served_name)
         return MixedSide("with a push", alone, systems.trainer, replica, self.push_after_s), alone
 

@@ -51,8 +51,8 @@ def print_report(console: Console, report: Report) -> None:
     Each figure is a median, what was reached with its smallest and largest value; pairs are ours / theirs.
     """
     goals = _table(f"{report.model}: medians, ours / theirs")
-    for heading in ("unit", "ours / theirs", "reached", "low to high", "target", "", "runs", "others", "held against"):
-        goals.add_column(heading, justify="left" if heading == "held against" else "right", no_wrap=True)
+    for heading in ("unit", "ours / theirs", "reached", "low to high", "target", "", "runs", "others", "beside"):
+        goals.add_column(heading, justify="left" if heading == "beside" else "right", no_wrap=True)
     for row in report.rows:
         goals.add_row(row.name, *_goal_cells(row), style="red" if row.verdict == SHORT else None)
     console.print(goals)

@@ -1,24 +1,24 @@
 """The systems that are compared, all started the same way, and the helpers beside them."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import psutil
 
-from bench.child import Child
-from bench.peer import ENVIRONMENT, VllmServe
+from bench.helpers import Broadcast, Offline, bare_broadcast, offline_llm
+from bench.peer import VllmServe
 from bench.trainer import Trainer
-from launch import ports
 from launch.config import StackConfig, default_cache_dir
 from launch.default_model import default_model
 from launch.stack import Stack
 from launch.tiny_model import tiny_model
 
+T = TypeVar("T")
 START_TIMEOUT_S = 300.0
 AGAIN = " again"
 """What the label of a second copy of a system ends with."""
@@ -60,9 +60,14 @@ class TritonLive:
 
 
 @contextmanager
-def tritonlive(settings: Settings) -> Iterator[TritonLive]:
+def tritonlive(settings: Settings, env: Mapping[str, str] | None = None) -> Iterator[TritonLive]:
     """Our stack, over HTTP."""
-    config = StackConfig(model=str(settings.model), served_model_name=settings.served_name, extra_args=settings.args)
+    config = StackConfig(
+        model=str(settings.model),
+        served_model_name=settings.served_name,
+        extra_args=settings.args,
+        env=env or {},
+    )
     with Stack(config) as stack:
         stack.wait_ready(START_TIMEOUT_S)
         yield TritonLive(stack)
@@ -90,42 +95,6 @@ def model_path(name: str) -> Path:
     return MODELS[name](default_cache_dir()) if name in MODELS else Path(name)
 
 
-class Offline:
-    """vLLM's offline `LLM` in a process of its own (bench/offline.py)."""
-
-    def __init__(self, child: Child) -> None:
-        self._child = child
-
-    def processes(self) -> list[psutil.Process]:
-        return self._child.processes()
-
-    def chat(self, conversations: list[list[dict[str, str]]], max_tokens: int) -> dict[str, float]:
-        """One `LLM.chat` of them all; its figures."""
-        return self._child.ask({"what": "chat", "conversations": conversations, "max_tokens": max_tokens})
-
-    def load_seconds(self) -> float:
-        """Load weights from memory, other ones each time; how long the worker took."""
-        return self._child.ask({"what": "load"})
-
-
-class Broadcast:
-    """Two processes that broadcast the checkpoint's bytes (bench/broadcast.py)."""
-
-    def __init__(self, sender: Child, receiver: Child) -> None:
-        self._sender = sender
-        self._receiver = receiver
-
-    def processes(self) -> list[psutil.Process]:
-        return [*self._sender.processes(), *self._receiver.processes()]
-
-    def seconds(self) -> float:
-        """One broadcast, by the sender's clock."""
-        self._receiver.send({})
-        seconds = self._sender.ask({})
-        self._receiver.receive()
-        return seconds
-
-
 class Systems:
     """What the loads of one model need, each started when a load first asks for it, all stopped when the `with` ends.
 
@@ -139,50 +108,51 @@ class Systems:
         self.settings = settings
         self.labels = labels
         self._on_start = on_start
-        self._servers: dict[str, Server] = {}
+        self._started: dict[str, Any] = {}
         self._running = ExitStack()
 
     def server(self, label: str) -> Server:
         """The server of that label."""
-        if label not in self._servers:
-            self._on_start(label)
-            start = SYSTEMS[label.removesuffix(AGAIN)]
-            self._servers[label] = self._running.enter_context(start(self.settings))
-        return self._servers[label]
+        return self._once(label, lambda: SYSTEMS[label.removesuffix(AGAIN)](self.settings))
 
-    def replicas(self, count: int) -> list[TritonLive]:
-        """The first one or two stacks of ours."""
-        servers = [self.server(label) for label in ("tritonlive", f"tritonlive{AGAIN}")[:count]]
-        return [server for server in servers if isinstance(server, TritonLive)]
+    @property
+    def replica(self) -> TritonLive:
+        """The stack of ours that a trainer pushes to."""
+        return self._once("tritonlive", lambda: tritonlive(self.settings))
 
-    @cached_property
+    @property
+    def fleet(self) -> list[TritonLive]:
+        """Two stacks of ours, whose workers have half of the machine's cores each: left alone, both take the same."""
+        cores = sorted(os.sched_getaffinity(0))
+        half = max(1, len(cores) // 2)
+        return [self._replica_on(cores[:half], "replica 1"), self._replica_on(cores[-half:], "replica 2")]
+
+    @property
     def offline(self) -> Offline:
-        self._on_start("offline LLM")
-        child = self._child("bench.offline", [str(self.settings.model), *self.settings.args], ENVIRONMENT)
-        offline = Offline(child)
-        offline.load_seconds()  # the engine is up when it answers
-        return offline
+        return self._once("offline LLM", lambda: offline_llm(self.settings.model, self.settings.args))
 
-    @cached_property
+    @property
     def broadcast(self) -> Broadcast:
-        self._on_start("bare broadcast")
-        (port,) = ports.pick_free("127.0.0.1", 1)
-        # gloo otherwise takes the address the machine's name has, and a push's goes over this one.
-        sender, receiver = (
-            self._child(
-                "bench.broadcast", [str(rank), str(port), str(self.settings.model)], {"GLOO_SOCKET_IFNAME": "lo"}
-            )
-            for rank in (0, 1)
-        )
-        return Broadcast(sender, receiver)
+        return self._once("bare broadcast", lambda: bare_broadcast(self.settings.model))
 
-    @cached_property
+    @property
     def trainer(self) -> Trainer:
-        return self._running.enter_context(closing(Trainer(self.settings.model)))
+        return self._once("trainer", lambda: closing(Trainer(self.settings.model)))
 
-    def _child(self, module: str, arguments: list[str], env: dict[str, str]) -> Child:
-        log_path = default_cache_dir() / "logs" / f"{module}-{arguments[0].rpartition('/')[2]}.log"
-        return self._running.enter_context(Child(module, arguments, env, log_path))
+    def stop(self) -> None:
+        """Stop all of them: what is asked for next has the machine to itself."""
+        self._started.clear()
+        self._running.close()
+
+    def _once(self, label: str, start: Callable[[], AbstractContextManager[T]]) -> T:
+        if label not in self._started:
+            self._on_start(label)
+            self._started[label] = self._running.enter_context(start())
+        return self._started[label]
+
+    def _replica_on(self, cores: list[int], label: str) -> TritonLive:
+        env = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
+        return self._once(label, lambda: tritonlive(self.settings, env))
 
     def __enter__(self) -> Self:
         return self
@@ -190,4 +160,4 @@ class Systems:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._running.__exit__(kind, error, trace)
+        self.stop()

@@ -58,6 +58,11 @@ class LocalServer:
         return [psutil.Process()]
 
 
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.measure.SETTLE_S", 0.0)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[LocalServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as http:

@@ -50,8 +50,12 @@ class Systems:
     def __init__(self) -> None:
         self.trainer, self.broadcast, self.offline = Trainer(), Helper(), Helper()
 
-    def replicas(self, count: int) -> list[Replica]:
-        return [Replica(address) for address in ("a", "b")[:count]]
+        self.replica = Replica("a")
+        self.fleet = [Replica("a"), Replica("b")]
+        self.num_stops = 0
+
+    def stop(self) -> None:
+        self.num_stops += 1
 
 
 # The stand-ins have what is used of the real ones, not their types.
@@ -73,7 +77,9 @@ def test_a_push_is_held_against_what_it_cannot_do_without(load, ours, theirs):
 
 
 def test_a_fleet_is_two_replicas_beside_one():
-    two, one = PushFleet().sides(SYSTEMS())
+    systems = SYSTEMS()
+    two, one = PushFleet().sides(systems)
+    assert systems.num_stops == 1
     assert two.processes() == ["a", "b"]
     assert one.processes() == ["a"]
 
