@@ -176,6 +176,9 @@ class ServerSide:
     def warm_up(self) -> None:
         self._send(WARM_UP_SEED, min(self.load.concurrency, self.load.num_requests, WARM_UP_REQUESTS))
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def run(self, seed: int) -> Figures:
         return self._send(seed)
 
@@ -196,6 +199,9 @@ class OfflineSide:
 
     def warm_up(self) -> None:
         self._chat(WARM_UP_SEED, WARM_UP_REQUESTS)
+
+    def prepare(self) -> None:
+        """Nothing."""
 
     def run(self, seed: int) -> Figures:
         return self._chat(seed)

@@ -33,6 +33,10 @@ class Side(Protocol):
 
     def warm_up(self) -> None: ...
 
+    def prepare(self) -> None:
+        """What has to be done before each run and does not count."""
+        ...
+
     def run(self, seed: int) -> Figures:
         """Do the work once; another seed asks for other content of the same size."""
         ...
@@ -154,6 +158,7 @@ def run_load(load: Load, sides: tuple[Side, Side], effort: Effort, on_run: Calla
             break
         for side in sides if repeat % 2 == 0 else reversed(sides):
             on_run(f"{load.name}, {side.name}: {repeat + 1} of {effort.least} to {effort.most}")
+            side.prepare()
             time.sleep(SETTLE_S)
             measurements[side.name].append(measure(side, seed=repeat))
     return Result(load, sides[0].name, sides[1].name, measurements)

@@ -86,10 +86,13 @@ class TrainerSide:
         return [process for replica in self.replicas for process in replica.processes()]
 
     def warm_up(self) -> None:
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Let the other side's replicas go, where they are others."""
         self.trainer.connect(self._addresses)
 
     def run(self, seed: int) -> Figures:
-        self.trainer.connect(self._addresses)
         report = self.trainer.push(self._addresses)
         phases = ("connect_s", "check_s", "transfer_s", "commit_s", "paused_s", "load_s")
         spent = {f"{phase.removesuffix('_s')} s": getattr(report, phase) for phase in phases}
@@ -115,6 +118,9 @@ class PartsSide:
         for seed in (0, 1):  # both weight sets
             self.run(seed)
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def run(self, seed: int) -> Figures:
         parts = {"broadcast s": self.broadcast.seconds()} if self.broadcast else {}
         parts["load s"] = self.offline.load_seconds()
@@ -137,6 +143,9 @@ class MixedSide:
     def warm_up(self) -> None:
         self.streams.warm_up()
         self.trainer.connect([self.replica.push_address])
+
+    def prepare(self) -> None:
+        """Nothing: connected since the warm-up."""
 
     def run(self, seed: int) -> Figures:
         with ThreadPoolExecutor(1) as pool:

@@ -114,12 +114,16 @@ class Clock:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.num_prepared = 0
 
     def processes(self) -> list[psutil.Process]:
         return []
 
     def warm_up(self) -> None:
         """Warm already."""
+
+    def prepare(self) -> None:
+        self.num_prepared += 1
 
     def run(self, seed: int) -> Figures:
         time.sleep(0.05)
@@ -132,6 +136,7 @@ class Clock:
 def test_a_load_is_repeated_by_the_clock_within_bounds(effort: Effort, repeats: int) -> None:
     sides = (Clock("ours"), Clock("theirs"))
     assert run_load(load(stream=False), sides, effort, lambda text: None).repeats == repeats
+    assert [side.num_prepared for side in sides] == [repeats, repeats]
 
 
 def test_without_a_stream_there_is_no_ttft(server: LocalServer) -> None:

@@ -88,6 +88,7 @@ def test_a_push_is_measured_with_the_group_formed_and_its_phases_are_kept():
     trainer = TRAINER()
     side = TrainerSide("push", trainer, [REPLICA], lambda report: report.seconds)
     side.warm_up()
+    side.prepare()
     figures = side.run(seed=0)
     assert trainer.calls == [("connect", ["a"]), ("connect", ["a"]), ("push", ["a"])]
     assert figures["transfer s"] == 1.0
