@@ -36,9 +36,11 @@ def _real(*, quick: bool) -> list[Load]:
     for concurrency in (1, 16) if quick else (1, 16, 64):
         size: dict[str, Any] = {"concurrency": concurrency, "num_requests": max(6, concurrency), "max_tokens": 16}
         streaming = (throughput(0.99), *((first_token(2.0),) if concurrency == 1 else ()))
-        for kind in (Completions, Chat):
-            loads.append(kind(**size, goals=(throughput(0.99),)))
-            loads.append(kind(**size, stream=True, goals=streaming))
+        loads.append(Completions(**size, goals=(throughput(0.99),)))
+        loads.append(Chat(**size, stream=True, goals=streaming))
+        if not quick:
+            loads.append(Completions(**size, stream=True, goals=streaming))
+            loads.append(Chat(**size, goals=(throughput(0.99),)))
     loads.append(Teacher(concurrency=1, num_requests=1, max_tokens=1, prompt_words=512, goals=(scoring(1.0),)))
     loads.append(ChatBatch(concurrency=64, num_requests=64, max_tokens=16, goals=(duration(1.05),)))
     if not quick:
@@ -47,7 +49,8 @@ def _real(*, quick: bool) -> list[Load]:
         long: dict[str, Any] = {"kind": "long", "prompt_words": 1500, "goals": (throughput(),)}
         loads.append(Completions(concurrency=4, num_requests=8, max_tokens=16, **long))
         loads.append(MixedLoad())
-    return [*loads, PushTotal(), PushPause(), PushFleet()]
+    loads += [PushTotal(), PushPause()]
+    return loads if quick else [*loads, PushFleet()]
 
 
 def throughput(target: float | None = None) -> Goal:
