@@ -66,7 +66,7 @@ class MixedLoad:
     push_after_s: float = 2.0
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
-        streams = Completions(kind=self.name, concurrency=16, num_requests=64, max_tokens=16, stream=True)
+        streams = Completions(kind=self.name, concurrency=16, num_requests=128, max_tokens=16, stream=True)
         replica = systems.replica
         alone = ServerSide("streams alone", replica, streams, systems.settings.served_name)
         return MixedSide("with a push", alone, systems.trainer, replica, self.push_after_s), alone
