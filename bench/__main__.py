@@ -13,6 +13,8 @@ from bench.measure import Effort, Load, run_load
 from bench.plan import plan
 from bench.report import Report, print_report, write_results
 from bench.systems import AGAIN, MODELS, SYSTEMS, Settings, Systems, model_path
+from launch.errors import LaunchError
+from sync import SyncError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 MIN_WIDTH = 140
@@ -27,6 +29,8 @@ COMMON_ARGS = (
 )
 """What every system gets beside `--engine-arg`."""
 EFFORT = Effort(least=3, most=9, seconds=20.0)
+FAILURES = (RuntimeError, LaunchError, SyncError)
+"""What a load may end with when a system, a helper or a push fails."""
 QUICK_EFFORT = Effort(least=3, most=5, seconds=8.0)
 
 
@@ -57,7 +61,7 @@ def run(
     A load has two sides, which are all up and take turns: one, then the other, then the other, then the one … after a
     warm-up each. Every request makes the same number of tokens, counted by the servers' own `usage`. Shown are
     medians; a row compares ours with the other side pair by pair, with the smallest and largest value. Ends with
-    status 1 if a target is missed.
+    status 1 if a target is missed or a load fails.
 
     * **How good is this ruler?** `--ours vllm` measures vLLM's server against a second copy of itself: the ratios
       should be 1.00, and their spread is the harness's own noise.
@@ -91,19 +95,24 @@ def run(
 
 
 def measure_model(name: str, labels: tuple[str, str], settings: Settings, loads: list[Load], effort: Effort) -> Report:
-    """Run the loads of one model, starting what they need, and print the table."""
-    results = []
+    """Run the loads of one model, starting what they need, and print the table. One that fails ends no other."""
+    report = Report(Path(name).name)
 
     def say(text: str) -> None:
         console.print(f"{name}: {text}", style="dim")
 
     with Systems(settings, labels, lambda label: say(f"starting {label} …")) as systems, console.status("") as status:
         for load in loads:
-            sides = load.sides(systems)
-            results.append(run_load(load, sides, effort, lambda text: status.update(f"{name}: {text}")))
-            for row in results[-1].rows:
+            try:
+                sides = load.sides(systems)
+                result = run_load(load, sides, effort, lambda text: status.update(f"{name}: {text}"))
+            except FAILURES as error:
+                report.failures[load.name] = str(error)
+                say(f"{load.name}: FAILED: {error}")
+                continue
+            report.results.append(result)
+            for row in result.rows:
                 say(f"{row.name}: {row.goal.show(row.reached.median)} {row.goal.limit()} {row.verdict}".rstrip())
-    report = Report(Path(name).name, results)
     print_report(console, report)
     return report
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ class Report:
     """Everything measured with one model."""
 
     model: str
-    results: list[Result]
+    results: list[Result] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why, by the name of the load that could not be measured."""
 
     @property
     def rows(self) -> list[Row]:
@@ -41,8 +43,8 @@ class Report:
 
     @property
     def is_ok(self) -> bool:
-        """Whether no row falls short."""
-        return all(row.verdict != SHORT for row in self.rows)
+        """Whether everything was measured and no row falls short."""
+        return not self.failures and all(row.verdict != SHORT for row in self.rows)
 
 
 def print_report(console: Console, report: Report) -> None:
@@ -55,6 +57,8 @@ def print_report(console: Console, report: Report) -> None:
         goals.add_column(heading, justify="left" if heading == "beside" else "right", no_wrap=True)
     for row in report.rows:
         goals.add_row(row.name, *_goal_cells(row), style="red" if row.verdict == SHORT else None)
+    for name in report.failures:
+        goals.add_row(name, "", "", "FAILED", style="red")
     console.print(goals)
     timed = [result for result in report.results if any(result.values(result.ours, TIMES[name]) for name in TIMES)]
     if timed:
@@ -113,6 +117,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "model": report.model,
         "rows": [_row_json(row) for row in report.rows],
+        "failures": report.failures,
         "loads": [
             {
                 "name": result.load.name,
@@ -148,5 +153,6 @@ def write_results(reports: list[Report], machine: dict[str, Any], settings: dict
     content = {"machine": machine, "settings": settings, "models": [as_json(report) for report in reports]}
     path.write_text(json.dumps(content, indent=1) + "\n")
     picture = path.with_suffix(".png")
-    drawn = draw({report.model: report.rows for report in reports}, machine, picture)
+    rows_by_model = {report.model: report.rows for report in reports if report.rows}
+    drawn = bool(rows_by_model) and draw(rows_by_model, machine, picture)
     return [path, picture] if drawn else [path]
