@@ -59,6 +59,10 @@ typecheck: $(STAMP)  ## Check the types
 bench: $(STAMP)  ## Measure beside vLLM's own server; figures go to bench/results
 	@exec $(BIN)/python -m bench $(ARGS)
 
+.PHONY: bench-quick
+bench-quick: $(STAMP)  ## The same with fewer loads and repeats
+	@exec $(BIN)/python -m bench --quick $(ARGS)
+
 .PHONY: parity
 parity: $(STAMP)  ## Compare the answers with those of vLLM's own server
 	@exec $(BIN)/python -m bench.parity $(ARGS)

@@ -1,6 +1,6 @@
 """`python -m bench`: tritonlive and vLLM's own server side by side."""
 
-from contextlib import ExitStack
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -9,17 +9,29 @@ import typer
 from rich.console import Console
 
 from bench import machine
-from bench.loads import plan
-from bench.measure import run_load
+from bench.measure import Effort, Load, run_load
+from bench.plan import plan
 from bench.report import Report, print_report, write_results
-from bench.systems import MODELS, SYSTEMS, Server, Settings, model_path
+from bench.systems import AGAIN, MODELS, SYSTEMS, Settings, Systems, model_path
+from launch.errors import LaunchError
+from sync import SyncError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-console = Console()
+MIN_WIDTH = 140
+"""Of the table, also where the output is not a terminal."""
+console = Console(width=max(MIN_WIDTH, Console().width))
 
 SERVED_NAME = "model"
-COMMON_ARGS = ("--max-model-len", "2048")
-"""What every system gets beside `--engine-arg`: short contexts, so that both fit in memory at once."""
+COMMON_ARGS = (
+    *("--max-model-len", "2048"),  # short contexts, so that all systems fit in memory at once
+    *("--max-num-batched-tokens", "2048", "--max-num-seqs", "128"),  # a server's on a CPU; an offline LLM has others
+    *("--max-logprobs", "100"),
+)
+"""What every system gets beside `--engine-arg`."""
+EFFORT = Effort(least=3, most=9, seconds=20.0)
+FAILURES = (RuntimeError, LaunchError, SyncError)
+"""What a load may end with when a system, a helper or a push fails."""
+QUICK_EFFORT = Effort(least=3, most=5, seconds=8.0)
 
 
 @app.command()
@@ -29,72 +41,78 @@ def run(
     ] = None,
     ours: Annotated[str, typer.Option(help=f"The system judged: {', '.join(SYSTEMS)}.")] = "tritonlive",
     theirs: Annotated[str, typer.Option(help="The system it is held against.")] = "vllm",
-    only: Annotated[str, typer.Option(help="Run only loads whose name contains this, as in chat-stream or /16.")] = "",
-    repeats: Annotated[
-        int | None, typer.Option(help="Measurements per load and system. [default: 5, quick: 3]")
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only loads whose name contains this, as in push/ or chat-stream/16; may be repeated."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A third of the requests, and no compilation.")] = False,
+    repeats: Annotated[
+        int | None, typer.Option(help="Measurements per load and side. [default: 3 to 9, quick: 3 to 5, by the clock]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer loads and repeats, and no compilation.")] = False,
     engine_arg: Annotated[
-        list[str] | None, typer.Option(help="A vLLM argument for both systems, as in --engine-arg=--enforce-eager.")
+        list[str] | None, typer.Option(help="A vLLM argument for all systems, as in --engine-arg=--enforce-eager.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The results file; the picture goes beside it.")] = Path(
         "bench/results/bench.json"
     ),
 ) -> None:
-    """Measure tritonlive against vLLM's own server: same machine, same model, same requests, same run.
+    """Measure tritonlive against vLLM's own server: same machine, same model, same work, same run.
 
-    Both servers are up; a client in a process of its own asks one, then the other, then the other, then the one …
-    after a warm-up each. Every request makes the same number of tokens, counted by the servers' own `usage`. Shown are
-    medians; `ratio` is ours over theirs, pair by pair, with the smallest and largest; `gap` is the time between two
-    events of a stream; `CPU` is the processor time of all the system's processes. Ends with status 1 if a target is
-    missed.
+    A load has two sides, which are all up and take turns: one, then the other, then the other, then the one … after a
+    warm-up each. Every request makes the same number of tokens, counted by the servers' own `usage`. Shown are
+    medians; a row compares ours with the other side pair by pair, with the smallest and largest value. Ends with
+    status 1 if a target is missed or a load fails.
 
     * **How good is this ruler?** `--ours vllm` measures vLLM's server against a second copy of itself: the ratios
       should be 1.00, and their spread is the harness's own noise.
-    * **One case:** `--model tiny --only chat-stream/64 --repeats 9`
+    * **Some rows:** `--model smollm2 --only push/ --only teacher`
     """
+    began = time.perf_counter()
     engine_args = (*COMMON_ARGS, *(engine_arg or ()), *(("--enforce-eager",) if quick else ()))
-    repeats = repeats or (3 if quick else 5)
-    reports = [
-        measure_model(name, (ours, theirs), Settings(model_path(name), engine_args, SERVED_NAME), only, repeats, quick)
-        for name in model or list(MODELS)
-    ]
-    settings = {
+    effort = QUICK_EFFORT if quick else EFFORT
+    effort = Effort(repeats, repeats, 0.0) if repeats else effort
+    # A system against itself: the second copy needs a name of its own.
+    labels = (ours, theirs if theirs != ours else f"{theirs}{AGAIN}")
+    reports = []
+    for name in model or list(MODELS):
+        loads = [load for load in plan(name, quick=quick) if any(part in load.name for part in only or [""])]
+        if loads:
+            settings = Settings(model_path(name), engine_args, SERVED_NAME)
+            reports.append(measure_model(name, labels, settings, loads, effort))
+    if not reports:
+        raise typer.BadParameter(f"no load has a name with {' or '.join(only or [])}", param_hint="--only")
+    elapsed_s = time.perf_counter() - began
+    about = {
         "engine_args": engine_args,
-        "repeats": repeats,
         "quick": quick,
         "when": datetime.now(UTC).isoformat(timespec="minutes"),
+        "elapsed_s": round(elapsed_s),
     }
-    for path in write_results(reports, machine.describe(), settings, out):
+    for path in write_results(reports, machine.describe(), about, out):
         console.print(f"wrote {path}")
+    console.print(f"took {elapsed_s / 60:.1f} minutes")
     raise typer.Exit(0 if all(report.is_ok for report in reports) else 1)
 
 
-def measure_model(
-    name: str, systems: tuple[str, str], settings: Settings, only: str, repeats: int, quick: bool
-) -> Report:
-    """Start both systems, run every load of the model, print the table."""
-    planned = plan(name, quick=quick)
-    loads = [load for load in planned.loads if only in load.name]
-    if not loads:
-        raise typer.BadParameter(f"no load of {name} has a name with {only!r}", param_hint="--only")
-    ours, theirs = systems
-    # A system against itself: the second copy needs a name of its own.
-    labels = (ours, theirs if theirs != ours else f"{theirs} again")
-    rows = []
-    with ExitStack() as stack:
-        servers: dict[str, Server] = {}
-        for label, system in zip(labels, systems, strict=True):
-            console.print(f"{name}: starting {label} …", style="dim")
-            servers[label] = stack.enter_context(SYSTEMS[system](settings))
-        with console.status("") as status:
-            for load in loads:
-                rows.append(
-                    run_load(load, servers, SERVED_NAME, repeats, lambda text: status.update(f"{name}: {text}"))
-                )
-                ratio = rows[-1].ratio(*labels)
-                console.print(f"{name}: {load.name}: {ratio.median:.3f}", style="dim")
-    report = Report(Path(name).name, *labels, rows, planned.targets)
+def measure_model(name: str, labels: tuple[str, str], settings: Settings, loads: list[Load], effort: Effort) -> Report:
+    """Run the loads of one model, starting what they need, and print the table. One that fails ends no other."""
+    report = Report(Path(name).name)
+
+    def say(text: str) -> None:
+        console.print(f"{name}: {text}", style="dim")
+
+    with Systems(settings, labels, lambda label: say(f"starting {label} …")) as systems, console.status("") as status:
+        for load in loads:
+            try:
+                sides = load.sides(systems)
+                result = run_load(load, sides, effort, lambda text: status.update(f"{name}: {text}"))
+            except FAILURES as error:
+                report.failures[load.name] = str(error)
+                say(f"{load.name}: FAILED: {error}")
+                continue
+            report.results.append(result)
+            for row in result.rows:
+                say(f"{row.name}: {row.goal.show(row.reached.median)} {row.goal.limit()} {row.verdict}".rstrip())
     print_report(console, report)
     return report
 

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,13 +28,15 @@ class LoadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """Requests to send, a fixed number of them under way at any time."""
+    """Requests to send: a fixed number of them under way at any time, or each when its time has come."""
 
     url: str
     path: str
     bodies: list[dict[str, Any]]
     concurrency: int
     stream: bool
+    arrivals_s: list[float] | None = None
+    """When each request is sent, in seconds from the start, whatever is still under way; None: `concurrency` rules."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,20 @@ class Outcome:
     gap_p50: float | None
     gap_p99: float | None
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Completion tokens per second, by the server's count."""
-        return self.completion_tokens / self.wall_s
+    def figures(self) -> dict[str, float]:
+        """By name with its unit; tokens by the server's count."""
+        figures = {
+            "seconds": self.wall_s,
+            "tokens/s": self.completion_tokens / self.wall_s,
+            "prompt tokens/s": self.prompt_tokens / self.wall_s,
+            "completion tokens": float(self.completion_tokens),
+            "client share of a core": self.client_cpu_s / self.wall_s,
+        }
+        for name in ("latency", "ttft", "gap"):
+            for rank in ("p50", "p99"):
+                if (seconds := getattr(self, f"{name}_{rank}")) is not None:
+                    figures[f"{name} {rank} ms"] = seconds * 1e3
+        return figures
 
 
 def run_job(job: Job) -> Outcome:
@@ -81,18 +93,17 @@ async def send_all(job: Job) -> Outcome:
     """
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
     payloads = [json.dumps(body).encode() for body in job.bodies]
-    meters: list[Answered] = []
+    answers: list[Answered] = []
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
-        queue = iter(payloads)
         cpu_started, started = time.process_time(), time.perf_counter()
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(job.concurrency, len(payloads))):
-                    group.create_task(_worker(session, job, queue, meters))
+                for worker in _workers(session, job, payloads, answers):
+                    group.create_task(worker)
         except* (LoadError, StreamError, aiohttp.ClientError, TimeoutError) as errors:
             raise LoadError(repr(errors.exceptions[0])) from errors
         wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-    return _outcome(meters, wall_s, cpu_s)
+    return _outcome(answers, wall_s, cpu_s)
 
 
 @dataclass(frozen=True)
@@ -105,8 +116,28 @@ class Answered:
     gaps: tuple[float, ...] = ()
 
 
-async def _worker(session: aiohttp.ClientSession, job: Job, queue: Iterator[bytes], answers: list[Answered]) -> None:
-    # The iterator is shared: whoever is free takes the next request.
+def _workers(
+    session: aiohttp.ClientSession, job: Job, payloads: list[bytes], answers: list[Answered]
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """One for each request under way at a time, or one for each request and its time."""
+    if job.arrivals_s is not None:
+        for after_s, payload in zip(job.arrivals_s, payloads, strict=True):
+            yield _worker(session, job, iter([payload]), answers, after_s)
+        return
+    queue = iter(payloads)  # shared: whoever is free takes the next request
+    for _ in range(min(job.concurrency, len(payloads))):
+        yield _worker(session, job, queue, answers)
+
+
+async def _worker(
+    session: aiohttp.ClientSession,
+    job: Job,
+    queue: Iterator[bytes],
+    answers: list[Answered],
+    after_s: float = 0.0,
+) -> None:
+    if after_s:
+        await asyncio.sleep(after_s)
     answers.extend([await _send(session, job, payload) for payload in queue])
 
 

@@ -1,102 +1,180 @@
-"""Measuring: the same job to every system in turn, again and again, and whose processor time it took."""
+"""Measuring: both sides of a load in turn, again and again, and whose processor time it took."""
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import psutil
 
-from bench.client import Outcome, run_job
-from bench.loads import Load
-from bench.stats import Spread, ratios
-from bench.systems import Server
+from bench.goals import Goal
+from bench.stats import Spread
 
-WARM_UP_SEED = 1_000_000
-"""Prompts of a warm-up are not those of a measurement."""
-WARM_UP_REQUESTS = 16
+if TYPE_CHECKING:
+    from bench.systems import Systems
+
+SETTLE_S = 1.2
+"""Rest before each run: an engine's processes look for work without pause for a second after they had some."""
+
+Figures = dict[str, float]
+"""What one run gave, by name; a name ends with its unit."""
+
+
+class Side(Protocol):
+    """One of the two things a load compares."""
+
+    @property
+    def name(self) -> str: ...
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process at work for it, this one and the load client left out."""
+        ...
+
+    def warm_up(self) -> None: ...
+
+    def prepare(self) -> None:
+        """What has to be done before each run and does not count."""
+        ...
+
+    def run(self, seed: int) -> Figures:
+        """Do the work once; another seed asks for other content of the same size."""
+        ...
+
+
+class Load(Protocol):
+    """Work that two sides do, and what is expected of ours; a dataclass, whose fields the results file holds."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def goals(self) -> tuple[Goal, ...]: ...
+
+    def sides(self, systems: "Systems") -> tuple[Side, Side]:
+        """Ours and the one it is held against; starts what they need."""
+        ...
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How often a load is measured: at least `least` times, then until it took `seconds` or `most` is reached."""
+
+    least: int
+    most: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One job on one system."""
+    """One run of one side."""
 
-    outcome: Outcome
-    server_cpu_s: float
-    """Processor time of all the system's processes."""
+    figures: Figures
+    cpu_s: float
+    """Processor time of all the side's processes."""
     foreign_share: float
-    """Share of the machine's processor time that went to neither the system nor the client: above a few percent,
-    somebody else was at work and the figure is worth less."""
-
-    @property
-    def cpu_us_per_token(self) -> float:
-        """Processor time of the system for each token, in microseconds."""
-        return self.server_cpu_s / self.outcome.completion_tokens * 1e6
+    """Share of the machine's processor time that went to neither the side nor us: above a few percent, somebody else
+    was at work and the figure is worth less."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """All measurements of one load: one list per system, the n-th of each taken one after the other."""
+    """One goal of a load, and what was reached."""
+
+    name: str
+    goal: Goal
+    reached: Spread
+    result: "Result"
+
+    @property
+    def verdict(self) -> str:
+        return self.goal.verdict(self.reached)
+
+
+@dataclass(frozen=True)
+class Result:
+    """All measurements of one load; the n-th of ours and the n-th of theirs were taken one after the other."""
 
     load: Load
-    by_system: dict[str, list[Measurement]]
+    ours: str
+    theirs: str
+    measurements: dict[str, list[Measurement]]
 
-    def tokens_per_s(self, system: str) -> Spread:
-        """Completion tokens per second."""
-        return Spread.of([one.outcome.tokens_per_s for one in self.by_system[system]])
+    def values(self, side: str, figure: str) -> list[float]:
+        """One figure of all runs of a side; empty where it does not apply."""
+        return [one.figures[figure] for one in self.measurements[side] if figure in one.figures]
 
-    def ratio(self, ours: str, theirs: str) -> Spread:
-        """Tokens per second of one system over the other's, pair by pair."""
-        pairs = ([one.outcome.tokens_per_s for one in self.by_system[name]] for name in (ours, theirs))
-        return ratios(*pairs)
+    def spread(self, side: str, figure: str) -> Spread | None:
+        values = self.values(side, figure)
+        return Spread.of(values) if values else None
 
-    def median_of(self, system: str, value: Callable[[Measurement], float | None]) -> float | None:
-        """The median of something measured; None where it does not apply."""
-        values = [found for one in self.by_system[system] if (found := value(one)) is not None]
-        return Spread.of(values).median if values else None
+    @property
+    def rows(self) -> list[Row]:
+        """A row for each goal."""
+        return [
+            Row(
+                f"{self.load.name} {goal.label}".strip(),
+                goal,
+                goal.reached(self.values(self.ours, goal.figure), self.values(self.theirs, goal.figure)),
+                self,
+            )
+            for goal in self.load.goals
+        ]
+
+    @property
+    def repeats(self) -> int:
+        return len(self.measurements[self.ours])
+
+    @property
+    def foreign_share(self) -> float:
+        """The median over all measurements."""
+        return Spread.of([one.foreign_share for many in self.measurements.values() for one in many]).median
 
 
-def run_load(
-    load: Load, servers: Mapping[str, Server], served_name: str, repeats: int, on_job: Callable[[str], None]
-) -> Row:
-    """Measure a load on all servers, interleaved: A B B A A B …
+def run_load(load: Load, sides: tuple[Side, Side], effort: Effort, on_run: Callable[[str], None]) -> Result:
+    """Measure both sides, interleaved: A B B A A B …
 
-    All servers are up all the time and only one is asked at a time (an idle one takes no processor time). The order
-    turns round with each repeat, so that a machine that slowly gets faster or slower favours none.
+    Only one is asked at a time, when the other has come to rest (then it takes no processor time). The order turns
+    round with each repeat, so that a machine that slowly gets faster or slower favours none.
 
     Args:
-        load: what to send.
-        servers: the systems by name.
-        served_name: the name they serve the model under.
-        repeats: measurements per system, after one warm-up.
-        on_job: called before each job with what is about to happen.
+        load: what the sides do.
+        sides: ours and theirs, up and running.
+        effort: how often.
+        on_run: called before each run with what is about to happen.
 
     Raises:
         LoadError: if any request fails.
     """
-    names = list(servers)
-    for name in names:
-        on_job(f"{load.name}, {name}: warm-up")
-        run_job(
-            load.job(servers[name].url, served_name, WARM_UP_SEED, num_requests=min(load.concurrency, WARM_UP_REQUESTS))
-        )
-    by_system: dict[str, list[Measurement]] = {name: [] for name in names}
-    for repeat in range(repeats):
-        for name in names if repeat % 2 == 0 else reversed(names):
-            on_job(f"{load.name}, {name}: {repeat + 1} of {repeats}")
-            by_system[name].append(measure(load, servers[name], served_name, seed=repeat))
-    return Row(load, by_system)
+    for side in sides:
+        on_run(f"{load.name}, {side.name}: warm-up")
+        side.warm_up()
+    measurements: dict[str, list[Measurement]] = {side.name: [] for side in sides}
+    began = time.perf_counter()
+    for repeat in range(effort.most):
+        if repeat >= effort.least and time.perf_counter() - began > effort.seconds:
+            break
+        for side in sides if repeat % 2 == 0 else reversed(sides):
+            on_run(f"{load.name}, {side.name}: {repeat + 1} of {effort.least} to {effort.most}")
+            side.prepare()
+            time.sleep(SETTLE_S)
+            measurements[side.name].append(measure(side, seed=repeat))
+    return Result(load, sides[0].name, sides[1].name, measurements)
 
 
-def measure(load: Load, server: Server, served_name: str, seed: int) -> Measurement:
-    """One job on one server."""
-    processes = server.processes()
-    server_before, own_before, busy_before, started = _cpu(processes), _own_cpu(), _busy_cpu(), time.perf_counter()
-    outcome = run_job(load.job(server.url, served_name, seed))
-    server_s, busy_s = _cpu(processes) - server_before, _busy_cpu() - busy_before
+def measure(side: Side, seed: int) -> Measurement:
+    """One run of one side."""
+    processes = side.processes()
+    before, own_before, busy_before, started = _cpu(processes), _own_cpu(), _busy_cpu(), time.perf_counter()
+    figures = side.run(seed)
+    side_s, busy_s = _cpu(processes) - before, _busy_cpu() - busy_before
     available_s = (time.perf_counter() - started) * (psutil.cpu_count() or 1)
-    foreign_s = max(0.0, busy_s - server_s - (_own_cpu() - own_before))
-    return Measurement(outcome, server_s, foreign_s / available_s)
+    foreign_s = max(0.0, busy_s - side_s - (_own_cpu() - own_before))
+    if tokens := figures.get("completion tokens"):
+        figures["CPU per token µs"] = side_s / tokens * 1e6
+    return Measurement(figures, side_s, foreign_s / available_s)
 
 
 def _cpu(processes: list[psutil.Process]) -> float:

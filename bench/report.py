@@ -1,133 +1,150 @@
-"""The outcome of a benchmark: a table on the terminal, a JSON file, a picture."""
+"""The outcome of a benchmark: tables on the terminal, a JSON file, a picture."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.measure import Measurement, Row
+from bench.measure import Result, Row
+from bench.picture import draw
 
 QUIET_FOREIGN_SHARE = 0.05
 """More processor time than this going to others deserves a remark."""
+CLIENT_SHARE = "client share of a core"
+TIMES = {
+    "TTFT p50": "ttft p50 ms",
+    "TTFT p99": "ttft p99 ms",
+    "gap p50": "gap p50 ms",
+    "gap p99": "gap p99 ms",
+    "latency p50": "latency p50 ms",
+    "CPU/token": "CPU per token µs",
+}
+"""Columns of the second table, and the figures in them."""
+SHORT = "SHORT"
 
 
 @dataclass(frozen=True)
 class Report:
-    """All rows of one model, and what they are held to."""
+    """Everything measured with one model."""
 
     model: str
-    ours: str
-    theirs: str
-    rows: list[Row]
-    targets: dict[str, float]
+    results: list[Result] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why, by the name of the load that could not be measured."""
 
-    def verdict(self, row: Row) -> str:
-        """`ok`, `SHORT`, or nothing where there is no target."""
-        target = self.targets.get(row.load.name)
-        if target is None:
-            return ""
-        return "ok" if row.ratio(self.ours, self.theirs).median >= target else "SHORT"
+    @property
+    def rows(self) -> list[Row]:
+        return [row for result in self.results for row in result.rows]
 
     @property
     def is_ok(self) -> bool:
-        """Whether no row falls short."""
-        return all(self.verdict(row) != "SHORT" for row in self.rows)
+        """Whether everything was measured and no row falls short."""
+        return not self.failures and all(row.verdict != SHORT for row in self.rows)
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Two tables, a row per load: tokens/s and their ratio against the target; latencies and processor time.
+    """Two tables: a row per goal, against its target; latencies and processor time per load that has them.
 
-    Each figure is a median, the ratio with its smallest and largest value; pairs are ours / theirs.
+    Each figure is a median, what was reached with its smallest and largest value; pairs are ours / theirs.
     """
-    speed = _table(f"{report.model}: {report.ours} / {report.theirs}, medians of {_repeats(report)}")
-    for heading in ("tokens/s", "ratio", "low to high", "target", "", "others"):
-        speed.add_column(heading, justify="right")
-    times = _table("times in ms, processor time in µs")
-    for heading in ("TTFT p50", "p99", "gap p50", "p99", "CPU/token"):
-        times.add_column(heading, justify="right")
+    goals = _table(f"{report.model}: medians, ours / theirs")
+    for heading in ("unit", "ours / theirs", "reached", "low to high", "target", "", "runs", "others", "beside"):
+        goals.add_column(heading, justify="left" if heading == "beside" else "right", no_wrap=True)
     for row in report.rows:
-        style = "red" if report.verdict(row) == "SHORT" else None
-        speed.add_row(row.load.name, *_speed_cells(report, row), style=style)
-        times.add_row(row.load.name, *_time_cells(report, row))
-    console.print(speed, times)
-    console.print(_client_share(report), style="dim")
-    if any(_foreign(row) > QUIET_FOREIGN_SHARE for row in report.rows):
-        remark = (
-            "[b]others[/b] is the processor time that went to neither server nor client: the machine was not quiet."
-        )
+        goals.add_row(row.name, *_goal_cells(row), style="red" if row.verdict == SHORT else None)
+    for name in report.failures:
+        goals.add_row(name, "", "", "FAILED", style="red")
+    console.print(goals)
+    timed = [result for result in report.results if any(result.values(result.ours, TIMES[name]) for name in TIMES)]
+    if timed:
+        times = _table("times in ms, processor time in µs")
+        for heading in TIMES:
+            times.add_column(heading, justify="right", no_wrap=True)
+        for result in timed:
+            times.add_row(result.load.name, *_pairs(result, TIMES.values()))
+        console.print(times)
+        shares = [share for one in timed for side in (one.ours, one.theirs) for share in one.values(side, CLIENT_SHARE)]
+        console.print(f"The client took at most {max(shares, default=0):.0%} of one core.", style="dim")
+    if any(result.foreign_share > QUIET_FOREIGN_SHARE for result in report.results):
+        remark = "[b]others[/b] is the processor time that went to neither side: the machine was not quiet."
         console.print(remark, style="yellow")
 
 
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("load / concurrent", no_wrap=True)
+    table.add_column("load", no_wrap=True)
     return table
 
 
-def _pair(report: Report, row: Row, value: Callable[[Measurement], float | None], digits: int, scale: float) -> str:
-    values = [row.median_of(system, value) for system in (report.ours, report.theirs)]
-    return " / ".join("-" if found is None else f"{found * scale:.{digits}f}" for found in values)
-
-
-def _speed_cells(report: Report, row: Row) -> list[str]:
-    ratio = row.ratio(report.ours, report.theirs)
-    target = report.targets.get(row.load.name)
+def _goal_cells(row: Row) -> list[str]:
+    goal, result, reached = row.goal, row.result, row.reached
+    (pair,) = _pairs(result, [goal.figure])
+    low_to_high = f"{goal.show(reached.low)} to {goal.show(reached.high)}"
     return [
-        _pair(report, row, lambda one: one.outcome.tokens_per_s, 0, 1),
-        f"{ratio.median:.3f}",
-        f"{ratio.low:.2f} to {ratio.high:.2f}",
-        "" if target is None else f"{target:.2f}",
-        report.verdict(row),
-        f"{_foreign(row):.0%}",
+        goal.figure,
+        pair,
+        goal.show(reached.median),
+        low_to_high,
+        goal.limit(),
+        row.verdict,
+        str(result.repeats),
+        f"{result.foreign_share:.0%}",
+        result.theirs,
     ]
 
 
-def _time_cells(report: Report, row: Row) -> list[str]:
+def _pairs(result: Result, figures: Iterable[str]) -> list[str]:
+    """Each figure's median of both sides; a dash where a side has none."""
     return [
-        _pair(report, row, lambda one: one.outcome.ttft_p50, 0, 1e3),
-        _pair(report, row, lambda one: one.outcome.ttft_p99, 0, 1e3),
-        _pair(report, row, lambda one: one.outcome.gap_p50, 1, 1e3),
-        _pair(report, row, lambda one: one.outcome.gap_p99, 1, 1e3),
-        _pair(report, row, lambda one: one.cpu_us_per_token, 0, 1),
+        " / ".join(_short(spread.median) if spread else "-" for spread in spreads)
+        for figure in figures
+        for spreads in [[result.spread(side, figure) for side in (result.ours, result.theirs)]]
     ]
 
 
-def _repeats(report: Report) -> int:
-    return len(report.rows[0].by_system[report.ours]) if report.rows else 0
-
-
-def _foreign(row: Row) -> float:
-    """The median over all measurements of the share that went to others."""
-    return median(one.foreign_share for measurements in row.by_system.values() for one in measurements)
-
-
-def _client_share(report: Report) -> str:
-    outcomes = [one.outcome for row in report.rows for many in row.by_system.values() for one in many]
-    shares = [outcome.client_cpu_s / outcome.wall_s for outcome in outcomes]
-    return f"The client took at most {max(shares, default=0):.0%} of one core."
+def _short(value: float) -> str:
+    """Three significant digits, and no exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """Everything measured, for the results file."""
-    rows = []
-    for row in report.rows:
-        ratio = row.ratio(report.ours, report.theirs)
-        rows.append(
+    return {
+        "model": report.model,
+        "rows": [_row_json(row) for row in report.rows],
+        "failures": report.failures,
+        "loads": [
             {
-                "load": asdict(row.load) | {"name": row.load.name},
-                "ratio": asdict(ratio),
-                "target": report.targets.get(row.load.name),
-                "verdict": report.verdict(row) or None,
-                "measurements": {name: [asdict(one) for one in many] for name, many in row.by_system.items()},
+                "name": result.load.name,
+                "load": asdict(result.load),
+                "ours": result.ours,
+                "theirs": result.theirs,
+                "measurements": {name: [asdict(one) for one in many] for name, many in result.measurements.items()},
             }
-        )
-    return {"model": report.model, "ours": report.ours, "theirs": report.theirs, "rows": rows}
+            for result in report.results
+        ],
+    }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    sides = {
+        side: asdict(spread)
+        for side in (row.result.ours, row.result.theirs)
+        if (spread := row.result.spread(side, row.goal.figure))
+    }
+    return {
+        "name": row.name,
+        **asdict(row.goal),
+        "sides": sides,
+        "reached": asdict(row.reached),
+        "verdict": row.verdict or None,
+        "repeats": row.result.repeats,
+    }
 
 
 def write_results(reports: list[Report], machine: dict[str, Any], settings: dict[str, Any], path: Path) -> list[Path]:
@@ -136,36 +153,6 @@ def write_results(reports: list[Report], machine: dict[str, Any], settings: dict
     content = {"machine": machine, "settings": settings, "models": [as_json(report) for report in reports]}
     path.write_text(json.dumps(content, indent=1) + "\n")
     picture = path.with_suffix(".png")
-    return [path, picture] if draw(reports, machine, picture) else [path]
-
-
-def draw(reports: list[Report], machine: dict[str, Any], path: Path) -> bool:
-    """Draw tokens/s of both systems per load, with their spread; False if matplotlib is not installed."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        return False
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(len(reports), 1, figsize=(11, 3.6 * len(reports)), squeeze=False, layout="constrained")
-    for axis, report in zip(axes[:, 0], reports, strict=True):
-        for offset, system in ((-0.2, report.ours), (0.2, report.theirs)):
-            spreads = [row.tokens_per_s(system) for row in report.rows]
-            medians = [spread.median for spread in spreads]
-            errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-            places = [index + offset for index in range(len(spreads))]
-            axis.bar(places, medians, 0.38, yerr=errors, capsize=2, label=system)
-        for index, row in enumerate(report.rows):
-            ratio = row.ratio(report.ours, report.theirs).median
-            height = max(row.tokens_per_s(system).high for system in (report.ours, report.theirs))
-            axis.annotate(f"{ratio:.2f}x", (index, height), ha="center", va="bottom", fontsize=8)
-        axis.set_xticks(range(len(report.rows)), [row.load.name.replace("/", "\n") for row in report.rows], fontsize=8)
-        axis.set_ylabel("completion tokens / s")
-        axis.set_title(f"{report.model} (ratio {report.ours} / {report.theirs} above the bars)", fontsize=10)
-        axis.margins(y=0.15)
-        axis.legend(fontsize=8)
-    figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return True
+    rows_by_model = {report.model: report.rows for report in reports if report.rows}
+    drawn = bool(rows_by_model) and draw(rows_by_model, machine, picture)
+    return [path, picture] if drawn else [path]

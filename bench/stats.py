@@ -44,3 +44,12 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
         ValueError: if there are not as many of one as of the other.
     """
     return Spread.of([one / other for one, other in zip(ours, theirs, strict=True)])
+
+
+def differences(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ours less theirs, pair by pair.
+
+    Raises:
+        ValueError: if there are not as many of one as of the other.
+    """
+    return Spread.of([one - other for one, other in zip(ours, theirs, strict=True)])

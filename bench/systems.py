@@ -1,20 +1,27 @@
-"""The systems that are compared, all started the same way: `with start(name, settings) as server`."""
+"""The systems that are compared, all started the same way, and the helpers beside them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
 
 import psutil
 
+from bench.helpers import Broadcast, Offline, bare_broadcast, offline_llm
 from bench.peer import VllmServe
+from bench.trainer import Trainer
 from launch.config import StackConfig, default_cache_dir
 from launch.default_model import default_model
 from launch.stack import Stack
 from launch.tiny_model import tiny_model
 
+T = TypeVar("T")
 START_TIMEOUT_S = 300.0
+AGAIN = " again"
+"""What the label of a second copy of a system ends with."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class TritonLive:
 
     def __init__(self, stack: Stack) -> None:
         self.url = stack.frontend_url
+        self.push_address = f"grpc://bench:{stack.control_key}@{stack.grpc_url}"
+        """Triton itself, with the control key."""
         self._stack = stack
 
     def processes(self) -> list[psutil.Process]:
@@ -51,9 +60,14 @@ class TritonLive:
 
 
 @contextmanager
-def tritonlive(settings: Settings) -> Iterator[Server]:
+def tritonlive(settings: Settings, env: Mapping[str, str] | None = None) -> Iterator[TritonLive]:
     """Our stack, over HTTP."""
-    config = StackConfig(model=str(settings.model), served_model_name=settings.served_name, extra_args=settings.args)
+    config = StackConfig(
+        model=str(settings.model),
+        served_model_name=settings.served_name,
+        extra_args=settings.args,
+        env=env or {},
+    )
     with Stack(config) as stack:
         stack.wait_ready(START_TIMEOUT_S)
         yield TritonLive(stack)
@@ -79,3 +93,71 @@ MODELS: dict[str, Callable[[Path], Path]] = {"smollm2": default_model, "tiny": t
 def model_path(name: str) -> Path:
     """Directory of a model by its name in `MODELS` (made on first use), or the path itself."""
     return MODELS[name](default_cache_dir()) if name in MODELS else Path(name)
+
+
+class Systems:
+    """What the loads of one model need, each started when a load first asks for it, all stopped when the `with` ends.
+
+    Args:
+        settings: what the systems are given.
+        labels: ours and theirs: names in `SYSTEMS`; the second copy of one has " again" at its end.
+        on_start: called with the name of what is being started.
+    """
+
+    def __init__(self, settings: Settings, labels: tuple[str, str], on_start: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.labels = labels
+        self._on_start = on_start
+        self._started: dict[str, Any] = {}
+        self._running = ExitStack()
+
+    def server(self, label: str) -> Server:
+        """The server of that label."""
+        return self._once(label, lambda: SYSTEMS[label.removesuffix(AGAIN)](self.settings))
+
+    @property
+    def replica(self) -> TritonLive:
+        """The stack of ours that a trainer pushes to."""
+        return self._once("tritonlive", lambda: tritonlive(self.settings))
+
+    @property
+    def fleet(self) -> list[TritonLive]:
+        """Two stacks of ours, whose workers have half of the machine's cores each: left alone, both take the same."""
+        cores = sorted(os.sched_getaffinity(0))
+        half = max(1, len(cores) // 2)
+        return [self._replica_on(cores[:half], "replica 1"), self._replica_on(cores[-half:], "replica 2")]
+
+    @property
+    def offline(self) -> Offline:
+        return self._once("offline LLM", lambda: offline_llm(self.settings.model, self.settings.args))
+
+    @property
+    def broadcast(self) -> Broadcast:
+        return self._once("bare broadcast", lambda: bare_broadcast(self.settings.model))
+
+    @property
+    def trainer(self) -> Trainer:
+        return self._once("trainer", lambda: closing(Trainer(self.settings.model)))
+
+    def stop(self) -> None:
+        """Stop all of them: what is asked for next has the machine to itself."""
+        self._started.clear()
+        self._running.close()
+
+    def _once(self, label: str, start: Callable[[], AbstractContextManager[T]]) -> T:
+        if label not in self._started:
+            self._on_start(label)
+            self._started[label] = self._running.enter_context(start())
+        return self._started[label]
+
+    def _replica_on(self, cores: list[int], label: str) -> TritonLive:
+        env = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
+        return self._once(label, lambda: tritonlive(self.settings, env))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,61 @@
+"""The results as a picture: every row's ratio with its spread, and the target it is held to."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.measure import Row
+from bench.stats import ratios
+
+COLOURS = {"ok": "tab:green", "SHORT": "tab:red", "": "tab:gray"}
+ROW_INCHES = 0.26
+
+
+def draw(rows_by_model: dict[str, list[Row]], machine: dict[str, Any], path: Path) -> bool:
+    """Draw it; False if matplotlib is not installed."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return False
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    heights = [len(rows) + 3 for rows in rows_by_model.values()]
+    figure, axes = plt.subplots(
+        len(heights),
+        1,
+        figsize=(11, ROW_INCHES * sum(heights) + 0.6),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (model, rows) in zip(axes[:, 0], rows_by_model.items(), strict=True):
+        _draw_rows(axis, rows)
+        axis.set_title(
+            f"{model}: ours over theirs (arrow: the target, and on which side of it ours should be)", fontsize=9
+        )
+    figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return True
+
+
+def _draw_rows(axis: Any, rows: list[Row]) -> None:
+    """A line for each row from the top, its figures at the right."""
+    axis.axvline(1.0, color="black", linewidth=0.6)
+    for place, row in enumerate(rows):
+        ours, theirs = (row.result.values(side, row.goal.figure) for side in (row.result.ours, row.result.theirs))
+        ratio, colour = ratios(ours, theirs), COLOURS[row.verdict]
+        errors = [[ratio.median - ratio.low], [ratio.high - ratio.median]]
+        axis.errorbar(ratio.median, place, xerr=errors, fmt="o", color=colour, markersize=5, capsize=2, linewidth=1)
+        target = row.goal.target
+        if target is not None:
+            base = row.result.spread(row.result.theirs, row.goal.figure)
+            at = target if row.goal.compare == "ratio" or base is None else 1 + target / base.median
+            axis.plot(at, place, ">" if row.goal.better == "higher" else "<", color="black", markersize=4)
+        text = f"{row.goal.show(row.reached.median)}  {row.goal.limit()}  {row.verdict}".rstrip()
+        place_of_text = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8, "color": colour}
+        axis.annotate(text, (1.01, place), annotation_clip=False, **place_of_text)
+    axis.set_yticks(range(len(rows)), [f"{row.name} / {row.result.theirs}" for row in rows], fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.grid(axis="x", linewidth=0.3)
+    axis.set_ylim(len(rows) - 0.5, -0.5)

@@ -1,0 +1,85 @@
+"""Which loads a model gets, and what each has to reach."""
+
+from typing import Any
+
+from bench.goals import Goal
+from bench.loads import Chat, ChatBatch, Completions, Poisson, Rollouts, Teacher
+from bench.measure import Load
+from bench.push import MixedLoad, PushFleet, PushPause, PushTotal
+
+
+def plan(model: str, *, quick: bool) -> list[Load]:
+    """The loads for a model: for `tiny` those where serving is all the work, else those where the model is.
+
+    `quick` leaves out what is longest.
+    """
+    return _tiny(quick=quick) if model == "tiny" else _real(quick=quick)
+
+
+def _tiny(*, quick: bool) -> list[Load]:
+    loads: list[Load] = []
+    for concurrency in (64,) if quick else (16, 64, 128):
+        size: dict[str, Any] = {"concurrency": concurrency, "num_requests": 4 * concurrency, "max_tokens": 64}
+        loads.append(Completions(**size, goals=(throughput(1.0),)))
+        streaming = (throughput(1.0), gap(1.1))
+        loads += [kind(**size, stream=True, goals=streaming) for kind in (Completions, Chat)]
+    single: dict[str, Any] = {"concurrency": 1, "num_requests": 16, "max_tokens": 64}
+    loads += [kind(**single, stream=True, goals=(throughput(), first_token(2.0))) for kind in (Completions, Chat)]
+    if not quick:
+        loads.append(Completions(**single, goals=(throughput(),)))
+        loads.append(Poisson(rate=40, concurrency=1, num_requests=400, max_tokens=64, stream=True, goals=latencies()))
+    return loads
+
+
+def _real(*, quick: bool) -> list[Load]:
+    loads: list[Load] = []
+    for concurrency in (1, 16) if quick else (1, 16, 64):
+        size: dict[str, Any] = {"concurrency": concurrency, "num_requests": max(6, concurrency), "max_tokens": 16}
+        streaming = (throughput(0.99), *((first_token(2.0),) if concurrency == 1 else ()))
+        loads.append(Completions(**size, goals=(throughput(0.99),)))
+        loads.append(Chat(**size, stream=True, goals=streaming))
+        if not quick:
+            loads.append(Completions(**size, stream=True, goals=streaming))
+            loads.append(Chat(**size, goals=(throughput(0.99),)))
+    loads.append(Teacher(concurrency=1, num_requests=1, max_tokens=1, prompt_words=512, goals=(scoring(1.0),)))
+    loads.append(ChatBatch(concurrency=64, num_requests=64, max_tokens=16, goals=(duration(1.05),)))
+    if not quick:
+        loads.append(Rollouts(concurrency=8, num_requests=8, max_tokens=32, goals=(throughput(),)))
+        loads.append(Poisson(rate=4, concurrency=1, num_requests=48, max_tokens=16, stream=True, goals=latencies()))
+        long: dict[str, Any] = {"kind": "long", "prompt_words": 1500, "goals": (throughput(),)}
+        loads.append(Completions(concurrency=4, num_requests=8, max_tokens=16, **long))
+        loads.append(MixedLoad())
+    loads += [PushTotal(), PushPause()]
+    return loads if quick else [*loads, PushFleet()]
+
+
+def throughput(target: float | None = None) -> Goal:
+    """Completion tokens per second."""
+    return Goal("tokens/s", "higher", target)
+
+
+def scoring(target: float | None = None) -> Goal:
+    """Prompt tokens per second."""
+    return Goal("prompt tokens/s", "higher", target)
+
+
+def duration(target: float | None = None) -> Goal:
+    """From the first request to the last answer."""
+    return Goal("seconds", "lower", target)
+
+
+def gap(target: float | None = None) -> Goal:
+    """Between two tokens of a stream."""
+    return Goal("gap p99 ms", "lower", target, label="gap p99")
+
+
+def first_token(target: float | None = None) -> Goal:
+    """What is added to the time to the first token."""
+    return Goal("ttft p50 ms", "lower", target, compare="added", label="TTFT")
+
+
+def latencies() -> tuple[Goal, ...]:
+    """How long tokens take where the arrivals set the throughput; reported only."""
+    figures = ("ttft p50 ms", "ttft p99 ms", "gap p50 ms", "gap p99 ms")
+    waits = [Goal(figure, "lower", label=figure.removesuffix(" ms").replace("ttft", "TTFT")) for figure in figures]
+    return throughput(), *waits

@@ -1,0 +1,66 @@
+"""What the loads share is started once, when it is asked for, and stopped."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench.systems
+from bench.systems import SYSTEMS, Settings, Systems
+
+
+class Running:
+    """Stands in for every system; knows which run and what they were given."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.envs: list[dict[str, str]] = []
+
+    def system(self, name: str) -> Any:
+        @contextmanager
+        def start(settings: Settings, env: dict[str, str] | None = None) -> Iterator[str]:
+            self.names.append(name)
+            self.envs.append(env or {})
+            yield name
+            self.names.remove(name)
+
+        return start
+
+
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch) -> Running:
+    running = Running()
+    for name in SYSTEMS:
+        monkeypatch.setitem(SYSTEMS, name, running.system(name))
+    monkeypatch.setattr(bench.systems, "tritonlive", running.system("tritonlive"))
+    return running
+
+
+def test_a_server_is_started_when_it_is_asked_for_and_only_once(running: Running):
+    started: list[str] = []
+    with Systems(Settings(Path("m")), ("tritonlive", "vllm"), started.append) as systems:
+        assert running.names == []
+        for label in ("tritonlive", "vllm", "tritonlive", "vllm again"):
+            systems.server(label)
+        assert systems.replica is systems.server("tritonlive")
+        assert running.names == ["tritonlive", "vllm", "vllm"]
+    assert started == ["tritonlive", "vllm", "vllm again"]
+    assert running.names == []
+
+
+def test_after_a_stop_the_machine_is_free_and_all_can_be_had_again(running: Running):
+    with Systems(Settings(Path("m")), ("tritonlive", "vllm"), lambda label: None) as systems:
+        systems.server("vllm")
+        systems.stop()
+        assert running.names == []
+        systems.server("vllm")
+        assert running.names == ["vllm"]
+
+
+def test_a_fleets_replicas_have_cores_of_their_own(running: Running, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    with Systems(Settings(Path("m")), ("tritonlive", "vllm"), lambda label: None) as systems:
+        assert len(systems.fleet) == 2
+    assert [env["VLLM_CPU_OMP_THREADS_BIND"] for env in running.envs] == ["0,1", "2,3"]
