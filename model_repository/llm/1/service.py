@@ -18,6 +18,7 @@ from .relay import Relay
 from .responses import ResponseWriter
 from .settings import Settings
 from .tensors import BadTensor, RequestError, read_bytes, read_string
+from .token_level import TokenLevel
 from .weights import Weights
 
 # How long a client that has gone may keep the engine busy; each look costs one message per native request.
@@ -38,6 +39,7 @@ class Service:
         # Before the relay's hook: it takes the front ends' outputs away.
         self._engine.on_start(lambda llm: intercept_outputs(llm, self._statistics.observe))
         self._relay = Relay(self._engine, self._writer, self._in_flight)
+        self._token_level = TokenLevel(self._engine)
         self._engine.on_death(self._statistics.engine_died)
         self._weights = Weights(self._engine, self._announce)
         self._control = Control(self._engine, self._weights, self._in_flight)
@@ -100,8 +102,12 @@ class Service:
             raise BadTensor("text_input", "served outside a task")
         self._natives[task] = sender
         self._in_flight.begin(task)
+        request_id = f"triton-{uuid.uuid4().hex[:16]}"
         try:
-            async for tensors, is_last in generate(self._engine.llm, request, f"triton-{uuid.uuid4().hex[:16]}"):
+            if not request.return_text:
+                self._writer.send(sender, await self._token_level.generate(request, request_id), final=True)
+                return
+            async for tensors, is_last in generate(self._engine.llm, request, request_id):
                 self._writer.send(sender, tensors, final=is_last)
                 await self._writer.caught_up()
         finally:
