@@ -1,7 +1,9 @@
-"""Push weights from a trainer into running tritonlive replicas.
+"""Push weights from a trainer into running tritonlive replicas, and get rollouts from them.
 
 with WeightSync("http://127.0.0.1:9000", backend="gloo", control_key=key) as sync:
     report = sync.push(model)
+with Rollouts("grpc://127.0.0.1:8001") as rollouts:
+    batch = rollouts.generate(prompts, n=8, max_tokens=64)
 """
 
 from importlib import import_module
@@ -25,14 +27,19 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .batches import RolloutBatch, Scores
     from .canary import CanaryReport
     from .report import PushReport
+    from .rollouts import Rollouts
     from .weight_sync import WeightSync
 
 __all__ = [
     "WeightSync",
     "PushReport",
     "CanaryReport",
+    "Rollouts",
+    "RolloutBatch",
+    "Scores",
     "SyncError",
     "TargetError",
     "SourceError",
@@ -49,7 +56,14 @@ __all__ = [
     "CommitError",
 ]
 
-_LAZY = {"WeightSync": ".weight_sync", "PushReport": ".report", "CanaryReport": ".canary"}
+_LAZY = {
+    "WeightSync": ".weight_sync",
+    "PushReport": ".report",
+    "CanaryReport": ".canary",
+    "Rollouts": ".rollouts",
+    "RolloutBatch": ".batches",
+    "Scores": ".batches",
+}
 
 
 def __getattr__(name: str) -> Any:
