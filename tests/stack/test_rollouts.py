@@ -1,21 +1,19 @@
 """Rollouts as arrays: what /v1/completions says in JSON, and a call given up frees the engine."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from launch import Stack, StackConfig
-from sync import ConflictError, DeadlineError, InvalidError, Rollouts, UnavailableError
+from launch import Stack
+from sync import ConflictError, DeadlineError, InvalidError, Rollouts
 from sync.batches import WeightSpan
 
 from .conftest import MODEL, wait_until
@@ -180,20 +178,3 @@ def test_a_stream_beside_rollouts_gets_all_of_its_tokens(rollouts: Rollouts, fro
             thread.join()
     assert last == "data: [DONE]"
     assert json.loads(usage.removeprefix("data: "))["usage"]["completion_tokens"] == 300
-
-
-@pytest.mark.fault
-def test_an_engine_killed_in_a_call_is_an_error_with_a_type(
-    stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    config = replace(stack_config, log_dir=tmp_path_factory.mktemp("rollout-logs"))
-    with Stack(config) as own, Rollouts(f"grpc://{own.grpc_url}", timeout=60) as rollouts:
-        own.wait_ready(300)
-        (engine,) = own.engine_core_pids
-        killer = threading.Timer(1, os.kill, (engine, signal.SIGKILL))
-        killer.start()
-        with pytest.raises(UnavailableError, match="engine: the engine died and is being started again"):
-            rollouts.generate([[1, 2]] * 4, **LONG)
-        killer.join()
-        with pytest.raises(UnavailableError, match="engine: died"):
-            rollouts.score([[1, 2]])
