@@ -1,7 +1,9 @@
-"""Push weights from a trainer into running tritonlive replicas.
+"""Push weights from a trainer into running tritonlive replicas, and get rollouts from them.
 
 with WeightSync("http://127.0.0.1:9000", backend="gloo", control_key=key) as sync:
     report = sync.push(model)
+with Rollouts("grpc://127.0.0.1:8001") as rollouts:
+    batch = rollouts.generate(prompts, n=8, max_tokens=64)
 """
 
 from importlib import import_module
@@ -26,8 +28,10 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .adapters import AdapterReport
+    from .batches import RolloutBatch, Scores
     from .canary import CanaryReport
     from .report import PushReport
+    from .rollouts import Rollouts
     from .weight_sync import WeightSync
 
 __all__ = [
@@ -35,6 +39,9 @@ __all__ = [
     "PushReport",
     "CanaryReport",
     "AdapterReport",
+    "Rollouts",
+    "RolloutBatch",
+    "Scores",
     "SyncError",
     "TargetError",
     "SourceError",
@@ -51,7 +58,15 @@ __all__ = [
     "CommitError",
 ]
 
-_LAZY = {"WeightSync": ".weight_sync", "PushReport": ".report", "CanaryReport": ".canary", "AdapterReport": ".adapters"}
+_LAZY = {
+    "WeightSync": ".weight_sync",
+    "PushReport": ".report",
+    "CanaryReport": ".canary",
+    "AdapterReport": ".adapters",
+    "Rollouts": ".rollouts",
+    "RolloutBatch": ".batches",
+    "Scores": ".batches",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -27,6 +27,7 @@ from .deadline import Deadline, spawn, wait
 from .errors import TargetError
 from .gloo import own_address_towards
 from .report import PushReport
+from .rollouts import Rollouts
 from .target import Target
 from .weight_sync import CONTROL_KEY_VARIABLE, Backend, WeightSync
 
@@ -38,6 +39,8 @@ try:
         warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
         from trl.generation import vllm_client, vllm_generation
     from trl.generation.vllm_client import VLLMClient as TRLClient
+
+    from .trl_rollouts import RolloutsClient
 except ImportError as error:
     raise ImportError(
         f"sync.trl needs TRL 1.11 or later, and the openai SDK ({error}): pip install 'trl>=1.16' openai"
@@ -63,8 +66,8 @@ def bounded(method: M) -> M:
     return cast(M, call)
 
 
-class VLLMClient(TRLClient):
-    """TRL's client with three more abilities: pushes from any device, keys, deadlines.
+class VLLMClient(RolloutsClient):
+    """TRL's client with more abilities: pushes from any device, keys, deadlines, rollouts as arrays.
 
     base_url: the front end, `http://127.0.0.1:9000`; the control key may stand in it (`http://user:key@host:9000`).
     host, server_port: the same, used when there is no base_url.
@@ -74,6 +77,8 @@ class VLLMClient(TRLClient):
     control_key, api_key: by default TRITONLIVE_CONTROL_KEY and TRITONLIVE_API_KEY. Without an inference key the control
         key is shown, which does for generation too.
     timeout: seconds that one call, pushes included, may take.
+    rollouts: Triton's gRPC address, `grpc://127.0.0.1:8001`, or several. With it `get_sequence_logprobs`, and
+        `generate` from token ids without stop strings, get arrays from there instead of JSON from the front end.
 
     A push is one atomic `WeightSync.push` of all weights, under the version "step-<n>": "step-0" holds the weights
     before the first step, and a client that follows another one goes on counting. Errors are those of `sync.errors` and
@@ -98,6 +103,7 @@ class VLLMClient(TRLClient):
         control_key: str | None = None,
         api_key: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
+        rollouts: str | Sequence[str] | None = None,
     ) -> None:
         # TRL's constructor is not called: it wants vLLM installed, and opens a session without keys or deadlines.
         control_key = control_key if control_key is not None else os.environ.get(CONTROL_KEY_VARIABLE)
@@ -110,6 +116,7 @@ class VLLMClient(TRLClient):
         self.timeout = timeout
         self.communicator: WeightSync | None = None
         self.weight_version = self.served_version = self.last_push = None
+        self.rollouts = None if rollouts is None else Rollouts(rollouts, timeout=timeout)
         self._target = target
         self._pending: dict[str, torch.Tensor] | None = None  # a dict inside `weight_update`
         self._updating_weights = False
@@ -135,9 +142,9 @@ class VLLMClient(TRLClient):
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
-    generate = bounded(TRLClient.generate)
+    generate = bounded(RolloutsClient.generate)
     chat = bounded(TRLClient.chat)
-    get_sequence_logprobs = bounded(TRLClient.get_sequence_logprobs)
+    get_sequence_logprobs = bounded(RolloutsClient.get_sequence_logprobs)
     image_features = bounded(TRLClient.image_features)
 
     def check_server(self, total_timeout: float = 0.0, retry_interval: float = HEALTH_INTERVAL_S) -> None:
@@ -242,6 +249,8 @@ class VLLMClient(TRLClient):
     def close(self) -> None:
         """Leave the group and close the connections."""
         self.close_communicator()
+        if self.rollouts is not None:
+            self.rollouts.close()
         self._openai.close()
         self.session.close()
 
@@ -271,7 +280,7 @@ def install(**options: Any) -> None:
     """Make TRL's trainers talk to the server through our client, from now on and in this process.
 
     Sets the name `VLLMClient` in TRL's two modules that trainers take it from. `options` are those of our `VLLMClient`
-    that TRL does not give: backend, control_key, api_key, timeout.
+    that TRL does not give: backend, control_key, api_key, timeout, rollouts.
     """
     ours = functools.partial(VLLMClient, **options)
     for module in (vllm_client, vllm_generation):

@@ -36,6 +36,21 @@ RequestOf = Callable[..., Any]
             "exclude_input_in_output: must be true",
         ),
         ({"input_ids": [1], "exclude_input_in_output": False}, "exclude_input_in_output: must be true"),
+        ({"text_input": "a", "return_text": False}, "return_text: must be true"),
+        ({"input_ids": [1], "return_text": False, "stream": True}, "return_text: must be true"),
+        ({"input_ids": [1], "return_text": False, "return_logprobs": True}, "return_logprobs: has tokens as text"),
+        (
+            {"input_ids": [1], "return_prompt_token_logprobs": True},
+            "return_prompt_token_logprobs: needs return_text to be false",
+        ),
+        (
+            {"input_ids": [1], "return_text": False, "return_prompt_token_logprobs": True},
+            'return_prompt_token_logprobs: needs "prompt_logprobs"',
+        ),
+        (
+            {"input_ids": [1], "return_text": False, "sampling_parameters": '{"stop": "x"}'},
+            "sampling_parameters: stop: strings need text",
+        ),
         ({"input_ids": np.ones((2, 3), np.int32)}, r"input_ids: shape \[2, 3\], expected \[1, N\]"),
         ({"text_input": np.array([[b"a", b"b"]], dtype=object)}, "text_input: holds 2 values"),
         ({"text_input": np.array([[b"\xff"]], dtype=object)}, "text_input: is not UTF-8"),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from launch import Stack, StackConfig
+from sync import Rollouts, UnavailableError
 
 from .conftest import MODEL, wait_until
 
@@ -74,6 +76,20 @@ def test_a_killed_engine_ends_streams_with_an_error_and_comes_back(own_stack: St
     wait_until(lambda: is_healthy(own_stack), 180)
     wait_until(lambda: complete(own_stack).status_code == 200, 30)
     assert own_stack.engine_core_pids != [engine]
+
+
+def test_a_killed_engine_ends_rollouts_with_an_error_that_has_a_type(own_stack: Stack) -> None:
+    (engine,) = own_stack.engine_core_pids
+    killer = threading.Timer(1, os.kill, (engine, signal.SIGKILL))
+    with Rollouts(f"grpc://{own_stack.grpc_url}", timeout=60) as rollouts:
+        killer.start()
+        with pytest.raises(UnavailableError, match="died and is being started again"):
+            rollouts.generate([[1, 2]] * 4, n=64, max_tokens=1900, ignore_eos=True)
+        killer.join()
+        with pytest.raises(UnavailableError, match="engine: died"):
+            rollouts.score([[1, 2]])
+        wait_until(lambda: is_healthy(own_stack), 180)
+        assert rollouts.score([[1, 2]]).lengths.tolist() == [1]
 
 
 def test_a_killed_front_end_leaves_nothing_running(own_stack: Stack) -> None:

@@ -18,6 +18,12 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "without logprobs": ("generate", {"prompts": PROMPTS, "logprobs": None, **GREEDY}),
     "five logprobs": ("generate", {"prompts": PROMPTS, "logprobs": 5, **GREEDY}),
     "token ids, four each": ("generate", {"prompts": [[504, 3575], [282]], "n": 4, **SEEDED}),
+    "token ids, five logprobs": ("generate", {"prompts": [[504, 3575], [282]], "n": 2, "logprobs": 5, **SEEDED}),
+    "token ids and a regex": ("generate", {"prompts": [[504]], "structured_outputs_regex": "[ab]{4}", **GREEDY}),
+    "token ids and a stop string": (
+        "generate",
+        {"prompts": [[504]], **GREEDY, "generation_kwargs": {"stop": ["e"], "min_tokens": 1}},
+    ),
     "chat": ("chat", {"messages": CHAT, "n": 2, "logprobs": 2, **SEEDED}),
     "chat with tools": ("chat", {"messages": CHAT, "tools": [TOOL], **GREEDY}),
     "sequence logprobs": (
@@ -30,6 +36,12 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def ours(trainer_url) -> Iterator[VLLMClient]:
     with VLLMClient(trainer_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def by_arrays(trl_stack, trainer_url) -> Iterator[VLLMClient]:
+    with VLLMClient(trainer_url, rollouts=f"grpc://{trl_stack.grpc_url}") as client:
         yield client
 
 
@@ -50,10 +62,12 @@ def alike(ours: Any, theirs: Any) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:TRL currently supports vLLM")
+@pytest.mark.parametrize("client", ["ours", "by_arrays"])
 @pytest.mark.parametrize("name", CALLS)
-def test_as_trls_own(ours, theirs, name):
+def test_as_trls_own(request, theirs, client, name):
     method, arguments = CALLS[name]
-    answer, expected = getattr(ours, method)(**arguments), getattr(theirs, method)(**arguments)
+    client = request.getfixturevalue(client)
+    answer, expected = getattr(client, method)(**arguments), getattr(theirs, method)(**arguments)
     assert answer.keys() == expected.keys()
     for key in expected:
         assert alike(answer[key], expected[key]), key

@@ -39,6 +39,7 @@ RETURNS = (
     "token_ids",
     "prompt_token_ids",
     "token_logprobs",
+    "prompt_token_logprobs",
 )
 # Set by us, not by a client: the transport decides how outputs come.
 RESERVED_PARAMS = frozenset({"output_kind", "skip_clone"})
@@ -64,6 +65,7 @@ class NativeRequest:
     returns: frozenset[str]
     min_weight_version: str | None = None
     lora_name: str | None = None
+    return_text: bool = True
 
 
 def read_request(request: Any) -> NativeRequest:
@@ -71,7 +73,7 @@ def read_request(request: Any) -> NativeRequest:
     text, ids = read_string(request, "text_input"), read_array(request, "input_ids")
     if text is not None and ids is not None:
         raise BadTensor("text_input", "give either text_input or input_ids, not both")
-    prompt = text if ids is None else [int(token) for token in ids]
+    prompt = text if ids is None else ids.tolist()
     if prompt is None:
         raise BadTensor("text_input", "give either text_input or input_ids")
     stream = bool(read_bool(request, "stream"))
@@ -87,7 +89,7 @@ def read_request(request: Any) -> NativeRequest:
     lora_name = values.pop("lora_name", None)
     if lora_name is not None and not isinstance(lora_name, str):
         raise BadTensor("sampling_parameters", "lora_name must be the name of a pushed adapter")
-    return NativeRequest(
+    checked = NativeRequest(
         prompt=prompt,
         params=to_sampling_params(values, stream),
         stream=stream,
@@ -95,7 +97,26 @@ def read_request(request: Any) -> NativeRequest:
         returns=returns,
         min_weight_version=read_string(request, "min_weight_version"),
         lora_name=lora_name,
+        return_text=bool(read_bool(request, "return_text", default=True)),
     )
+    check_text(checked)
+    return checked
+
+
+def check_text(request: NativeRequest) -> None:
+    """Refuse what does not go with text, or without it. Raises BadTensor."""
+    if request.return_text:
+        if "prompt_token_logprobs" in request.returns:
+            raise BadTensor("return_prompt_token_logprobs", "needs return_text to be false")
+        return
+    if request.stream or isinstance(request.prompt, str):
+        raise BadTensor("return_text", "must be true (or left out) with text_input, or when streaming")
+    if request.params.stop:
+        raise BadTensor("sampling_parameters", "stop: strings need text: use stop_token_ids, or return_text")
+    if "logprobs" in request.returns:
+        raise BadTensor("return_logprobs", "has tokens as text: use return_token_logprobs, or return_text")
+    if "prompt_token_logprobs" in request.returns and request.params.prompt_logprobs is None:
+        raise BadTensor("return_prompt_token_logprobs", 'needs "prompt_logprobs" in sampling_parameters')
 
 
 def read_sampling_parameters(request: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .relay import Relay
 from .responses import ResponseWriter
 from .settings import Settings
 from .tensors import BadTensor, RequestError, read_bytes, read_string
+from .token_level import TokenLevel
 from .weights import Weights
 
 # How long a client that has gone may keep the engine busy; each look costs one message per native request.
@@ -40,6 +41,7 @@ class Service:
         self._engine.on_start(lambda llm: intercept_outputs(llm, self._statistics.observe))
         self._adapters = Adapters(self._engine, lambda: self._relay.announce_adapters())
         self._relay = Relay(self._engine, self._writer, self._adapters, self._in_flight)
+        self._token_level = TokenLevel(self._engine)
         self._engine.on_death(self._statistics.engine_died)
         self._weights = Weights(self._engine, self._announce)
         self._control = Control(self._engine, self._weights, self._adapters, self._in_flight)
@@ -112,6 +114,10 @@ class Service:
         self._adapters.begin(task, adapter)
         request_id = f"triton-{uuid.uuid4().hex[:16]}"
         try:
+            if not request.return_text:
+                tensors = await self._token_level.generate(request, request_id, adapter)
+                self._writer.send(sender, tensors, final=True)
+                return
             async for tensors, is_last in generate(self._engine.llm, request, request_id, adapter):
                 self._writer.send(sender, tensors, final=is_last)
                 await self._writer.caught_up()

@@ -1,0 +1,136 @@
+"""What the engine gives of a request's sequences, kept as it comes, and made into tensors once at the end.
+
+vLLM's engine core sends arrays. Its output processor makes an object of every logprob in them, and text of every token;
+who wants arrays again gets them from here without either.
+"""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from vllm.v1.engine import EngineCoreOutput, FinishReason
+from vllm.v1.outputs import LogprobsLists, LogprobsTensors
+
+from .generate import Tensors, batch, strings
+
+ALL = slice(None)
+
+
+class TokenSequence:
+    """One of a request's n sequences: what has come of it so far."""
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.logprobs: list[LogprobsLists] = []  # one for each step; column 0 is the sampled token's
+        self.prompt_logprobs: LogprobsTensors | None = None
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: int | str | None = None
+        self.num_cached_tokens = 0
+        self._version_starts: list[tuple[str, int]] = []  # version, first token it made
+
+    def add(self, output: EngineCoreOutput, version: str | None) -> None:
+        """Take one step's output, made by weights of `version`."""
+        if output.prefill_stats is not None and not self.token_ids:
+            self.num_cached_tokens = output.prefill_stats.num_cached_tokens
+        if output.new_token_ids:
+            if version is not None and (not self._version_starts or self._version_starts[-1][0] != version):
+                self._version_starts.append((version, len(self.token_ids)))
+            self.token_ids += output.new_token_ids
+        if output.new_logprobs is not None:
+            self.logprobs.append(output.new_logprobs)
+        if output.new_prompt_logprobs_tensors is not None:
+            self.prompt_logprobs = output.new_prompt_logprobs_tensors
+        if output.finish_reason is not None:
+            self.finish_reason, self.stop_reason = output.finish_reason, output.stop_reason
+
+    @property
+    def weight_version(self) -> str | None:
+        """Version of the weights that made the last token."""
+        return self._version_starts[-1][0] if self._version_starts else None
+
+    @property
+    def spans_json(self) -> str:
+        starts = [start for _, start in self._version_starts[1:]]
+        spans = zip(self._version_starts, [*starts, len(self.token_ids)], strict=False)
+        return json.dumps([{"version": version, "start": start, "end": end} for (version, start), end in spans])
+
+
+def to_tensors(
+    sequences: Sequence[TokenSequence],
+    prompt_token_ids: Sequence[int],
+    returns: frozenset[str],
+    num_logprobs: int | None,
+) -> Tensors:
+    """The response's tensors, shapes as in config.pbtxt with the batch dimension in front.
+
+    num_logprobs: the request's own; the engine's rows are as wide as the widest request of a step wants them.
+    """
+    tensors: Tensors = {}
+    if "finish_reason" in returns:
+        tensors["finish_reason"] = strings([str(sequence.finish_reason) for sequence in sequences])
+        tensors["stop_reason"] = strings([json.dumps(sequence.stop_reason) for sequence in sequences])
+    if "num_input_tokens" in returns:
+        tensors["num_input_tokens"] = batch(np.array([len(prompt_token_ids)], np.uint32))
+    if returns & {"num_output_tokens", "token_ids", "token_logprobs"}:
+        tensors["num_output_tokens"] = batch(np.array([len(s.token_ids) for s in sequences], np.uint32))
+    if "token_ids" in returns:
+        tensors["token_ids"] = batch(np.concatenate([np.array(s.token_ids, np.int32) for s in sequences]))
+        tensors["num_cached_tokens"] = batch(np.array([sequences[0].num_cached_tokens], np.uint32))
+    if "prompt_token_ids" in returns:
+        tensors["prompt_token_ids"] = batch(np.array(prompt_token_ids, np.int32))
+    columns = ALL if num_logprobs in (None, -1) else slice(num_logprobs + 1)
+    if "cumulative_logprob" in returns:
+        sums = [sum_of_sampled(sequence) for sequence in sequences]
+        tensors["cumulative_logprob"] = batch(np.array(sums, np.float32))
+    if "token_logprobs" in returns:
+        tensors |= token_logprobs([step for sequence in sequences for step in sequence.logprobs], columns)
+    if "prompt_token_logprobs" in returns:
+        tensors |= prompt_logprobs(sequences[0].prompt_logprobs)
+    if versions := [sequence.weight_version for sequence in sequences if sequence.weight_version is not None]:
+        tensors["weight_version"] = strings([versions[-1]])
+        tensors["weight_version_spans"] = strings([sequence.spans_json for sequence in sequences])
+    return tensors
+
+
+def sum_of_sampled(sequence: TokenSequence) -> float:
+    """Sum of the sampled tokens' logprobs; NaN without logprobs."""
+    if not sequence.logprobs:
+        return float("nan")
+    return float(np.concatenate([step.logprobs[:, 0] for step in sequence.logprobs]).sum(dtype=np.float64))
+
+
+def token_logprobs(steps: Sequence[LogprobsLists], columns: slice) -> Tensors:
+    """token_logprobs [tokens], top_token_ids and top_logprobs [tokens, N].
+
+    In the engine's rows the sampled token stands in front of the N likeliest, which may have it once more. Here it
+    stands at its rank: behind them, in a column of its own, only where it is none of them.
+    """
+    if not steps:
+        return top_tensors("", np.empty(0), np.empty((0, 0)), np.empty((0, 0)))
+    ids = np.concatenate([step.logprob_token_ids[:, columns] for step in steps])
+    logprobs = np.concatenate([step.logprobs[:, columns] for step in steps])
+    is_among_top = (ids[:, 1:] == ids[:, :1]).any(axis=1)
+    top_ids, top = ids[:, 1:], logprobs[:, 1:]
+    if not is_among_top.all():
+        top_ids = np.column_stack([top_ids, np.where(is_among_top, -1, ids[:, 0])])
+        top = np.column_stack([top, np.where(is_among_top, -np.inf, logprobs[:, 0])])
+    return top_tensors("", logprobs[:, 0], top_ids, top)
+
+
+def prompt_logprobs(tensors: LogprobsTensors | None) -> Tensors:
+    """prompt_token_logprobs [prompt_len - 1], prompt_top_token_ids and prompt_top_logprobs [prompt_len - 1, K].
+
+    Without rows where the request ended before its prompt was computed.
+    """
+    if tensors is None:
+        return top_tensors("prompt_", np.empty(0), np.empty((0, 0)), np.empty((0, 0)))
+    ids, logprobs = tensors.logprob_token_ids.numpy(), tensors.logprobs.numpy()
+    return top_tensors("prompt_", logprobs[:, 0], ids[:, 1:], logprobs[:, 1:])
+
+
+def top_tensors(prefix: str, token: np.ndarray, top_ids: np.ndarray, top: np.ndarray) -> Tensors:
+    return {
+        f"{prefix}token_logprobs": batch(np.ascontiguousarray(token, np.float32)),
+        f"{prefix}top_token_ids": batch(np.ascontiguousarray(top_ids, np.int32)),
+        f"{prefix}top_logprobs": batch(np.ascontiguousarray(top, np.float32)),
+    }

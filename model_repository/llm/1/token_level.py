@@ -1,0 +1,127 @@
+"""Generations that want token ids and no text: below vLLM's output processor.
+
+The request is made by vLLM's own input processor, checks included, and split for n > 1 as AsyncLLM does it. What
+differs is the way back: outputs are taken off before AsyncLLM sees them, and stay the arrays they are (sequences.py).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import msgspec
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.inputs import EngineInput
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.parallel_sampling import ParentRequest
+
+from .engine import Engine, intercept_outputs
+from .generate import NativeRequest, Tensors, render, strings
+from .sequences import TokenSequence, to_tensors
+from .tensors import BadTensor, Unavailable
+from .versions import check_minimum
+
+
+@dataclass(frozen=True)
+class Running:
+    """A request's sequences, and the future that tells that all have ended."""
+
+    sequences: Sequence[TokenSequence]
+    ended: "asyncio.Future[None]"
+
+
+class TokenLevel:
+    """Runs such requests; on the engine's loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._running: dict[str, tuple[TokenSequence, Running]] = {}  # by the engine's id of the sequence
+        engine.on_start(lambda llm: intercept_outputs(llm, self._collect))
+        engine.on_death(self._fail_all)
+
+    async def generate(self, request: NativeRequest, request_id: str, adapter: LoRARequest | None = None) -> Tensors:
+        """The response's tensors. Cancelling frees the engine. Raises RequestError."""
+        llm = self._engine.llm
+        prompt = await render(llm, request.prompt)
+        if request.min_weight_version is not None:
+            check_minimum(await llm.get_weight_version(), request.min_weight_version)
+        parts = await self._prepare(llm, prompt, request, request_id, adapter)
+        running = Running([TokenSequence() for _ in parts], asyncio.get_running_loop().create_future())
+        for part, sequence in zip(parts, running.sequences, strict=True):
+            self._running[part.request_id] = (sequence, running)
+        try:
+            for part in parts:
+                await llm.engine_core.add_request_async(part)
+            await running.ended
+        except EngineDeadError:
+            raise Unavailable("engine: died and is being started again; try again in a minute") from None
+        finally:
+            await self._abort([part.request_id for part in parts])
+        prompt_token_ids = parts[0].prompt_token_ids or []
+        tensors = to_tensors(running.sequences, prompt_token_ids, request.returns, request.params.num_logprobs)
+        return tensors | ({"adapter_version": strings([adapter.lora_name])} if adapter is not None else {})
+
+    async def _prepare(
+        self,
+        llm: AsyncLLM,
+        prompt: EngineInput,
+        request: NativeRequest,
+        request_id: str,
+        adapter: LoRARequest | None,
+    ) -> list[EngineCoreRequest]:
+        """One engine request for each of the n sequences. Raises BadTensor, Unavailable."""
+        params = request.params
+        if params.prompt_logprobs is not None and llm.vllm_config.cache_config.kv_sharing_fast_prefill:
+            raise BadTensor("sampling_parameters", "prompt_logprobs are wrong with --kv-sharing-fast-prefill")
+        tasks = await llm.get_supported_tasks()
+        try:
+            whole = llm.input_processor.process_inputs(request_id, prompt, params, tasks, lora_request=adapter)
+            # AsyncLLM counts its own requests, and not these.
+            llm.check_admission(len(self._running) + params.n, request_id)
+        except (VLLMClientError, ValueError) as error:
+            raise BadTensor("sampling_parameters", str(error)) from None
+        except GracefulHTTPError as error:
+            raise Unavailable(f"engine: {error}") from None
+        llm.input_processor.assign_request_id(whole)
+        if params.n == 1:
+            return [whole]
+        parent = ParentRequest(whole)
+        parts = [copy(whole) for _ in range(params.n)]
+        for index, part in enumerate(parts):
+            part.request_id, part.sampling_params = parent.get_child_info(index)
+        return parts
+
+    async def _abort(self, ids: Sequence[str]) -> None:
+        """Forget sequences, and let the engine forget those that it still works on."""
+        unfinished = [request_id for request_id in ids if self._running.pop(request_id, None) is not None]
+        if unfinished and self._engine.is_running:
+            await self._engine.llm.engine_core.abort_requests_async(unfinished)
+
+    def _collect(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs | None:
+        """Take what is ours out of a step's outputs; returns the rest of them."""
+        if not self._running:
+            return outputs
+        rest = []
+        for output in outputs.outputs:
+            found = self._running.get(output.request_id)
+            if found is None:
+                rest.append(output)
+                continue
+            sequence, running = found
+            sequence.add(output, outputs.weight_version)
+            if sequence.finish_reason is not None:
+                del self._running[output.request_id]
+                if all(each.finish_reason is not None for each in running.sequences) and not running.ended.done():
+                    running.ended.set_result(None)
+        if not rest and outputs.scheduler_stats is None:
+            return None
+        return msgspec.structs.replace(outputs, outputs=rest)
+
+    def _fail_all(self, reason: str) -> None:
+        for _, running in self._running.values():
+            if not running.ended.done():
+                running.ended.set_exception(Unavailable(f"engine: {reason}"))
+        self._running.clear()

@@ -1,0 +1,221 @@
+"""Rollouts and scores as arrays, straight from Triton: no JSON but the sampling parameters.
+
+    with Rollouts("grpc://127.0.0.1:8001") as rollouts:
+        batch = rollouts.generate(prompts, n=8, max_tokens=64, temperature=1.0)
+        batch.token_ids, batch.lengths, batch.logprobs  # numpy; batch.torch() for tensors
+        scores = rollouts.score(sequences, top_k=100)
+
+A call has one gRPC stream to each replica, and on it a request for each prompt. Whatever ends the call ends the
+streams; Triton and the engine then let go of what still runs.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import numpy as np
+from numpy.typing import ArrayLike
+from tritonclient.grpc import service_pb2_grpc
+
+from .batches import RolloutBatch, Scores, read_spans, stack_rows
+from .errors import ConflictError, ControlError, InvalidError, TargetError, UnavailableError
+from .grpc_control import open_channel, typed
+from .target import Target
+from .triton_tensors import build_request, read_arrays, read_texts
+
+DEFAULT_TIMEOUT_S = 600.0
+# The model writes an error's code behind its message. Triton would end the stream with the code itself, if asked by the
+# header that grpc_control.py sends; but Triton 2.51 crashes if other requests of that stream are still running.
+CODED = re.compile(r"^(?P<message>.*) \[(?P<code>[A-Z_]+)\]$", re.DOTALL)
+ERRORS: dict[str, type[ControlError]] = {
+    "INVALID_ARG": InvalidError,
+    "ALREADY_EXISTS": ConflictError,
+    "UNAVAILABLE": UnavailableError,
+}
+
+Prompts = Sequence[ArrayLike]
+"""Token ids of each: lists, or one-dimensional integer arrays or CPU tensors."""
+
+
+class Rollouts:
+    """Generates from token ids at one replica or several, prompts spread over them evenly.
+
+    targets: Triton's gRPC addresses, `grpc://127.0.0.1:8001`.
+    timeout: seconds a call may take, unless it says otherwise.
+
+    Methods may be called from several threads. They raise DeadlineError; InvalidError for what the model does not
+    accept, which the message names; ConflictError where weights are older than asked for or the replica does not
+    serve; UnavailableError where nobody answers or the engine died; ValueError for what are no token ids. One failed
+    prompt fails the call. TargetError comes from the constructor.
+    """
+
+    def __init__(self, targets: str | Sequence[str], *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        addresses = [targets] if isinstance(targets, str) else targets
+        self.targets = tuple(Target.parse(address) for address in addresses)
+        if not self.targets:
+            raise TargetError("targets: give at least one, for example grpc://127.0.0.1:8001")
+        for target in self.targets:
+            if not target.is_grpc:
+                raise TargetError(f"target {target}: rollouts need Triton's gRPC address, grpc://host:8001")
+        self.timeout = timeout
+        self._channels = [open_channel(target) for target in self.targets]
+        self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        n: int = 1,
+        logprobs: int | None = 0,
+        min_weight_version: str | None = None,
+        timeout: float | None = None,
+        **sampling_params: Any,
+    ) -> RolloutBatch:
+        """n sequences for each prompt.
+
+        logprobs: 0 for the sampled tokens' alone, N for those of the N likeliest, too, None for none.
+        min_weight_version: refuse (ConflictError) older weights; see config.pbtxt for the order of versions.
+        sampling_params: further ones of vLLM's SamplingParams; no stop strings, since they need text.
+        """
+        params = {**sampling_params, "n": n, "logprobs": logprobs}
+        wants = ("finish_reason", "token_ids") if logprobs is None else ("finish_reason", "token_ids", "token_logprobs")
+        requests = build_requests(as_token_ids(prompts), params, wants, min_weight_version)
+        return to_batch(self._run("generate", requests, timeout), has_logprobs=logprobs is not None)
+
+    def score(
+        self,
+        sequences: Prompts,
+        *,
+        top_k: int = 0,
+        min_weight_version: str | None = None,
+        timeout: float | None = None,
+        **sampling_params: Any,
+    ) -> Scores:
+        """Logprobs of all tokens of given sequences but the first, and of the top_k likeliest in their place.
+
+        Sequences must be one token shorter than the server's --max-model-len: vLLM generates one, which is thrown
+        away. top_k is limited by the server's --max-logprobs.
+        """
+        params = {**sampling_params, "max_tokens": 1, "prompt_logprobs": top_k}
+        wants = ("finish_reason", "prompt_token_logprobs")
+        arrays = as_token_ids(sequences)
+        answers = self._run("score", build_requests(arrays, params, wants, min_weight_version), timeout)
+        scores = to_scores(answers)
+        for index, (array, rows) in enumerate(zip(arrays, scores.lengths, strict=True)):
+            if rows != array.size - 1:  # a push with in_flight="abort" came in between
+                reason = read_texts(answers[index])["finish_reason"][0]
+                raise ControlError(str(self._target_of(index)), "score", f"sequence {index} ended with {reason!r}")
+        return scores
+
+    def close(self) -> None:
+        """Close the connections."""
+        for channel in self._channels:
+            channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Rollouts({', '.join(map(str, self.targets))})"
+
+    def _target_of(self, index: int) -> Target:
+        return self.targets[index % len(self.targets)]
+
+    def _run(self, operation: str, requests: list[Any], timeout: float | None) -> list[Any]:
+        """The requests' answers, in their order."""
+        seconds = self.timeout if timeout is None else timeout
+        shares = [requests[first :: len(self.targets)] for first in range(len(self.targets))]
+        streams = [
+            stub.ModelStreamInfer(iter(share), timeout=seconds) for stub, share in zip(self._stubs, shares, strict=True)
+        ]
+        answers: dict[int, Any] = {}
+        try:
+            # One after the other: all generate at once, and what has come waits in its stream.
+            for target, stream, share in zip(self.targets, streams, shares, strict=True):
+                try:
+                    answers |= read_stream(target, operation, stream, len(share))
+                except grpc.RpcError as error:
+                    raise typed(target, operation, error, seconds) from None
+        finally:
+            for stream in streams:
+                stream.cancel()
+        return [answers[index] for index in range(len(requests))]
+
+
+def read_stream(target: Target, operation: str, stream: Any, num_answers: int) -> dict[int, Any]:
+    """The stream's answers by the number of their request. Raises grpc.RpcError, ControlError."""
+    answers: dict[int, Any] = {}
+    while len(answers) < num_answers:
+        response = next(stream, None)
+        if response is None:
+            raise ControlError(str(target), operation, "the server ended the call without all answers")
+        if response.error_message:
+            raise coded(target, operation, response.error_message)
+        answers[int(response.infer_response.id)] = response.infer_response
+    return answers
+
+
+def coded(target: Target, operation: str, text: str) -> ControlError:
+    """The model's error, or Triton's own, which has no code: as a rule that it has no such model, or not yet."""
+    match = CODED.match(text)
+    if match is None:
+        kind = UnavailableError if "unknown model" in text else ControlError
+        return kind(str(target), operation, text)
+    return ERRORS.get(match["code"], ControlError)(str(target), operation, match["message"])
+
+
+def build_requests(
+    prompts: Sequence[np.ndarray], params: dict[str, Any], wants: Sequence[str], min_weight_version: str | None
+) -> list[Any]:
+    """One request for each prompt, its id the prompt's number."""
+    tensors: dict[str, Any] = {"sampling_parameters": json.dumps(params), "return_text": False}
+    tensors |= {f"return_{name}": True for name in wants}
+    if min_weight_version is not None:
+        tensors["min_weight_version"] = min_weight_version
+    return [build_request(tensors | {"input_ids": ids}, str(number)) for number, ids in enumerate(prompts)]
+
+
+def as_token_ids(prompts: Prompts) -> list[np.ndarray]:
+    """The prompts as int32 arrays. Raises ValueError naming the one that is none."""
+    arrays = [np.asarray(prompt) for prompt in prompts]
+    if not arrays:
+        raise ValueError("prompts: give at least one")
+    for number, array in enumerate(arrays):
+        if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+            raise ValueError(f"prompt {number}: expected token ids, one or more integers in one dimension")
+        if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+            raise ValueError(f"prompt {number}: token ids must be 0 to {np.iinfo(np.int32).max}")
+    return [array.astype(np.int32, copy=False) for array in arrays]
+
+
+def to_batch(answers: Sequence[Any], *, has_logprobs: bool) -> RolloutBatch:
+    arrays = [read_arrays(answer) for answer in answers]
+    texts = [read_texts(answer) for answer in answers]
+    return RolloutBatch(
+        token_ids=np.concatenate([each["token_ids"] for each in arrays]),
+        lengths=np.stack([each["num_output_tokens"] for each in arrays]).astype(np.int32),
+        logprobs=np.concatenate([each["token_logprobs"] for each in arrays]) if has_logprobs else None,
+        top_token_ids=stack_rows([each["top_token_ids"] for each in arrays], -1) if has_logprobs else None,
+        top_logprobs=stack_rows([each["top_logprobs"] for each in arrays], -np.inf) if has_logprobs else None,
+        finish_reasons=[each["finish_reason"] for each in texts],
+        weight_versions=[[read_spans(text) for text in each.get("weight_version_spans", ())] for each in texts],
+    )
+
+
+def to_scores(answers: Sequence[Any]) -> Scores:
+    arrays = [read_arrays(answer) for answer in answers]
+    return Scores(
+        lengths=np.array([each["prompt_token_logprobs"].size for each in arrays], np.int32),
+        logprobs=np.concatenate([each["prompt_token_logprobs"] for each in arrays]),
+        top_token_ids=stack_rows([each["prompt_top_token_ids"] for each in arrays], -1),
+        top_logprobs=stack_rows([each["prompt_top_logprobs"] for each in arrays], -np.inf),
+        weight_versions=[read_texts(answer).get("weight_version", [""])[0] for answer in answers],
+    )

@@ -1,0 +1,62 @@
+"""Requests to the model `llm` and their answers as Triton's gRPC messages: raw bytes beside names, types and shapes.
+
+The tensors are those of model_repository/llm/config.pbtxt; the encoding is Triton's (KServe v2, raw contents).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+MODEL = "llm"
+DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "UINT32": np.uint32, "FP32": np.float32}
+
+
+def build_request(tensors: Mapping[str, str | bool | np.ndarray], request_id: str = "") -> Any:
+    """A ModelInferRequest of one prompt: strings and booleans as [1, 1], an array [N] of int32 or uint8 as [1, N]."""
+    request = service_pb2.ModelInferRequest(  # ty: ignore[missing-attribute] - generated
+        model_name=MODEL, id=request_id
+    )
+    for name, value in tensors.items():
+        if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+            datatype, size, raw = "UINT8", value.size, value.tobytes()
+        elif isinstance(value, np.ndarray):
+            datatype, size, raw = "INT32", value.size, value.astype("<i4", copy=False).tobytes()
+        elif isinstance(value, bool):
+            datatype, size, raw = "BOOL", 1, bytes([value])
+        else:
+            data = value.encode()
+            # Triton's encoding of one string: its length as four bytes, little endian, then the string.
+            datatype, size, raw = "BYTES", 1, len(data).to_bytes(4, "little") + data
+        request.inputs.add(name=name, datatype=datatype, shape=[1, size])
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def read_arrays(response: Any) -> dict[str, np.ndarray]:
+    """A ModelInferResponse's numeric tensors without their batch dimension; views of the message, read-only."""
+    return {
+        output.name: np.frombuffer(raw, DTYPES[output.datatype]).reshape(tuple(output.shape)[1:])
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+        if output.datatype in DTYPES
+    }
+
+
+def read_texts(response: Any) -> dict[str, list[str]]:
+    """A ModelInferResponse's string tensors, flat."""
+    return {
+        output.name: read_strings(raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+        if output.datatype == "BYTES"
+    }
+
+
+def read_strings(raw: bytes) -> list[str]:
+    """The strings of a BYTES tensor."""
+    strings, at = [], 0
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        strings.append(raw[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    return strings
