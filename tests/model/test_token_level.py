@@ -45,7 +45,9 @@ class FakeEngine:
     def check_admission(self, n: int, request_id: str) -> None:
         pass
 
-    def process_inputs(self, request_id: str, prompt: Any, params: SamplingParams, tasks: Any) -> EngineCoreRequest:
+    def process_inputs(
+        self, request_id: str, prompt: Any, params: SamplingParams, tasks: Any, lora_request: Any = None
+    ) -> EngineCoreRequest:
         return EngineCoreRequest(request_id, prompt, None, params, None, 0.0, None, None, None)
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
