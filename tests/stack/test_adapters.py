@@ -16,8 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from launch import Stack, StackConfig
 from sync import ConflictError, InvalidError, RefusedError, WeightSync
-from sync.control import connect
-from sync.target import Target
 
 from .conftest import MODEL, bearer, wait_until
 from .lora import CONFIG, PREFIX, RANK, adapter, merged_logprobs
@@ -64,6 +62,26 @@ class Answer:
     model: str
     header: str | None
     adapter_version: str | None
+
+
+class Stream:
+    """One choice that is streamed; `versions` are those that its chunks name."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.versions: list[str] = []
+        self.header: str | None = None
+
+    async def read(self, http: httpx.AsyncClient, request: dict[str, Any]) -> None:
+        async with http.stream("POST", "/v1/completions", json=request | {"stream": True}) as answer:
+            self.header = answer.headers.get("x-adapter-version")
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+                    self.tokens += choice["token_ids"]
+                    self.logprobs += choice["logprobs"]["token_logprobs"] if choice["logprobs"] else []
+                    self.versions += [choice["adapter_version"]] if "adapter_version" in choice else []
 
 
 def body(model: str, num_tokens: int) -> dict[str, Any]:
@@ -134,36 +152,33 @@ def test_native_requests_name_it_as_in_vllm_backend(lora_stack: Stack, sync: Wei
     sync.remove_adapter("native")
 
 
-def test_a_stream_ends_with_the_version_it_began_with(lora_stack: Stack, sync: WeightSync) -> None:
-    num_tokens = 1000
-    sync.push_adapter("mine", adapter(4), "v1", config=CONFIG)
-    first = ask(lora_stack, "mine", num_tokens)
-    request = body("mine", num_tokens) | {"stream": True}
-    tokens: list[int] = []
-    versions: list[str] = []
-    second: Answer | None = None
-    with httpx.stream(
-        "POST", f"{lora_stack.frontend_url}/v1/completions", json=request, headers=bearer(lora_stack.api_key)
-    ) as stream:
-        assert stream.headers["x-adapter-version"] == "mine@v1"
-        for line in stream.iter_lines():
-            if not line.startswith("data: {"):
-                continue
-            (choice,) = json.loads(line.removeprefix("data: "))["choices"]
-            tokens += choice["token_ids"]
-            versions += [choice["adapter_version"]] if "adapter_version" in choice else []
-            if len(tokens) >= 20 and second is None:
-                sync.push_adapter("mine", adapter(5), "v2", config=CONFIG)
-                second = ask(lora_stack, "mine")
-                with connect(Target.parse(address(lora_stack, "grpc"), lora_stack.control_key)) as client:
-                    listed = {each["version"]: each for each in client.adapters() if each["name"] == "mine"}
-                assert (listed["v1"]["state"], listed["v1"]["requests"]) == ("replaced", 1)
-                assert listed["v2"]["state"] == "serving"
-    assert tokens == first.tokens
-    assert versions == ["mine@v1"]
-    assert second is not None
-    assert second.header == "mine@v2"
-    assert second.tokens != first.tokens[:12]
+def test_streams_end_with_the_version_they_began_with(
+    lora_stack: Stack, sync: WeightSync, tiny_model_dir: Path
+) -> None:
+    first, second = adapter(4), adapter(5)
+    streams = [Stream() for _ in range(16)]
+
+    async def run() -> int:
+        """How many streams still ran when the push had returned."""
+        options: Any = {"base_url": lora_stack.frontend_url, "headers": bearer(lora_stack.api_key), "timeout": 120}
+        async with httpx.AsyncClient(**options) as http:
+            tasks = [asyncio.create_task(stream.read(http, body("mine", 300))) for stream in streams]
+            while not all(stream.tokens for stream in streams):
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(sync.push_adapter, "mine", second, "v2", config=CONFIG)
+            num_running = sum(not task.done() for task in tasks)
+            await asyncio.gather(*tasks)
+            return num_running
+
+    sync.push_adapter("mine", first, "v1", config=CONFIG)
+    assert asyncio.run(run()) > 0
+    for stream in streams:
+        assert (stream.header, stream.versions, len(stream.tokens)) == ("mine@v1", ["mine@v1"], 300)
+        expected = merged_logprobs(tiny_model_dir, first, PROMPT, stream.tokens)
+        assert stream.logprobs == pytest.approx(expected, abs=1e-3), "no token is of the other version"
+    answer = ask(lora_stack, "mine")
+    assert answer.header == "mine@v2"
+    assert answer.logprobs == pytest.approx(merged_logprobs(tiny_model_dir, second, PROMPT, answer.tokens), abs=1e-3)
     sync.remove_adapter("mine")
 
 
@@ -269,15 +284,15 @@ def test_an_adapter_stands_on_the_weights_that_are_pushed_under_it(
     sync.push_adapter("above", tensors, "v1", config=CONFIG)
     before = ask(lora_stack, "above")
     weights = load_file(tiny_model_dir / "model.safetensors")
-    scaled = {name: tensor * 1.5 if "mlp" in name else tensor for name, tensor in weights.items()}
+    scaled = {name: tensor.float() * (1.5 if "mlp" in name else 1) for name, tensor in weights.items()}
     key = lora_stack.control_key
     with WeightSync(address(lora_stack, "grpc"), backend="gloo", control_key=key, timeout=60) as trainer:
         trainer.push(scaled, "scaled")
         after = ask(lora_stack, "above")
-        expected = merged_logprobs(tiny_model_dir, tensors, PROMPT, after.tokens, mlp_scale=1.5)
-        assert after.logprobs == pytest.approx(expected, abs=1e-3)
-        assert after.tokens != before.tokens
         trainer.push(weights, "restored")
+    expected = merged_logprobs(tiny_model_dir, tensors, PROMPT, after.tokens, mlp_scale=1.5)
+    assert after.logprobs == pytest.approx(expected, abs=1e-3)
+    assert after.tokens != before.tokens
     assert ask(lora_stack, "above") == before
     sync.remove_adapter("above")
 

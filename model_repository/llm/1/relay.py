@@ -30,7 +30,7 @@ from .responses import ResponseWriter, send
 from .tensors import BadTensor, RequestError, Unavailable
 
 # A front end that does not say within so long that it knows of an adapter is not waited for.
-SEEN_TIMEOUT_S = 2.0
+SEEN_TIMEOUT_S = 10.0
 # vLLM's encoder moves arrays above a threshold into frames of their own; a tensor is one frame.
 ONE_FRAME = 1 << 62
 
