@@ -68,7 +68,7 @@ def run(
     * **Some rows:** `--model smollm2 --only push/ --only teacher`
     """
     began = time.perf_counter()
-    engine_args = (*COMMON_ARGS, *(engine_arg or ()), *(("--enforce-eager",) if quick else ()))
+    engine_args = (*COMMON_ARGS, *machine.engine_args(), *(engine_arg or ()), *(("--enforce-eager",) if quick else ()))
     effort = QUICK_EFFORT if quick else EFFORT
     effort = Effort(repeats, repeats, 0.0) if repeats else effort
     # A system against itself: the second copy needs a name of its own.

@@ -21,6 +21,9 @@ PACKAGES = (
     "aiohttp",
 )
 
+SPINNING_CORES = 4
+"""As in model_repository/llm/1/engine.py."""
+
 
 def describe() -> dict[str, Any]:
     """Processor, cores this process may use, memory in GiB, Python, package versions and the commit measured."""
@@ -53,3 +56,18 @@ def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
+
+
+def engine_args() -> tuple[str, ...]:
+    """What every engine gets on this machine: with few cores, its worker inside, as tritonlive does by itself.
+
+    vLLM's own default there is a worker process that spins for its engine core and the other way round; which of two
+    servers has more processes would decide the ratios (model_repository/llm/1/engine.py, `with_worker_inside`).
+    """
+    num_cores = len(os.sched_getaffinity(0))
+    if num_cores >= SPINNING_CORES:
+        return ()
+    # Inherited by all systems that are started.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores - 1)))
+    return ("--distributed-executor-backend", "uni")
