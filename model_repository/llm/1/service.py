@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from .adapters import Adapters
-from .control import Control
+from .control import KEYLESS, Control
 from .engine import Engine, intercept_outputs
 from .generate import NativeRequest, generate, read_request, strings
 from .history import InFlight, WeightStatistics
@@ -47,6 +47,7 @@ class Service:
         self._control = Control(self._engine, self._weights, self._adapters, self._in_flight)
         self._natives: dict[asyncio.Task[None], Any] = {}  # running native requests → response sender
         self._tasks: set[asyncio.Task[None]] = set()
+        self._may_have_garbage = False  # of requests; probes, which come all the time, do not count
 
     def start(self) -> None:
         self._engine.start()
@@ -77,6 +78,7 @@ class Service:
             if channel is not None:
                 await self._serve_front_end(request, sender, channel)
             elif has(request, "control_operation"):
+                self._may_have_garbage |= read_string(request, "control_operation") not in KEYLESS
                 result = await self._control.run(request)
                 self._writer.send(sender, {"control_result": strings([result])}, final=True)
             else:
@@ -145,18 +147,17 @@ class Service:
     async def _publish_metrics(self) -> None:
         gc.collect()
         gc.freeze()  # vLLM's own objects stay: looking for garbage among the rest is cheap
-        is_collected = True
         while True:
             await asyncio.sleep(METRICS_INTERVAL_S)
             if self._natives or self._relay.num_generations:
-                is_collected = False
+                self._may_have_garbage = True
             else:
                 self._statistics.idle()
-                if not is_collected:
+                if self._may_have_garbage:
                     # Triton does not unload a model while one of its response senders lives, and an error's
                     # traceback can keep one in a cycle.
                     gc.collect()
-                    is_collected = True
+                    self._may_have_garbage = False
             weights = WeightStatistics.of(self._weights.history, self._in_flight)
             self._writer.call(lambda: self._metrics.publish(asdict(self._statistics)))
             self._writer.call(lambda weights=weights: self._weight_metrics.publish(asdict(weights)))
