@@ -72,6 +72,7 @@ class Stream:
         self.logprobs: list[float] = []
         self.versions: list[str] = []
         self.header: str | None = None
+        self.begun = asyncio.Event()
 
     async def read(self, http: httpx.AsyncClient, request: dict[str, Any]) -> None:
         async with http.stream("POST", "/v1/completions", json=request | {"stream": True}) as answer:
@@ -79,7 +80,8 @@ class Stream:
             async for line in answer.aiter_lines():
                 if line.startswith("data: {"):
                     (choice,) = json.loads(line.removeprefix("data: "))["choices"]
-                    self.tokens += choice["token_ids"]
+                    self.tokens += choice["token_ids"] or []
+                    self.begun.set()
                     self.logprobs += choice["logprobs"]["token_logprobs"] if choice["logprobs"] else []
                     self.versions += [choice["adapter_version"]] if "adapter_version" in choice else []
 
@@ -162,9 +164,8 @@ def test_streams_end_with_the_version_they_began_with(
         """How many streams still ran when the push had returned."""
         options: Any = {"base_url": lora_stack.frontend_url, "headers": bearer(lora_stack.api_key), "timeout": 120}
         async with httpx.AsyncClient(**options) as http:
-            tasks = [asyncio.create_task(stream.read(http, body("mine", 300))) for stream in streams]
-            while not all(stream.tokens for stream in streams):
-                await asyncio.sleep(0.01)
+            tasks = [asyncio.create_task(stream.read(http, body("mine", 400))) for stream in streams]
+            await asyncio.gather(*(stream.begun.wait() for stream in streams))
             await asyncio.to_thread(sync.push_adapter, "mine", second, "v2", config=CONFIG)
             num_running = sum(not task.done() for task in tasks)
             await asyncio.gather(*tasks)
@@ -173,7 +174,7 @@ def test_streams_end_with_the_version_they_began_with(
     sync.push_adapter("mine", first, "v1", config=CONFIG)
     assert asyncio.run(run()) > 0
     for stream in streams:
-        assert (stream.header, stream.versions, len(stream.tokens)) == ("mine@v1", ["mine@v1"], 300)
+        assert (stream.header, stream.versions, len(stream.tokens)) == ("mine@v1", ["mine@v1"], 400)
         expected = merged_logprobs(tiny_model_dir, first, PROMPT, stream.tokens)
         assert stream.logprobs == pytest.approx(expected, abs=1e-3), "no token is of the other version"
     answer = ask(lora_stack, "mine")
