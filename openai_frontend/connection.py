@@ -112,6 +112,13 @@ class TritonConnection:
             self.forget(request_id)
         return json.loads(result.as_numpy("control_result").item())
 
+    async def is_answering(self, timeout_s: float) -> bool:
+        """Whether Triton is there, whatever its model is busy with."""
+        try:
+            return await self._client.is_server_live(client_timeout=timeout_s)
+        except InferenceServerException:
+            return False
+
     async def close(self) -> None:
         """End the stream; Triton cancels what is still running on it."""
         self._reader.cancel()

@@ -8,7 +8,7 @@ generation goes to one replica; the outputs of all come back in one queue.
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import cast
@@ -26,6 +26,8 @@ from openai_frontend.replicas import Replicas
 
 # vLLM's encoder moves arrays above a threshold into frames of their own; a tensor is one frame.
 ONE_FRAME = 1 << 62
+
+FLUSH_TIMEOUT_S = 10.0
 
 OnFailure = Callable[[str, TritonError], None]
 
@@ -76,6 +78,15 @@ class TritonCoreClient(EngineCoreClient):
         """Give up generations, wherever they run."""
         for replica in self.replicas.members:
             replica.abort(request_ids)
+
+    async def send_kept_tokens(self) -> None:
+        """Have the replicas send what they keep of generations that are answered whole; returns when it is here."""
+        for replica in self.replicas.members:
+            if replica.generations:
+                with suppress(TritonError):  # of a lost one there is nothing to come
+                    await replica.control("flush_generations", {}, None, FLUSH_TIMEOUT_S)
+        while not self._outputs.empty():  # noqa: ASYNC110 - the output handler runs meanwhile
+            await asyncio.sleep(0)
 
     async def get_supported_tasks_async(self) -> tuple[SupportedTask, ...]:
         return ("generate",)

@@ -163,7 +163,9 @@ class Replica:
             try:
                 await self.ask_health(SILENCE_TIMEOUT_S)
             except EngineUnavailable as error:
-                channel.close(error.reason)
+                # A model that loads, or waits in a broadcast, is silent and all the same there.
+                if not await channel.connection.is_answering(HEALTH_TIMEOUT_S):
+                    channel.close(error.reason)
             self._asked_at = None
 
     async def ask_health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> None:

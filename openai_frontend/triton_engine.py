@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -170,6 +170,16 @@ class TritonEngineClient(AsyncLLM):
         await self.replicas.require()
         with self.engine_core.one_place():
             return await super().add_request(*args, **kwargs)
+
+    async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
+        """As AsyncLLM. A list comes from a route: whoever waits for these answers gets all that there is so far.
+
+        A single id comes from `generate`, whose client has gone; nothing may come between that and the abort.
+        """
+        if not isinstance(request_id, str):
+            request_id = list(request_id)
+            await self.engine_core.send_kept_tokens()
+        await super().abort(request_id, internal)
 
     def _run_output_handler(self) -> None:
         """One that has failed (a fault of vLLM's) has told its requests; the next request starts another."""

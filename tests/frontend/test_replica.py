@@ -38,6 +38,9 @@ class FakeConnection:
             self.server.channel = on_answer
             on_answer(message([]), None)
 
+    async def is_answering(self, timeout_s: float) -> bool:
+        return False
+
     def forget(self, request_id: str) -> None:
         self.waiting.pop(request_id, None)
 

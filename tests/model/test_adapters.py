@@ -176,7 +176,7 @@ async def test_front_ends_ask_by_name_and_version(make: Make, load: Load) -> Non
     await setting.stage("v3", 3.0)
     assert asked("mine@v3").lora_name == "mine@v3", "another replica serves it already"
     assert asked("on-disk", 7).lora_path == "anywhere"
-    with pytest.raises(load("tensors").Conflict, match="mine@v9 is not served any more"):
+    with pytest.raises(load("tensors").Unavailable, match="mine@v9 is not served here any more"):
         asked("mine@v9")
     with pytest.raises(load("tensors").BadTensor, match="asked for by name"):
         asked("mine@v1", first.lora_int_id)

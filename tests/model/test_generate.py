@@ -1,6 +1,5 @@
 """model_repository/llm/1/generate.py: tensors in, tensors out; without an engine."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from types import ModuleType
@@ -121,25 +120,6 @@ def test_spans_say_which_weights_made_which_tokens(load: Load) -> None:
         {"version": "v2", "start": 1, "end": 2},
     ]
     assert second == b"[]"
-
-
-def test_a_minimum_version_is_asked_of_the_engine_before_a_token_is(load: Load, request_of: RequestOf) -> None:
-    module = load("generate")
-
-    class Engine:
-        async def get_weight_version(self) -> str:
-            return "v6"
-
-    async def first_response(minimum: str) -> Any:
-        request = module.read_request(request_of(text_input="a", min_weight_version=minimum))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "render", lambda llm, prompt: asyncio.sleep(0))
-            return await anext(module.generate(Engine(), request, "r"))
-
-    with pytest.raises(load("tensors").Conflict, match="older than the 'v7'"):
-        asyncio.run(first_response("v7"))
-    with pytest.raises(AttributeError, match="generate"):  # satisfied, and this engine can do no more
-        asyncio.run(first_response("v6"))
 
 
 def test_only_what_was_asked_for_is_sent(load: Load) -> None:

@@ -75,10 +75,10 @@ def start(load: Load, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Ca
     level = module.TokenLevel(engine)
     monkeypatch.setattr(module, "render", lambda llm, prompt: asyncio.sleep(0, prompt))
 
-    async def begin(n: int = 1, minimum: str | None = None) -> "asyncio.Task[Any]":
+    async def begin(n: int = 1) -> "asyncio.Task[Any]":
         request = load("generate").NativeRequest(
             [1, 2], SamplingParams(n=n), stream=False, prepend_prompt=False, returns=frozenset(["token_ids"]),
-            min_weight_version=minimum, return_text=False,
+            return_text=False,
         )  # fmt: skip
         task = asyncio.create_task(level.generate(request, "r"))
         for _ in range(10):
@@ -132,11 +132,3 @@ async def test_a_dead_engine_ends_requests(load: Load, engine: FakeEngine, start
     with pytest.raises(load("tensors").Unavailable, match="try again"):
         await (await start())
     assert engine.aborted == []
-
-
-async def test_older_weights_than_asked_for_are_refused(
-    load: Load, engine: FakeEngine, start: Callable[..., Any]
-) -> None:
-    with pytest.raises(load("tensors").Conflict, match="older than the 'v2'"):
-        await (await start(minimum="v2"))
-    assert engine.added == []

@@ -1,12 +1,15 @@
 """The OpenAI API, through the official SDK."""
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
-from .conftest import MODEL
+from launch import Stack
+
+from .conftest import MODEL, bearer
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -96,3 +99,21 @@ def test_probes(frontend: httpx.Client) -> None:
     assert frontend.get("/version").json()["version"].startswith("0.")
     assert "vllm:generation_tokens_total" in frontend.get("/metrics").text
     assert frontend.get("/v1/models").json()["data"][0]["id"] == MODEL
+
+
+async def test_an_abort_on_request_answers_with_all_that_was_generated(stack: Stack, async_openai: AsyncOpenAI) -> None:
+    """Most of it waits in the model for the end of an answer that is not streamed."""
+    async with async_openai, httpx.AsyncClient(base_url=stack.frontend_url, timeout=60) as http:
+        answer = asyncio.create_task(
+            async_openai.completions.create(
+                model=MODEL,
+                prompt="x",
+                max_tokens=1900,
+                extra_body={"ignore_eos": True, "return_token_ids": True},
+            )
+        )
+        await asyncio.sleep(2)
+        (await http.post("/abort_requests", json={}, headers=bearer(stack.control_key))).raise_for_status()
+        (choice,) = (await asyncio.wait_for(answer, 30)).choices
+    assert choice.finish_reason == "abort"
+    assert len(choice.model_dump()["token_ids"]) > 50

@@ -28,7 +28,7 @@ from vllm.lora.request import LoRARequest
 from . import adapter_files
 from .checkpoint import read_parameters
 from .engine import Engine
-from .tensors import BadTensor, Conflict, RequestError
+from .tensors import BadTensor, Conflict, RequestError, Unavailable
 from .worker_calls import OPERATION_TIMEOUT_S, answer
 
 # What a front end puts where an adapter's id belongs: the model knows it by its name. Pushed adapters' own ids follow;
@@ -184,7 +184,8 @@ class Adapters:
         """What a front end asks for by NAME@VERSION, with the id and files it has here; others as they are.
 
         Staged versions count: when a fleet takes a new one, its front ends may hear of it from another replica first.
-        Raises Conflict if it is gone, BadTensor for an id that front ends do not give.
+        Raises Unavailable if it is not here: another replica may have it, or the front end is about to hear of a newer
+        one. Raises BadTensor for an id that front ends do not give.
         """
         if request.lora_int_id < PUSHED_ID:
             return request
@@ -195,7 +196,7 @@ class Adapters:
         for adapter in (*self._serving.values(), *self._staged.values(), *reversed(self._replaced)):
             if adapter.label == request.lora_name:
                 return adapter.request
-        raise Conflict(f"adapter {request.lora_name} is not served any more; send the request again")
+        raise Unavailable(f"adapter {request.lora_name} is not served here any more; send the request again")
 
     def begin(self, user: Hashable, request: LoRARequest | None) -> None:
         """A request (of any identity `user`) is made by this adapter until `end`."""

@@ -6,6 +6,7 @@ Each takes the request's JSON arguments and returns a JSON object. All but a few
 import hmac
 import inspect
 import json
+from collections.abc import Callable
 from typing import Any, cast, get_args
 
 import psutil
@@ -23,7 +24,7 @@ from .tensors import BadTensor, Conflict, Unavailable, read_bytes, read_json_obj
 from .weights import Weights
 
 # What a front end needs before anyone has shown a key, and what tells whether the replica lives.
-KEYLESS = frozenset({"describe", "health"})
+KEYLESS = frozenset({"describe", "health", "flush_generations"})
 
 # What only the connected trainer may do, if one is connected (lease.py).
 LEASED = frozenset(
@@ -43,10 +44,18 @@ LEASED = frozenset(
 class Control:
     """Runs control operations on the engine's loop."""
 
-    def __init__(self, engine: Engine, weights: Weights, adapters: Adapters, in_flight: InFlight) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        weights: Weights,
+        adapters: Adapters,
+        in_flight: InFlight,
+        flush_generations: Callable[[], None],
+    ) -> None:
         self._engine = engine
         self._weights = weights
         self._in_flight = in_flight
+        self._flush_generations = flush_generations
         self.operations: dict[str, Operation] = {
             "describe": self.describe,
             "health": self.health,
@@ -55,6 +64,7 @@ class Control:
             "pause_generation": self.pause_generation,
             "resume_generation": self.resume_generation,
             "is_paused": self.is_paused,
+            "flush_generations": self.flush_generations,
             "init_weight_transfer_engine": self.init_weight_transfer_engine,
             "shutdown_weight_transfer_engine": self.shutdown_weight_transfer_engine,
             "start_weight_update": self.start_weight_update,
@@ -193,6 +203,11 @@ class Control:
 
     async def is_paused(self) -> dict[str, Any]:
         return {"is_paused": await self._engine.llm.is_paused()}
+
+    async def flush_generations(self) -> dict[str, Any]:
+        """Before a front end gives up generations and answers with what they have: it has not seen all of it."""
+        self._flush_generations()
+        return {}
 
     # ---- weights ----------------------------------------------------------------------------------------------
 

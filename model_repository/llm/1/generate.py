@@ -28,7 +28,6 @@ from .tensors import (
     read_json_object,
     read_string,
 )
-from .versions import check_minimum
 
 RETURNS = (
     "finish_reason",
@@ -161,8 +160,6 @@ async def generate(
     prompt = await render(llm, request.prompt)
     prompt_text = request.prompt if request.prepend_prompt and isinstance(request.prompt, str) else ""
     try:
-        if request.min_weight_version is not None:
-            check_minimum(await llm.get_weight_version(), request.min_weight_version)
         async for output in llm.generate(prompt, request.params, request_id, lora_request=adapter):
             yield to_tensors(output, request.returns, prompt_text), output.finished
     except (VLLMClientError, ValueError) as error:

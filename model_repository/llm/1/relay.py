@@ -129,11 +129,17 @@ class Relay:
 
     def announce(self, version: str) -> None:
         """Tell the front ends which weights serve from now on, before any token does."""
+        self.flush()  # what the weights before have made
+        for channel in self._channels.values():
+            channel.waiting.append((EngineCoreOutputs(weight_version=version), []))
+            self._flush(channel)
+
+    def flush(self) -> None:
+        """Send the tokens that wait for the end of their generations."""
         for channel in self._channels.values():
             for generation in channel.generations.values():
-                for step in generation.flush():  # what the weights before have made
+                for step in generation.flush():
                     channel.waiting.append((step, []))
-            channel.waiting.append((EngineCoreOutputs(weight_version=version), []))
             self._flush(channel)
 
     async def announce_adapters(self) -> None:
@@ -193,6 +199,8 @@ class Relay:
             if channel is None:
                 local.append(output)
                 continue
+            if self._channels.get(channel.name) is not channel:
+                continue  # it was closed a moment ago; the abort of what ran on it is under way
             generation = channel.generations[request_id]
             if generation.keeps(output, version):
                 continue

@@ -20,6 +20,7 @@ from .responses import ResponseWriter
 from .settings import Settings
 from .tensors import BadTensor, RequestError, read_bytes, read_string
 from .token_level import TokenLevel
+from .versions import check_minimum
 from .weights import Weights
 
 # How long a client that has gone may keep the engine busy; each look costs one message per native request.
@@ -44,7 +45,7 @@ class Service:
         self._token_level = TokenLevel(self._engine)
         self._engine.on_death(self._statistics.engine_died)
         self._weights = Weights(self._engine, self._announce)
-        self._control = Control(self._engine, self._weights, self._adapters, self._in_flight)
+        self._control = Control(self._engine, self._weights, self._adapters, self._in_flight, self._relay.flush)
         self._natives: dict[asyncio.Task[None], Any] = {}  # running native requests → response sender
         self._tasks: set[asyncio.Task[None]] = set()
         self._may_have_garbage = False  # of requests; probes, which come all the time, do not count
@@ -110,6 +111,8 @@ class Service:
         task = asyncio.current_task()
         if task is None:
             raise BadTensor("text_input", "served outside a task")
+        if request.min_weight_version is not None:
+            check_minimum(await self._weights.version(), request.min_weight_version)
         adapter = self._adapters.find(request.lora_name) if request.lora_name is not None else None
         self._natives[task] = sender
         self._in_flight.begin(task)

@@ -22,7 +22,6 @@ from .engine import Engine, intercept_outputs
 from .generate import NativeRequest, Tensors, render, strings
 from .sequences import TokenSequence, to_tensors
 from .tensors import BadTensor, Unavailable
-from .versions import check_minimum
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,6 @@ class TokenLevel:
         """The response's tensors. Cancelling frees the engine. Raises RequestError."""
         llm = self._engine.llm
         prompt = await render(llm, request.prompt)
-        if request.min_weight_version is not None:
-            check_minimum(await llm.get_weight_version(), request.min_weight_version)
         parts = await self._prepare(llm, prompt, request, request_id, adapter)
         running = Running([TokenSequence() for _ in parts], asyncio.get_running_loop().create_future())
         for part, sequence in zip(parts, running.sequences, strict=True):

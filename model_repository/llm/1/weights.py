@@ -268,7 +268,12 @@ class Weights:
             raise
 
     async def _fail(self, record: Record, reason: str, outcome: str = "failed") -> None:
-        """End the update; what the model holds decides between serving on and dirty."""
+        """End the update; what the model holds decides between serving on and dirty.
+
+        Not one that the engine's death has ended (`_engine_died`): the new engine holds the checkpoint, whole.
+        """
+        if record.outcome != "running":
+            return
         self._stop_expiry()
         self._end_lease()
         version = None

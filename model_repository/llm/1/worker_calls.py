@@ -47,10 +47,12 @@ class Workers:
 
     async def stand_still(self, mode: PauseMode) -> None:
         """Generate nothing from now on. As AsyncLLM.pause_generation, without the 20 ms that it sleeps at its end."""
-        await self._answer(self._engine.llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False))
+        call = self._engine.llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False)
+        await self._answer(call, is_fatal=mode != "wait")
 
     async def pause(self, mode: PauseMode, *, clear_cache: bool) -> None:
-        await self._answer(self._engine.llm.pause_generation(mode=mode, clear_cache=clear_cache))
+        call = self._engine.llm.pause_generation(mode=mode, clear_cache=clear_cache)
+        await self._answer(call, is_fatal=mode != "wait")
 
     async def resume(self) -> None:
         await self._answer(self._engine.llm.resume_generation())
@@ -78,13 +80,15 @@ class Workers:
             except RequestError:  # a trainer that cannot be let go of is left to its group's own deadline
                 continue
 
-    async def _answer(self, call: Coroutine[Any, Any, Any]) -> Any:
+    async def _answer(self, call: Coroutine[Any, Any, Any], *, is_fatal: bool = True) -> Any:
         left = OPERATION_TIMEOUT_S if self.deadline is None else max(1.0, self.deadline - time.monotonic())
-        return await answer(self._engine, call, min(left, OPERATION_TIMEOUT_S))
+        return await answer(self._engine, call, min(left, OPERATION_TIMEOUT_S), is_fatal=is_fatal)
 
 
-async def answer(engine: Engine, call: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+async def answer(engine: Engine, call: Coroutine[Any, Any, Any], timeout_s: float, *, is_fatal: bool = True) -> Any:
     """The call's answer. When there is none within `timeout_s`, the engine is killed and started again.
+
+    Not if the call may rightly take longer (`is_fatal` false: it waits for running requests); then it is given up.
 
     Raises RequestError with what the worker said, Unavailable when the engine has died.
     """
@@ -105,5 +109,7 @@ async def answer(engine: Engine, call: Coroutine[Any, Any, Any], timeout_s: floa
         task.cancel()
     if died.done():
         raise Unavailable(DEAD)
+    if not is_fatal:
+        raise RequestError(f"engine: the running requests have not ended within {timeout_s:.0f} s")
     engine.kill()
     raise Unavailable(f"engine: no answer within {timeout_s:.0f} s; it is being started again")
