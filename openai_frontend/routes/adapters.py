@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import JSONResponse
 from vllm.exceptions import GracefulHTTPError
 
-from openai_frontend.triton_engine import TritonEngineClient
+from openai_frontend.routes.engine import engine
 
 router = APIRouter()
 
@@ -22,10 +22,6 @@ MAX_BYTES = 2**30
 
 class BadAdapter(GracefulHTTPError):
     """400 or 413: what was sent cannot be an adapter."""
-
-
-def engine(request: Request) -> TritonEngineClient:
-    return request.app.state.engine_client
 
 
 @router.get("/lora_adapters")

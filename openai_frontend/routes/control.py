@@ -16,7 +16,8 @@ from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
 from vllm.entrypoints.serve.dev.server_info.api_router import router as server_info_router
 
 from openai_frontend.routes import adapters
-from openai_frontend.triton_engine import TritonEngineClient, lease_holder
+from openai_frontend.routes.engine import engine
+from openai_frontend.triton_engine import lease_holder
 
 router = APIRouter()
 
@@ -27,10 +28,6 @@ SHARED_STATE_PATHS = frozenset(
         *("/start_profile", "/stop_profile", "/scale_elastic_ep"),
     }
 )
-
-
-def engine(request: Request) -> TritonEngineClient:
-    return request.app.state.engine_client
 
 
 @router.get("/replica_status")

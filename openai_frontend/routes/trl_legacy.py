@@ -36,6 +36,7 @@ from vllm.utils.async_utils import merge_async_iterators
 
 from openai_frontend.routes import trl_protocol as protocol
 from openai_frontend.routes.control import get_world_size
+from openai_frontend.routes.engine import engine
 from openai_frontend.triton_engine import TritonEngineClient
 
 # Generation and probes as elsewhere; weights and caches need the control key.
@@ -112,10 +113,6 @@ def no_weights(request: Request, what: str) -> GracefulHTTPError:
         "sync.WeightSync or sync.trl of tritonlive, or TRL 1.11 or later with the backend 'nccl'",
         HTTPStatus.UNPROCESSABLE_ENTITY,
     )
-
-
-def engine(request: Request) -> TritonEngineClient:
-    return request.app.state.engine_client
 
 
 async def render_prompts(llm: TritonEngineClient, body: protocol.GenerateRequest) -> Sequence[EngineInput]:

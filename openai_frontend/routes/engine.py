@@ -1,0 +1,9 @@
+"""What routes work on."""
+
+from fastapi import Request
+
+from openai_frontend.triton_engine import TritonEngineClient
+
+
+def engine(request: Request) -> TritonEngineClient:
+    return request.app.state.engine_client
