@@ -3,16 +3,16 @@
 It has vLLM's four structural `VLLMWeightSyncClient` methods, so vLLM's own trainer engines can be driven through it.
 """
 
-from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import Any, Self
+from abc import abstractmethod
+from typing import Any
 
+from .closing import Closing
 from .target import Target
 
 DEFAULT_TIMEOUT_S = 60.0
 
 
-class ControlClient(ABC):
+class ControlClient(Closing):
     """Control of one replica. Every call ends within `timeout` seconds; errors are those of `sync.errors`."""
 
     def __init__(self, target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> None:
@@ -128,14 +128,6 @@ class ControlClient(ABC):
     def shutdown_weight_transfer_engine(self, timeout: float | None = None) -> None:
         """Let the replica leave the trainer's group."""
         self.call("shutdown_weight_transfer_engine", timeout=timeout)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.target)!r})"

@@ -12,8 +12,7 @@ streams; Triton and the engine then let go of what still runs.
 import json
 import re
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import ArrayLike
 from tritonclient.grpc import service_pb2_grpc
 
 from .batches import RolloutBatch, Scores, read_spans, stack_rows
+from .closing import Closing
 from .errors import ConflictError, ControlError, InvalidError, TargetError, UnavailableError
 from .grpc_control import open_channel, typed
 from .target import Target
@@ -40,7 +40,7 @@ Prompts = Sequence[ArrayLike]
 """Token ids of each: lists, or one-dimensional integer arrays or CPU tensors."""
 
 
-class Rollouts:
+class Rollouts(Closing):
     """Generates from token ids at one replica or several, prompts spread over them evenly.
 
     targets: Triton's gRPC addresses, `grpc://127.0.0.1:8001`.
@@ -114,14 +114,6 @@ class Rollouts:
         """Close the connections."""
         for channel in self._channels:
             channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Rollouts({', '.join(map(str, self.targets))})"

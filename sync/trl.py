@@ -16,13 +16,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import httpx
 import torch
 from torch import nn
 
+from .closing import Closing
 from .deadline import Deadline, spawn, wait
 from .errors import TargetError
 from .gloo import own_address_towards
@@ -66,7 +66,7 @@ def bounded(method: M) -> M:
     return cast(M, call)
 
 
-class VLLMClient(RolloutsClient):
+class VLLMClient(Closing, RolloutsClient):
     """TRL's client with more abilities: pushes from any device, keys, deadlines, rollouts as arrays.
 
     base_url: the front end, `http://127.0.0.1:9000`; the control key may stand in it (`http://user:key@host:9000`).
@@ -253,14 +253,6 @@ class VLLMClient(RolloutsClient):
             self.rollouts.close()
         self._openai.close()
         self.session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         device = "cpu" if self.backend == "gloo" else tensor.device

@@ -5,14 +5,14 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from .adapters import AdapterReport, open_adapter, push_adapter
 from .canary import CanaryReport, Prompts, compare, own_logprobs, worst
 from .check import FittedSource, ServedModel
+from .closing import Closing
 from .control import ControlClient, connect
 from .deadline import Deadline, spawn, wait
 from .errors import ControlError, InvalidError, RejectedError, SyncError, TransferError, VerifyError
@@ -33,7 +33,7 @@ DEFAULT_TIMEOUT_S = 300.0
 DEFAULT_LEASE_S = 30.0
 
 
-class WeightSync:
+class WeightSync(Closing):
     """Pushes weights to one or more replicas.
 
     targets: `http://host:9000` (a front end), `grpc://host:8001` (a Triton server), or several of them. A key may
@@ -258,14 +258,6 @@ class WeightSync:
         self._leave()
         for client in self._clients:
             client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"WeightSync({[str(client.target) for client in self._clients]}, backend={self.backend!r})"
