@@ -36,7 +36,9 @@ def check(load: Load, changed: Mapping[str, torch.Tensor | None] | None = None, 
     given = {name: tensor for name, tensor in (tensors() | dict(changed or {})).items() if tensor is not None}
     payload = options.pop("payload", None) or save(given)
     values: dict[str, Any] = {"digest": None, "config": CONFIG, "parameters": PARAMETERS} | options
-    return load("adapter_files").check(payload, **values)
+    module = load("adapter_files")
+    module.check_digest(payload, values.pop("digest"))
+    return module.check(payload, **values)
 
 
 def test_a_good_one_passes(load: Load) -> None:

@@ -31,18 +31,22 @@ Modules = dict[str, dict[str, torch.Tensor]]
 """Module name → its "A" [rank, in] and "B" [out, rank]; of an embedding "A" [rank, rows] and "B" [columns, rank]."""
 
 
-def check(
-    payload: bytes, digest: str | None, config: Mapping[str, Any], parameters: Iterable[Mapping[str, Any]] | None
-) -> int:
-    """Look at adapter_model.safetensors and adapter_config.json. Returns the number of tensors.
-
-    digest: XXH3 (64 bits) of `payload` in hexadecimal. parameters: the checkpoint's, see checkpoint.py; None where
-    they cannot be read. Raises BadTensor with all that is wrong.
-    """
+def check_digest(payload: bytes, digest: str | None) -> str:
+    """The payload's XXH3 (64 bits) in hexadecimal. Raises BadTensor if it is not `digest`, or the payload too large."""
     if len(payload) > MAX_BYTES:
         raise BadTensor("control_payload", f"{len(payload)} bytes; an adapter may have {MAX_BYTES}")
-    if digest is not None and xxhash.xxh3_64_hexdigest(payload) != digest.lower():
+    actual = xxhash.xxh3_64_hexdigest(payload)
+    if digest is not None and actual != digest.lower():
         raise BadTensor("control_payload", "the digest does not fit: the bytes changed on the way")
+    return actual
+
+
+def check(payload: bytes, config: Mapping[str, Any], parameters: Iterable[Mapping[str, Any]] | None) -> int:
+    """Look at adapter_model.safetensors and adapter_config.json. Returns the number of tensors.
+
+    parameters: the checkpoint's, see checkpoint.py; None where they cannot be read. Raises BadTensor with all that is
+    wrong.
+    """
     rank = config.get("r")
     if not isinstance(rank, int) or rank < 1 or not isinstance(config.get("lora_alpha"), int | float):
         raise BadTensor("control_arguments", "of stage_adapter: config must have r (an integer) and lora_alpha")

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import xxhash
 from vllm.lora.request import LoRARequest
 
 from . import adapter_files
@@ -94,7 +93,7 @@ class Adapters:
         Nothing happens if this very version serves already. Raises Conflict, BadTensor, or what vLLM says of it.
         """
         self._check_names(name, version)
-        actual = xxhash.xxh3_64_hexdigest(payload)
+        actual = await self._off_loop(adapter_files.check_digest, payload, digest)
         async with self._lock:
             serving = self._serving.get(name)
             if serving is not None and serving.version == version:
@@ -102,7 +101,7 @@ class Adapters:
                     raise Conflict(f"stage_adapter: {serving.label} serves already, with other weights")
                 return serving.result() | {"is_changed": False}
             parameters = await self._parameters()
-            num_tensors = await self._off_loop(adapter_files.check, payload, digest, config, parameters)
+            num_tensors = await self._off_loop(adapter_files.check, payload, config, parameters)
             number = next(self._ids)
             folder = Path(self._folder.name) / str(number)
             request = LoRARequest(lora_name=f"{name}@{version}", lora_int_id=number, lora_path=str(folder))
