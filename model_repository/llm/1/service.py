@@ -78,8 +78,8 @@ class Service:
             channel = read_string(request, "engine_channel")
             if channel is not None:
                 await self._serve_front_end(request, sender, channel)
-            elif has(request, "control_operation"):
-                self._may_have_garbage |= read_string(request, "control_operation") not in KEYLESS
+            elif (operation := read_string(request, "control_operation")) is not None:
+                self._may_have_garbage |= operation not in KEYLESS
                 result = await self._control.run(request)
                 self._writer.send(sender, {"control_result": strings([result])}, final=True)
             else:
@@ -164,7 +164,3 @@ class Service:
             weights = WeightStatistics.of(self._weights.history, self._in_flight)
             self._writer.call(lambda: self._metrics.publish(asdict(self._statistics)))
             self._writer.call(lambda weights=weights: self._weight_metrics.publish(asdict(weights)))
-
-
-def has(request: Any, name: str) -> bool:
-    return pb_utils.get_input_tensor_by_name(request, name) is not None
