@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -80,21 +82,28 @@ def test_a_second_trainer_is_refused_while_the_first_lives(
     assert sync.push(weights, "still-first").version == "still-first"
 
 
+@contextmanager
+def connected_trainer(stack: Stack, checkpoint: Path) -> Iterator[subprocess.Popen]:
+    """One that holds a lease of 3 s and does nothing more; killed at the end."""
+    with start_trainer(stack, checkpoint, "connected", "3") as trainer:
+        assert trainer.stdout is not None
+        try:
+            assert trainer.stdout.readline() == "connected\n"
+            yield trainer
+        finally:
+            trainer.kill()
+
+
 @pytest.mark.row(23)
 def test_a_trainer_that_hangs_loses_its_lease(
     stack: Stack, control: ControlClient, complete: Complete, original: tuple[str, str], tiny_model_dir: Path
 ) -> None:
     """SIGSTOP: its connections stay open, its heartbeat ends."""
-    with start_trainer(stack, tiny_model_dir, "connected", "3") as trainer:
-        assert trainer.stdout is not None
-        try:
-            assert trainer.stdout.readline() == "connected\n"
-            time.sleep(4)
-            assert control.status()["lease"] is not None, "the heartbeat renews it"
-            trainer.send_signal(signal.SIGSTOP)
-            wait_until(lambda: control.status()["lease"] is None, 15)
-        finally:
-            trainer.kill()
+    with connected_trainer(stack, tiny_model_dir) as trainer:
+        time.sleep(4)
+        assert control.status()["lease"] is not None, "the heartbeat renews it"
+        trainer.send_signal(signal.SIGSTOP)
+        wait_until(lambda: control.status()["lease"] is None, 15)
     assert complete()[0] == original[0]
 
 
@@ -103,26 +112,21 @@ def test_a_trainer_that_knocks_does_not_keep_a_hanging_one_in(
     stack: Stack, control: ControlClient, complete: Complete, original: tuple[str, str], tiny_model_dir: Path
 ) -> None:
     """Only the holder's own calls renew its lease."""
-    with start_trainer(stack, tiny_model_dir, "connected", "3") as trainer:
-        assert trainer.stdout is not None
-        try:
-            assert trainer.stdout.readline() == "connected\n"
-            trainer.send_signal(signal.SIGSTOP)
-            knocks: list[str] = []
-            knock = {"master_address": "127.0.0.1", "master_port": 1, "world_size": 2, "timeout_s": 5, "holder": "b"}
+    with connected_trainer(stack, tiny_model_dir) as trainer:
+        trainer.send_signal(signal.SIGSTOP)
+        knocks: list[str] = []
+        knock = {"master_address": "127.0.0.1", "master_port": 1, "world_size": 2, "timeout_s": 5, "holder": "b"}
 
-            def is_free() -> bool:
-                try:
-                    control.init_weight_transfer_engine(knock)
-                except ConflictError as refusal:
-                    knocks.append(str(refusal))
-                    return False
-                return True
+        def is_free() -> bool:
+            try:
+                control.init_weight_transfer_engine(knock)
+            except ConflictError as refusal:
+                knocks.append(str(refusal))
+                return False
+            return True
 
-            wait_until(is_free, 15)
-            assert len(knocks) > 5
-        finally:
-            trainer.kill()
+        wait_until(is_free, 15)
+        assert len(knocks) > 5
     wait_until(lambda: control.status()["lease"] is None, 15)  # the knocker's own rendezvous is not there
     assert complete()[0] == original[0]
 

@@ -1,11 +1,9 @@
 """A replica to push to without a server: the control routes over HTTP, a real gloo receiver, a dict as the model."""
 
 import json
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+from urllib.parse import SplitResult
 
 import torch
 
@@ -13,14 +11,14 @@ from sync.buckets import DEFAULT_BUCKET_BYTES
 from sync.gloo_receiver import Announcement, GlooReceiver, Membership
 from sync.kept import KeptWeights
 from sync.sources import ParamMeta
+from tests.sync.stand_in import StandIn
 
-KEY = "replica-key"
 
-
-class Replica:
-    """The front end's control routes; `calls` lists what was asked, `fail` maps an operation to (status, text)."""
+class Replica(StandIn):
+    """The front end's control routes for weights."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], tied: tuple[str, ...] = (), world_size: int = 1) -> None:
+        super().__init__()
         self.tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         self.tied = list(tied)
         self.world_size = world_size
@@ -28,32 +26,22 @@ class Replica:
         self.version = "default"
         self.backend = "gloo"
         self.status: dict[str, Any] = {}  # what else it says of itself
-        self.calls: list[str] = []
-        self.fail: dict[str, tuple[int, str]] = {}
         self.objection = ""
         self.receivers: list[GlooReceiver] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def receiver(self) -> GlooReceiver:
         return self.receivers[0]
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def close(self) -> None:
+        super().close()
         self._close_receivers()
+
+    def operation_of(self, method: str, url: SplitResult) -> str:
+        return url.path.strip("/")
+
+    def run(self, operation: str, url: SplitResult, headers: Any, body: bytes) -> dict[str, Any]:
+        return getattr(self, operation)(json.loads(body or b"{}"))
 
     # ---- operations ---------------------------------------------------------------------------------------------
 
@@ -132,42 +120,3 @@ class Replica:
         for receiver in self.receivers:
             receiver.close()
         self.receivers = []
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        replica = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                self._answer({})
-
-            def do_POST(self) -> None:
-                length = int(self.headers.get("Content-Length", 0))
-                self._answer(json.loads(self.rfile.read(length) or b"{}"))
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-                """Quiet."""
-
-            def _answer(self, body: dict[str, Any]) -> None:
-                name = self.path.strip("/")
-                replica.calls.append(name)
-                if self.headers.get("Authorization") != f"Bearer {KEY}":
-                    self._send(401, {"error": {"message": "no control key"}})
-                elif name in replica.fail:
-                    status, text = replica.fail[name]
-                    self._send(status, {"error": {"message": text}})
-                else:
-                    try:
-                        self._send(200, getattr(replica, name)(body))
-                    except Exception as error:
-                        self._send(500, {"error": {"message": str(error)}})
-
-            def _send(self, status: int, body: dict[str, Any]) -> None:
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-        return Handler

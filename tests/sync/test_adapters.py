@@ -17,7 +17,7 @@ from sync import CommitError, ConflictError, InvalidError, SourceError, WeightSy
 from sync.adapters import open_adapter
 from sync.cli import app
 from tests.sync.adapter_replica import AdapterReplica
-from tests.sync.replica import KEY
+from tests.sync.stand_in import KEY
 
 NAME = "base_model.model.model.layers.0.mlp.up_proj.lora_"
 CONFIG = {"r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}
@@ -44,7 +44,7 @@ def test_all_replicas_take_it(replicas, sync, tensors):
     report = sync.push_adapter("mine", tensors, "step-1", config=CONFIG)
     for replica in replicas:
         assert replica.serving == {"mine": "step-1"}
-        assert replica.operations == ["stage", "adapters", "activate"]
+        assert replica.calls == ["stage", "adapters", "activate"]
         assert all(torch.equal(load(replica.payload)[name], tensor) for name, tensor in tensors.items())
         assert replica.config == CONFIG
     assert (report.name, report.version, report.num_tensors) == ("mine", "step-1", 2)

@@ -5,7 +5,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sync.cli import app
-from tests.sync.replica import KEY, Replica
+from tests.sync.replica import Replica
+from tests.sync.stand_in import KEY
 
 run = CliRunner()
 

@@ -17,7 +17,8 @@ from sync.gloo import GlooGroup, host_store, join_store
 from sync.gloo_receiver import Announcement, GlooReceiver, Membership, State
 from sync.kept import KeptWeights
 from sync.sources import ParamMeta
-from tests.sync.replica import KEY, Replica
+from tests.sync.replica import Replica
+from tests.sync.stand_in import KEY
 from tests.sync.trainer import NUM_ELEMENTS, NUM_TENSORS, weights
 
 TRAINER = Path(__file__).with_name("trainer.py")

@@ -7,7 +7,8 @@ import pytest
 from sync import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
 from sync.control import connect
 from sync.target import Target
-from tests.sync.replica import KEY, Replica
+from tests.sync.replica import Replica
+from tests.sync.stand_in import KEY
 
 
 @pytest.fixture

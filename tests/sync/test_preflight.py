@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sync import CheckError, WeightSync
-from tests.sync.replica import KEY, Replica
+from tests.sync.replica import Replica
+from tests.sync.stand_in import KEY
 
 
 @pytest.fixture

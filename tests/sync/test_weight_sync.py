@@ -16,7 +16,8 @@ from sync import (
     TransferError,
     WeightSync,
 )
-from tests.sync.replica import KEY, Replica
+from tests.sync.replica import Replica
+from tests.sync.stand_in import KEY
 
 
 @pytest.fixture
