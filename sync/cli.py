@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,11 @@ from rich.table import Table
 from .control import connect
 from .errors import CheckError, CommitError, DeadlineError, RefusedError, SyncError, UnavailableError
 from .target import Target
+
+if TYPE_CHECKING:
+    from .adapters import AdapterReport
+    from .report import PushReport
+    from .weight_sync import WeightSync
 
 EXIT_CODES: dict[type[SyncError], int] = {
     CheckError: 3,
@@ -107,25 +113,10 @@ def push(
 
     python -m sync push --to http://127.0.0.1:9000 --checkpoint ./my-model --version step-100
     """
-    from dataclasses import asdict
-
-    from .weight_sync import WeightSync
-
-    with reported():
-        with WeightSync(
-            to,
-            backend=backend.value,
-            control_key=control_key,
-            timeout=timeout,
-            master_address=master_address,
-            master_port=master_port,
-        ) as sync:
-            with progress_bar() as progress:
-                report = sync.push(checkpoint, version, progress=progress, in_flight=in_flight.value)
-    if as_json:
-        Console().print_json(data=asdict(report))
-    else:
-        Console().print(str(report), highlight=False)
+    listens = {"master_address": master_address, "master_port": master_port}
+    with opened(to, control_key, timeout, backend=backend.value, **listens) as sync, progress_bar() as progress:
+        report = sync.push(checkpoint, version, progress=progress, in_flight=in_flight.value)
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -142,18 +133,9 @@ def check(
 
     Names, shapes and dtypes; the servers' state, transport, world size and memory; the port to listen on.
     """
-    from .weight_sync import WeightSync
-
-    with reported():
-        with WeightSync(
-            to,
-            backend=backend.value,
-            control_key=control_key,
-            timeout=timeout,
-            master_address=master_address,
-            master_port=master_port,
-        ) as sync:
-            sync.check(checkpoint)
+    listens = {"master_address": master_address, "master_port": master_port}
+    with opened(to, control_key, timeout, backend=backend.value, **listens) as sync:
+        sync.check(checkpoint)
     Console().print("The weights fit.")
 
 
@@ -188,9 +170,7 @@ def timeline(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json:
 @app.command()
 def rollback(to: To, backend: Transport = BackendName.GLOO, control_key: Key = None, timeout: Seconds = 300.0) -> None:
     """Serve the weights before the last push again."""
-    from .weight_sync import WeightSync
-
-    with reported(), WeightSync(to, backend=backend.value, control_key=control_key, timeout=timeout) as sync:
+    with opened(to, control_key, timeout, backend=backend.value) as sync:
         version = sync.rollback()
     Console().print(f"{version} serves again.")
 
@@ -214,16 +194,9 @@ def push_adapter(
 
     python -m sync push-adapter --to http://127.0.0.1:9000 --adapter ./my-adapter --name mine
     """
-    from dataclasses import asdict
-
-    from .weight_sync import WeightSync
-
-    with reported(), WeightSync(to, control_key=control_key, timeout=timeout) as sync:
+    with opened(to, control_key, timeout) as sync:
         report = sync.push_adapter(name, adapter, version)
-    if as_json:
-        Console().print_json(data=asdict(report))
-    else:
-        Console().print(str(report), highlight=False)
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -244,9 +217,7 @@ def adapters(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json:
 @app.command("remove-adapter")
 def remove_adapter(to: To, name: Name, control_key: Key = None, timeout: Seconds = 60.0) -> None:
     """Serve a pushed adapter no more; running requests end with it."""
-    from .weight_sync import WeightSync
-
-    with reported(), WeightSync(to, control_key=control_key, timeout=timeout) as sync:
+    with opened(to, control_key, timeout) as sync:
         sync.remove_adapter(name)
     Console().print(f"{name} is removed.", markup=False, highlight=False)
 
@@ -266,6 +237,22 @@ def reported() -> Iterator[None]:
     except KeyboardInterrupt:
         stderr.print("Interrupted; the update was given up.")
         raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def opened(to: list[str], control_key: str | None, timeout: float, **options: Any) -> "Iterator[WeightSync]":
+    """A WeightSync for the length of a `with` block, whose errors are reported."""
+    from .weight_sync import WeightSync  # here: --help does not wait for torch
+
+    with reported(), WeightSync(to, control_key=control_key, timeout=timeout, **options) as sync:
+        yield sync
+
+
+def show(report: "PushReport | AdapterReport", *, as_json: bool) -> None:
+    if as_json:
+        Console().print_json(data=asdict(report))
+    else:
+        Console().print(str(report), highlight=False)
 
 
 @contextmanager
