@@ -95,17 +95,18 @@ class Channel:
         if not request_ids or not self.is_open:
             return
         for request_id in request_ids:
+            # Behind the generation itself: an abort that came first would find nothing.
+            self._tell(bytes_input("engine_abort", msgspec.msgpack.encode([request_id])), behind=request_id)
             self.connection.forget(request_id)
-        self._tell(bytes_input("engine_abort", msgspec.msgpack.encode(request_ids)))
 
     def _tell_seen(self, serial: str) -> None:
         """A push of an adapter waits for this: from now on requests use it."""
         self._tell(string_input("engine_seen", serial))
 
-    def _tell(self, tensor: InferInput) -> None:
+    def _tell(self, tensor: InferInput, behind: str | None = None) -> None:
         """Send what has no answer."""
-        request_id = f"tell-{uuid.uuid4().hex}"
-        self.connection.send(request_id, [string_input("engine_channel", self._name), tensor], lambda *_: None)
+        request_id, inputs = f"tell-{uuid.uuid4().hex}", [string_input("engine_channel", self._name), tensor]
+        self.connection.send(request_id, inputs, lambda *_: None, behind=behind)
         self.connection.forget(request_id)
 
     def _receive(self, payload: bytes) -> None:

@@ -1,14 +1,15 @@
-"""One gRPC stream to Triton that carries everything a front-end process asks of the model.
+"""Everything that a front-end process asks of the model, over one connection to Triton.
 
-Requests are told apart by their id. A request has one answer (control operations, generations, aborts) or many (the
-channel); see model_repository/llm/config.pbtxt for the tensors.
+A request has one answer (control operations, generations, aborts) or many (the channel); see
+model_repository/llm/config.pbtxt for the tensors.
 """
 
 import asyncio
 import contextlib
+import itertools
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,11 @@ from tritonclient.utils import InferenceServerException
 
 from openai_frontend.description import MODEL
 from openai_frontend.errors import EngineUnavailable, TritonError
+from openai_frontend.stream import TritonStream
 
+# gRPC sends a call's messages one by one, and a turn of asyncio's loop goes by before it says that one has gone. When
+# many requests come at once a turn takes long: on one call they would leave at one per turn.
+NUM_STREAMS = 16
 # Messages with prompt logprobs of long prompts are tens of MB.
 MAX_MESSAGE_BYTES = 2**31 - 1
 CHANNEL_OPTIONS = [
@@ -31,19 +36,18 @@ OnAnswer = Callable[[InferResult | None, TritonError | None], None]
 
 
 class TritonConnection:
-    """Use `connect`; afterwards `send` never blocks, and `closed` tells when the stream has ended."""
+    """Use `connect`; afterwards `send` never blocks, and `closed` tells when the connection has ended."""
 
     def __init__(self, client: triton.InferenceServerClient) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._client = client
-        self._outgoing: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._waiting: dict[str, OnAnswer] = {}
-        self._stream = client.stream_infer(self._requests())
-        self._reader = asyncio.create_task(self._read(), name="triton-stream")
+        self._waiting: dict[str, tuple[TritonStream, OnAnswer]] = {}  # by request id
+        self._streams = [TritonStream(client, self._answer, self._end) for _ in range(NUM_STREAMS)]
+        self._turns = itertools.cycle(self._streams)
 
     @classmethod
     async def connect(cls, url: str, timeout_s: float) -> "TritonConnection":
-        """Open a stream to the model at `url` (host:port of Triton's gRPC endpoint).
+        """Connect to the model at `url` (host:port of Triton's gRPC endpoint).
 
         Raises EngineUnavailable when Triton does not answer, or its model is not ready, within `timeout_s`.
         """
@@ -58,15 +62,20 @@ class TritonConnection:
             raise EngineUnavailable(f"Triton at {url} has no ready model {MODEL!r} yet")
         return cls(client)
 
-    def send(self, request_id: str, inputs: list[InferInput], on_answer: OnAnswer) -> None:
+    def send(
+        self, request_id: str, inputs: list[InferInput], on_answer: OnAnswer, *, behind: str | None = None
+    ) -> None:
         """Send one request; `on_answer` is called for each of its responses, until an error or `forget`.
 
-        Raises EngineUnavailable when the stream has ended.
+        behind: id of a request not forgotten yet, which Triton must get before this one.
+
+        Raises EngineUnavailable when the connection has ended.
         """
         if self.closed.done():
             raise EngineUnavailable(self.closed.result())
-        self._waiting[request_id] = on_answer
-        self._outgoing.put_nowait({"model_name": MODEL, "inputs": inputs, "request_id": request_id})
+        stream = self._waiting[behind][0] if behind in self._waiting else next(self._turns)
+        self._waiting[request_id] = stream, on_answer
+        stream.send(request_id, inputs)
 
     def forget(self, request_id: str) -> None:
         """Nothing more is expected for a request."""
@@ -120,46 +129,30 @@ class TritonConnection:
             return False
 
     async def close(self) -> None:
-        """End the stream; Triton cancels what is still running on it."""
-        self._reader.cancel()
-        self._stream.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
+        """End it; Triton cancels what is still running."""
+        await asyncio.gather(*(stream.close() for stream in self._streams))
         with contextlib.suppress(InferenceServerException):
             await self._client.close()
 
-    async def _requests(self) -> AsyncIterator[dict[str, Any]]:
-        while (request := await self._outgoing.get()) is not None:
-            yield request
-
-    async def _read(self) -> None:
-        reason = "the connection to Triton was closed"
-        try:
-            async for result, error in responses(self._stream):
-                self._answer(result, error)
-        except Exception as error:  # whatever gRPC raises when a stream breaks: the reason goes to every request
-            reason = f"the connection to Triton broke: {getattr(error, 'details', lambda: error)()}"
-        finally:
-            self.closed.set_result(reason)
-            waiting, self._waiting = self._waiting, {}
-            for on_answer in waiting.values():
-                on_answer(None, EngineUnavailable(reason))
-
     def _answer(self, result: InferResult, error: str | None) -> None:
         request_id = result.get_response().id
-        on_answer = self._waiting.get(request_id)
-        if on_answer is None:
+        if request_id not in self._waiting:
             return
+        _, on_answer = self._waiting[request_id]
         if error is None:
             on_answer(result, None)
         else:
             del self._waiting[request_id]
             on_answer(None, TritonError.parse(error))
 
-
-async def responses(stream: Any) -> AsyncIterator[tuple[InferResult, str | None]]:
-    """A stream's responses with their ids, which tritonclient drops from those that carry an error."""
-    async for response in stream._grpc_call:
-        yield InferResult(response.infer_response), response.error_message or None
+    def _end(self, reason: str) -> None:
+        """A stream has ended; with a hole in it the connection is no use any more."""
+        if self.closed.done():
+            return
+        self.closed.set_result(reason)
+        waiting, self._waiting = self._waiting, {}
+        for _, on_answer in waiting.values():
+            on_answer(None, EngineUnavailable(reason))
 
 
 def string_input(name: str, value: str) -> InferInput:

@@ -27,9 +27,11 @@ class Connection:
     def __init__(self) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.sent: list[list[str]] = []
+        self.behind: list[str | None] = []
         self.answer: Any = None
 
-    def send(self, request_id: str, inputs: list[Any], on_answer: Any) -> None:
+    def send(self, request_id: str, inputs: list[Any], on_answer: Any, *, behind: str | None = None) -> None:
+        self.behind.append(behind)
         self.sent.append([tensor.name() for tensor in inputs])
         if len(inputs) == 1:
             self.answer = on_answer
@@ -67,3 +69,14 @@ async def test_announcements_are_taken_and_acknowledged_and_outputs_go_on() -> N
     connection.answer(Result(engine_outputs=encoded([EngineCoreOutputs(weight_version="w2")])), None)
     assert [step.weight_version for step in steps] == ["w2"]
     assert len(connection.sent) == 3
+
+
+async def test_an_abort_goes_behind_its_generation() -> None:
+    connection: Any = Connection()
+    nothing: Any = lambda *_: ""  # noqa: E731
+    channel = await Channel.open(connection, Callbacks(nothing, nothing, nothing), 1)
+    channel.generate("g1", b"")
+    channel.generate("g2", b"")
+    channel.abort(["g1", "g2"])
+    assert connection.sent[-2:] == [["engine_channel", "engine_abort"]] * 2
+    assert connection.behind[-2:] == ["g1", "g2"]

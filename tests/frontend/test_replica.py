@@ -30,7 +30,7 @@ class FakeConnection:
         self.server = server
         self.waiting: dict[str, OnAnswer] = {}
 
-    def send(self, request_id: str, inputs: list[Any], on_answer: OnAnswer) -> None:
+    def send(self, request_id: str, inputs: list[Any], on_answer: OnAnswer, *, behind: str | None = None) -> None:
         if self.closed.done():
             raise EngineUnavailable(self.closed.result())
         self.waiting[request_id] = on_answer
