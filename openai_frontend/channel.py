@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from tritonclient.grpc import InferInput, InferResult
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder
 
-from openai_frontend.connection import TritonConnection, bytes_input, string_input
+from openai_frontend.connection import Contents, TritonConnection
 from openai_frontend.errors import EngineUnavailable, TritonError
+from sync.triton_tensors import read_strings
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,22 @@ class Channel:
         channel = cls(connection, callbacks)
         is_open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def on_message(result: InferResult | None, error: TritonError | None) -> None:
-            if result is not None and (told := result.as_numpy("engine_adapters")) is not None:
-                channel._tell_seen(callbacks.on_adapters(told.item()))
+        def on_message(contents: Contents | None, error: TritonError | None) -> None:
+            if contents is not None and "engine_adapters" in contents:
+                (told,) = read_strings(contents["engine_adapters"])
+                channel._tell_seen(callbacks.on_adapters(told))
                 if is_open.done():
                     return
             if not is_open.done():
                 is_open.set_exception(error) if error is not None else is_open.set_result(None)
             elif error is not None:
                 channel.close(reason_of(error))
-            elif result is not None and (payload := result.as_numpy("engine_outputs")) is not None:
-                channel._receive(payload.tobytes())
+            elif contents is not None and "engine_outputs" in contents:
+                channel._receive(contents["engine_outputs"])
             else:
                 channel.close("Triton closed the channel")
 
-        connection.send(channel._name, [string_input("engine_channel", channel._name)], on_message)
+        connection.send(channel._name, {"engine_channel": channel._name}, on_message)
         try:
             await asyncio.wait_for(is_open, timeout_s)
         except TimeoutError:
@@ -82,13 +83,13 @@ class Channel:
 
     def generate(self, request_id: str, payload: bytes) -> None:
         """Send an encoded EngineCoreRequest. Raises EngineUnavailable when the connection has ended."""
-        inputs = [string_input("engine_channel", self._name), bytes_input("engine_request", payload)]
+        tensors = {"engine_channel": self._name, "engine_request": payload}
 
-        def on_answer(_: InferResult | None, error: TritonError | None) -> None:
+        def on_answer(_: Contents | None, error: TritonError | None) -> None:
             if error is not None:
                 self._callbacks.on_error(request_id, error)
 
-        self.connection.send(request_id, inputs, on_answer)
+        self.connection.send(request_id, tensors, on_answer)
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Give up generations. After the channel's end there is nothing to do: Triton has cancelled them."""
@@ -96,17 +97,17 @@ class Channel:
             return
         for request_id in request_ids:
             # Behind the generation itself: an abort that came first would find nothing.
-            self._tell(bytes_input("engine_abort", msgspec.msgpack.encode([request_id])), behind=request_id)
+            self._tell("engine_abort", msgspec.msgpack.encode([request_id]), behind=request_id)
             self.connection.forget(request_id)
 
     def _tell_seen(self, serial: str) -> None:
         """A push of an adapter waits for this: from now on requests use it."""
-        self._tell(string_input("engine_seen", serial))
+        self._tell("engine_seen", serial)
 
-    def _tell(self, tensor: InferInput, behind: str | None = None) -> None:
+    def _tell(self, tensor: str, value: str | bytes, behind: str | None = None) -> None:
         """Send what has no answer."""
-        request_id, inputs = f"tell-{uuid.uuid4().hex}", [string_input("engine_channel", self._name), tensor]
-        self.connection.send(request_id, inputs, lambda *_: None, behind=behind)
+        request_id, tensors = f"tell-{uuid.uuid4().hex}", {"engine_channel": self._name, tensor: value}
+        self.connection.send(request_id, tensors, lambda *_: None, behind=behind)
         self.connection.forget(request_id)
 
     def _receive(self, payload: bytes) -> None:

@@ -5,21 +5,18 @@ model_repository/llm/config.pbtxt for the tensors.
 """
 
 import asyncio
-import contextlib
 import itertools
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import tritonclient.grpc.aio as triton
-from tritonclient.grpc import InferInput, InferResult
-from tritonclient.utils import InferenceServerException
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from openai_frontend.description import MODEL
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.stream import TritonStream
+from sync.triton_tensors import MODEL, build_request, read_contents, read_strings
 
 # gRPC sends a call's messages one by one, and a turn of asyncio's loop goes by before it says that one has gone. When
 # many requests come at once a turn takes long: on one call they would leave at one per turn.
@@ -32,17 +29,20 @@ CHANNEL_OPTIONS = [
     # No HTTP/2 keepalive: Triton ends connections that ping while nothing else travels ("too_many_pings").
 ]
 
-OnAnswer = Callable[[InferResult | None, TritonError | None], None]
+Contents = Mapping[str, bytes]
+"""A response's tensors by name, as raw bytes."""
+OnAnswer = Callable[[Contents | None, TritonError | None], None]
 
 
 class TritonConnection:
     """Use `connect`; afterwards `send` never blocks, and `closed` tells when the connection has ended."""
 
-    def __init__(self, client: triton.InferenceServerClient) -> None:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._client = client
+        self._channel = channel
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         self._waiting: dict[str, tuple[TritonStream, OnAnswer]] = {}  # by request id
-        self._streams = [TritonStream(client, self._answer, self._end) for _ in range(NUM_STREAMS)]
+        self._streams = [TritonStream(self._stub, self._answer, self._end) for _ in range(NUM_STREAMS)]
         self._turns = itertools.cycle(self._streams)
 
     @classmethod
@@ -51,19 +51,25 @@ class TritonConnection:
 
         Raises EngineUnavailable when Triton does not answer, or its model is not ready, within `timeout_s`.
         """
-        client = triton.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        channel = grpc.aio.insecure_channel(url, CHANNEL_OPTIONS)
+        asking = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady
         try:
-            ready = await client.is_model_ready(MODEL, client_timeout=timeout_s)
-        except InferenceServerException as error:
-            await client.close()
-            raise EngineUnavailable(f"Triton at {url} does not answer: {error.message()}") from None
-        if not ready:
-            await client.close()
+            answer = await asking(service_pb2.ModelReadyRequest(name=MODEL), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            await channel.close()
+            raise EngineUnavailable(f"Triton at {url} does not answer: {error.details()}") from None
+        if not answer.ready:
+            await channel.close()
             raise EngineUnavailable(f"Triton at {url} has no ready model {MODEL!r} yet")
-        return cls(client)
+        return cls(channel)
 
     def send(
-        self, request_id: str, inputs: list[InferInput], on_answer: OnAnswer, *, behind: str | None = None
+        self,
+        request_id: str,
+        tensors: Mapping[str, str | bytes],
+        on_answer: OnAnswer,
+        *,
+        behind: str | None = None,
     ) -> None:
         """Send one request; `on_answer` is called for each of its responses, until an error or `forget`.
 
@@ -75,7 +81,7 @@ class TritonConnection:
             raise EngineUnavailable(self.closed.result())
         stream = self._waiting[behind][0] if behind in self._waiting else next(self._turns)
         self._waiting[request_id] = stream, on_answer
-        stream.send(request_id, inputs)
+        stream.send(build_request(tensors, request_id))
 
     def forget(self, request_id: str) -> None:
         """Nothing more is expected for a request."""
@@ -93,54 +99,49 @@ class TritonConnection:
 
         Raises TritonError as the model answers, EngineUnavailable when no answer comes within `timeout_s`.
         """
-        inputs = [
-            string_input("control_operation", operation),
-            string_input("control_arguments", json.dumps(arguments)),
-        ]
-        if key is not None:
-            inputs.append(string_input("control_key", key))
-        if payload is not None:
-            inputs.append(bytes_input("control_payload", payload))
-        answer: asyncio.Future[InferResult] = asyncio.get_running_loop().create_future()
+        asked = {"control_operation": operation, "control_arguments": json.dumps(arguments)}
+        given = {"control_key": key, "control_payload": payload}
+        tensors = asked | {name: value for name, value in given.items() if value is not None}
+        answer: asyncio.Future[Contents] = asyncio.get_running_loop().create_future()
 
-        def on_answer(result: InferResult | None, error: TritonError | None) -> None:
+        def on_answer(contents: Contents | None, error: TritonError | None) -> None:
             if answer.done():
                 return
             if error is not None:
                 answer.set_exception(error)
-            elif result is not None:
-                answer.set_result(result)
+            elif contents is not None:
+                answer.set_result(contents)
 
         request_id = f"control-{uuid.uuid4().hex}"
-        self.send(request_id, inputs, on_answer)
+        self.send(request_id, tensors, on_answer)
         try:
-            result = await asyncio.wait_for(answer, timeout_s)
+            contents = await asyncio.wait_for(answer, timeout_s)
         except TimeoutError:
             raise EngineUnavailable(f"no answer to {operation} within {timeout_s:.0f} s") from None
         finally:
             self.forget(request_id)
-        return json.loads(result.as_numpy("control_result").item())
+        return json.loads(read_strings(contents["control_result"])[0])
 
     async def is_answering(self, timeout_s: float) -> bool:
         """Whether Triton is there, whatever its model is busy with."""
         try:
-            return await self._client.is_server_live(client_timeout=timeout_s)
-        except InferenceServerException:
+            answer = await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s)
+        except grpc.RpcError:
             return False
+        return answer.live
 
     async def close(self) -> None:
         """End it; Triton cancels what is still running."""
         await asyncio.gather(*(stream.close() for stream in self._streams))
-        with contextlib.suppress(InferenceServerException):
-            await self._client.close()
+        await self._channel.close()
 
-    def _answer(self, result: InferResult, error: str | None) -> None:
-        request_id = result.get_response().id
+    def _answer(self, response: Any, error: str | None) -> None:
+        request_id = response.id
         if request_id not in self._waiting:
             return
         _, on_answer = self._waiting[request_id]
         if error is None:
-            on_answer(result, None)
+            on_answer(read_contents(response), None)
         else:
             del self._waiting[request_id]
             on_answer(None, TritonError.parse(error))
@@ -153,17 +154,3 @@ class TritonConnection:
         waiting, self._waiting = self._waiting, {}
         for _, on_answer in waiting.values():
             on_answer(None, EngineUnavailable(reason))
-
-
-def string_input(name: str, value: str) -> InferInput:
-    """A TYPE_STRING tensor of shape [1, 1]."""
-    tensor = InferInput(name, [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[value.encode()]], dtype=np.object_))
-    return tensor
-
-
-def bytes_input(name: str, value: bytes) -> InferInput:
-    """A TYPE_UINT8 tensor of shape [1, len(value)]."""
-    tensor = InferInput(name, [1, len(value)], "UINT8")
-    tensor.set_data_from_numpy(np.frombuffer(value, dtype=np.uint8)[np.newaxis, :])
-    return tensor

@@ -5,10 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-import tritonclient.grpc.aio as triton
-from tritonclient.grpc import InferInput, InferResult
-
-from openai_frontend.description import MODEL
+from tritonclient.grpc import service_pb2_grpc
 
 
 class TritonStream:
@@ -16,22 +13,23 @@ class TritonStream:
 
     def __init__(
         self,
-        client: triton.InferenceServerClient,
-        on_response: Callable[[InferResult, str | None], None],
+        stub: service_pb2_grpc.GRPCInferenceServiceStub,
+        on_response: Callable[[Any, str | None], None],
         on_end: Callable[[str], None],
     ) -> None:
-        """on_response: gets each response (its id is the request's), and an error's message.
+        """on_response: gets each ModelInferResponse (its id is the request's), and an error's message.
 
         on_end: called once, with the reason, when the call has ended, whoever ended it.
         """
         self._on_response = on_response
         self._on_end = on_end
-        self._outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._call = client.stream_infer(self._requests())
+        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
+        self._call = stub.ModelStreamInfer(self._requests())
         self._reader = asyncio.create_task(self._read(), name="triton-stream")
 
-    def send(self, request_id: str, inputs: list[InferInput]) -> None:
-        self._outgoing.put_nowait({"model_name": MODEL, "inputs": inputs, "request_id": request_id})
+    def send(self, request: Any) -> None:
+        """A ModelInferRequest."""
+        self._outgoing.put_nowait(request)
 
     async def close(self) -> None:
         """End the call; Triton cancels what is still running on it."""
@@ -39,18 +37,16 @@ class TritonStream:
         self._call.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
 
-    async def _requests(self) -> AsyncIterator[dict[str, Any]]:
+    async def _requests(self) -> AsyncIterator[Any]:
         while True:
             yield await self._outgoing.get()
 
     async def _read(self) -> None:
         reason = "the connection to Triton was closed"
         try:
-            # Not tritonclient's own iterator: it drops the id of a response that carries an error.
-            async for response in self._call._grpc_call:
-                self._on_response(InferResult(response.infer_response), response.error_message or None)
-        except Exception as error:  # whatever gRPC raises when a call breaks: the reason goes to every request
-            details = error.details() if isinstance(error, grpc.RpcError) else error
-            reason = f"the connection to Triton broke: {details}"
+            async for response in self._call:
+                self._on_response(response.infer_response, response.error_message or None)
+        except grpc.RpcError as error:
+            reason = f"the connection to Triton broke: {error.details()}"
         finally:
             self._on_end(reason)

@@ -12,7 +12,6 @@ vLLM's own builders, so that an upgrade which moves them fails there.
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel
@@ -160,7 +159,10 @@ class LastOf:
 
 def spans(output: CompletionOutput) -> Spans:
     """As JSON; None where vLLM did not track them."""
-    return None if output.weight_versions is None else [asdict(span) for span in output.weight_versions]
+    if output.weight_versions is None:
+        return None
+    # Not `asdict`, which copies deeply: this stands in every answer.
+    return [{"version": span.version, "start": span.start, "end": span.end} for span in output.weight_versions]
 
 
 def fields(result: RequestOutput, output: CompletionOutput) -> Fields:

@@ -59,7 +59,7 @@ class GrpcControl(ControlClient):
             tensors["control_key"] = self.target.control_key
         seconds = self.timeout if timeout is None else timeout
         if payload is not None:
-            tensors["control_payload"] = np.frombuffer(payload, np.uint8)
+            tensors["control_payload"] = payload
         responses = self._stub.ModelStreamInfer(iter([build_request(tensors)]), timeout=seconds, metadata=METADATA)
         try:
             for response in responses:

@@ -13,14 +13,14 @@ MODEL = "llm"
 DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "UINT32": np.uint32, "FP32": np.float32}
 
 
-def build_request(tensors: Mapping[str, str | bool | np.ndarray], request_id: str = "") -> Any:
-    """A ModelInferRequest of one prompt: strings and booleans as [1, 1], an array [N] of int32 or uint8 as [1, N]."""
+def build_request(tensors: Mapping[str, str | bool | bytes | np.ndarray], request_id: str = "") -> Any:
+    """A ModelInferRequest of one prompt: strings and booleans as [1, 1], N bytes or an array [N] of int32 as [1, N]."""
     request = service_pb2.ModelInferRequest(  # ty: ignore[missing-attribute] - generated
         model_name=MODEL, id=request_id
     )
     for name, value in tensors.items():
-        if isinstance(value, np.ndarray) and value.dtype == np.uint8:
-            datatype, size, raw = "UINT8", value.size, value.tobytes()
+        if isinstance(value, bytes):
+            datatype, size, raw = "UINT8", len(value), value
         elif isinstance(value, np.ndarray):
             datatype, size, raw = "INT32", value.size, value.astype("<i4", copy=False).tobytes()
         elif isinstance(value, bool):
@@ -32,6 +32,12 @@ def build_request(tensors: Mapping[str, str | bool | np.ndarray], request_id: st
         request.inputs.add(name=name, datatype=datatype, shape=[1, size])
         request.raw_input_contents.append(raw)
     return request
+
+
+def read_contents(response: Any) -> dict[str, bytes]:
+    """A ModelInferResponse's tensors as they came."""
+    names = (output.name for output in response.outputs)
+    return dict(zip(names, response.raw_output_contents, strict=True))
 
 
 def read_arrays(response: Any) -> dict[str, np.ndarray]:

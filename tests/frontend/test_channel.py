@@ -5,20 +5,10 @@ import json
 from typing import Any
 
 import msgspec
-import numpy as np
 from vllm.v1.engine import EngineCoreOutputs
 
 from openai_frontend.channel import Callbacks, Channel
-
-
-class Result:
-    """A response's tensors."""
-
-    def __init__(self, **tensors: Any) -> None:
-        self._tensors = tensors
-
-    def as_numpy(self, name: str) -> np.ndarray | None:
-        return self._tensors.get(name)
+from openai_frontend.connection import Contents
 
 
 class Connection:
@@ -30,10 +20,10 @@ class Connection:
         self.behind: list[str | None] = []
         self.answer: Any = None
 
-    def send(self, request_id: str, inputs: list[Any], on_answer: Any, *, behind: str | None = None) -> None:
+    def send(self, request_id: str, tensors: dict[str, Any], on_answer: Any, *, behind: str | None = None) -> None:
         self.behind.append(behind)
-        self.sent.append([tensor.name() for tensor in inputs])
-        if len(inputs) == 1:
+        self.sent.append(list(tensors))
+        if len(tensors) == 1:
             self.answer = on_answer
             on_answer(told(1, outputs=[]), None)
 
@@ -41,14 +31,10 @@ class Connection:
         """Nothing waits here."""
 
 
-def told(serial: int, outputs: list[Any] | None = None, **versions: str) -> Result:
-    text = json.dumps({"serial": str(serial), "adapters": versions})
-    tensors = {"engine_adapters": np.array([text.encode()], dtype=np.object_)}
-    return Result(**tensors, **({} if outputs is None else {"engine_outputs": encoded(outputs)}))
-
-
-def encoded(outputs: list[Any]) -> np.ndarray:
-    return np.frombuffer(msgspec.msgpack.encode(outputs), dtype=np.uint8)
+def told(serial: int, outputs: list[Any] | None = None, **versions: str) -> Contents:
+    text = json.dumps({"serial": str(serial), "adapters": versions}).encode()
+    tensors = {"engine_adapters": len(text).to_bytes(4, "little") + text}
+    return tensors if outputs is None else tensors | {"engine_outputs": msgspec.msgpack.encode(outputs)}
 
 
 async def test_announcements_are_taken_and_acknowledged_and_outputs_go_on() -> None:
@@ -66,7 +52,7 @@ async def test_announcements_are_taken_and_acknowledged_and_outputs_go_on() -> N
     connection.answer(told(2, mine="v1"), None)
     assert connection.sent[2:] == [acknowledgement]
     assert [json.loads(text)["adapters"] for text in announced] == [{}, {"mine": "v1"}]
-    connection.answer(Result(engine_outputs=encoded([EngineCoreOutputs(weight_version="w2")])), None)
+    connection.answer({"engine_outputs": msgspec.msgpack.encode([EngineCoreOutputs(weight_version="w2")])}, None)
     assert [step.weight_version for step in steps] == ["w2"]
     assert len(connection.sent) == 3
 

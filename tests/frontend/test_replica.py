@@ -5,16 +5,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from http import HTTPStatus
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.serial_utils import MsgpackEncoder
 
 from openai_frontend import replica as module
-from openai_frontend.connection import OnAnswer, TritonConnection
+from openai_frontend.connection import Contents, OnAnswer, TritonConnection
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replica import Generation, Replica
 from tests.frontend.test_description import DESCRIPTION
@@ -30,11 +28,11 @@ class FakeConnection:
         self.server = server
         self.waiting: dict[str, OnAnswer] = {}
 
-    def send(self, request_id: str, inputs: list[Any], on_answer: OnAnswer, *, behind: str | None = None) -> None:
+    def send(self, request_id: str, tensors: dict[str, Any], on_answer: OnAnswer, *, behind: str | None = None) -> None:
         if self.closed.done():
             raise EngineUnavailable(self.closed.result())
         self.waiting[request_id] = on_answer
-        if [tensor.name() for tensor in inputs] == ["engine_channel"]:
+        if list(tensors) == ["engine_channel"]:
             self.server.channel = on_answer
             on_answer(message([]), None)
 
@@ -99,12 +97,11 @@ class Listener:
         return announcement
 
 
-def message(steps: list[EngineCoreOutputs]) -> Any:
-    payload = np.frombuffer(MsgpackEncoder(size_threshold=1 << 62).encode(steps)[0], dtype=np.uint8)
-    return SimpleNamespace(as_numpy=lambda name: payload if name == "engine_outputs" else None)
+def message(steps: list[EngineCoreOutputs]) -> Contents:
+    return {"engine_outputs": bytes(MsgpackEncoder(size_threshold=1 << 62).encode(steps)[0])}
 
 
-CLOSING: Any = SimpleNamespace(as_numpy=lambda name: None)
+CLOSING: Contents = {}
 
 
 @pytest.fixture
