@@ -39,6 +39,8 @@ class Server(Protocol):
     """A running system that speaks the OpenAI API."""
 
     url: str
+    rollouts_url: str
+    """What a trainer asks for rollouts: `grpc://` where arrays come back, `http://` where JSON does."""
 
     def processes(self) -> list[psutil.Process]:
         """Every process of the system, for its processor time and memory."""
@@ -50,6 +52,7 @@ class TritonLive:
 
     def __init__(self, stack: Stack) -> None:
         self.url = stack.frontend_url
+        self.rollouts_url = f"grpc://{stack.grpc_url}"
         self.push_address = f"grpc://bench:{stack.control_key}@{stack.grpc_url}"
         """Triton itself, with the control key."""
         self._stack = stack
