@@ -54,6 +54,10 @@ class VllmServe:
         """The API server, the engine core and the workers."""
         return self._process.members()
 
+    def frontend_processes(self) -> list[psutil.Process]:
+        """The API server alone."""
+        return [process for process in self.processes() if process.pid == self._process.pid]
+
     def __enter__(self) -> Self:
         self._process.start()
         try:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, TypeVar
 import psutil
 
 from bench.helpers import Broadcast, Offline, bare_broadcast, offline_llm
+from bench.memory import Memory
 from bench.peer import VllmServe
 from bench.trainer import Trainer
 from launch.config import StackConfig, default_cache_dir
@@ -46,6 +47,10 @@ class Server(Protocol):
         """Every process of the system, for its processor time and memory."""
         ...
 
+    def frontend_processes(self) -> list[psutil.Process]:
+        """Those of them that speak HTTP."""
+        ...
+
 
 class TritonLive:
     """tritonlive's stack, seen as one server."""
@@ -59,7 +64,10 @@ class TritonLive:
 
     def processes(self) -> list[psutil.Process]:
         """tritonserver with everything below it, and the front end."""
-        return [*self._stack.triton.members(), *self._stack.frontend.members()]
+        return [*self._stack.triton.members(), *self.frontend_processes()]
+
+    def frontend_processes(self) -> list[psutil.Process]:
+        return self._stack.frontend.members()
 
 
 @contextmanager
@@ -110,6 +118,8 @@ class Systems:
     def __init__(self, settings: Settings, labels: tuple[str, str], on_start: Callable[[str], None]) -> None:
         self.settings = settings
         self.labels = labels
+        self.memory: dict[str, Memory] = {}
+        """Of ours and theirs, by label, as each was when it was last stopped."""
         self._on_start = on_start
         self._started: dict[str, Any] = {}
         self._running = ExitStack()
@@ -144,8 +154,11 @@ class Systems:
 
     def stop(self) -> None:
         """Stop all of them: what is asked for next has the machine to itself."""
-        self._started.clear()
-        self._running.close()
+        try:
+            self.memory |= {label: Memory.of(self._started[label]) for label in self.labels if label in self._started}
+        finally:
+            self._started.clear()
+            self._running.close()
 
     def _once(self, label: str, start: Callable[[], AbstractContextManager[T]]) -> T:
         if label not in self._started:

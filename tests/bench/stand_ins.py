@@ -50,13 +50,16 @@ class FixedLoad:
 
 
 class LocalServer:
-    """A server as the harness sees one."""
+    """A server as the harness sees one; this process is its front end and all of it."""
 
     def __init__(self, url: str) -> None:
         self.url = self.rollouts_url = url
 
     def processes(self) -> list[psutil.Process]:
         return [psutil.Process()]
+
+    def frontend_processes(self) -> list[psutil.Process]:
+        return self.processes()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from bench.client import LoadError, run_job
 from bench.goals import Goal
 from bench.loads import Completions
 from bench.measure import Effort, Figures, Result, run_load
+from bench.memory import Memory
 from bench.report import Report, print_report, write_results
 from bench.server_load import ServerSide
 from tests.bench.stand_ins import LocalServer, local_server
@@ -124,6 +125,17 @@ def test_requests_with_times_are_sent_then_and_not_before(server: LocalServer) -
     outcome = run_job(replace(job, arrivals_s=[0.0, 0.1, 0.2, 0.4]))
     assert outcome.completion_tokens == 4 * TOKENS
     assert 0.4 <= outcome.wall_s < 5
+
+
+def test_the_memory_of_the_systems_is_in_the_report_and_in_the_file(tmp_path: Path) -> None:
+    memory = {"tritonlive": Memory(410.4, 2900.0), "vllm": Memory(700.0, 3000.2)}
+    report = Report("tiny", memory=memory)
+    console = Console(width=200, record=True)
+    print_report(console, report)
+    assert "tritonlive 410 / 2900, vllm 700 / 3000" in console.export_text()
+    (path,) = write_results([report], {"cpu": "a", "cores": 2}, {}, tmp_path / "bench.json")
+    systems = json.loads(path.read_text())["models"][0]["systems"]
+    assert systems["tritonlive"] == {"frontend_pss_mib": 410.4, "pss_mib": 2900.0}
 
 
 def test_a_failed_request_voids_the_measurement(server: LocalServer) -> None:
