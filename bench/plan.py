@@ -7,6 +7,7 @@ from bench.goals import Goal
 from bench.loads import Chat, ChatBatch, Completions, Poisson, Teacher
 from bench.measure import Load
 from bench.push import MixedLoad, PushFleet, PushPause, PushTotal
+from bench.start import StartFirstToken
 
 
 def plan(model: str, *, quick: bool) -> list[Load]:
@@ -53,7 +54,8 @@ def _real(*, quick: bool) -> list[Load]:
         loads.append(Completions(concurrency=4, num_requests=8, max_tokens=16, **long))
         loads.append(MixedLoad())
     loads += [PushTotal(), PushPause()]
-    return loads if quick else [*loads, PushFleet()]
+    # Last, for these two need the machine to themselves; and a start needs caches that the loads before have filled.
+    return loads if quick else [*loads, StartFirstToken(), PushFleet()]
 
 
 def throughput(target: float | None = None) -> Goal:

@@ -126,7 +126,11 @@ class Systems:
 
     def server(self, label: str) -> Server:
         """The server of that label."""
-        return self._once(label, lambda: SYSTEMS[label.removesuffix(AGAIN)](self.settings))
+        return self._once(label, lambda: self.start(label))
+
+    def start(self, label: str) -> AbstractContextManager[Server]:
+        """Another server of that label, for the length of the caller's `with`."""
+        return SYSTEMS[label.removesuffix(AGAIN)](self.settings)
 
     @property
     def replica(self) -> TritonLive:

@@ -23,6 +23,7 @@ def test_a_real_model_is_on_a_par_and_its_trainer_is_served():
         "push/total": ("lower", 1.3),
         "push/pause": ("lower", 1.1),
         "push/fleet": ("lower", 1.3),
+        "start/first-token": ("lower", 1.15),
     }
 
 
@@ -43,9 +44,10 @@ def test_where_the_model_is_the_work_rollouts_are_reported_only():
     assert [goal.target for goal in rollouts.goals] == [None]
 
 
-def test_arrays_are_in_a_quick_run():
+def test_arrays_are_in_a_quick_run_and_starts_are_not():
     names = [load.name for model in ("smollm2", "tiny") for load in plan(model, quick=True)]
     assert {"rollouts/8 binary", "teacher/top100 binary"} < set(names)
+    assert "start/first-token" not in names
 
 
 @pytest.mark.parametrize("model", ["smollm2", "tiny", "a/directory"])

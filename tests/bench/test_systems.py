@@ -60,6 +60,13 @@ def test_after_a_stop_the_machine_is_free_and_all_can_be_had_again(running: Runn
         assert running.names == ["vllm"]
 
 
+def test_a_server_of_ones_own_ends_with_the_with(running: Running):
+    with Systems(Settings(Path("m")), ("tritonlive", "vllm again"), lambda label: None) as systems:
+        with systems.start("vllm again"):
+            assert running.names == ["vllm"]
+        assert running.names == []
+
+
 def test_what_ours_and_theirs_hold_is_looked_at_before_they_stop(running: Running):
     with Systems(Settings(Path("m")), ("tritonlive", "vllm"), lambda label: None) as systems:
         systems.server("vllm")
