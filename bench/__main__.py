@@ -113,6 +113,7 @@ def measure_model(name: str, labels: tuple[str, str], settings: Settings, loads:
             report.results.append(result)
             for row in result.rows:
                 say(f"{row.name}: {row.goal.show(row.reached.median)} {row.goal.limit()} {row.verdict}".rstrip())
+    report.memory.update(systems.memory)
     print_report(console, report)
     return report
 

@@ -1,8 +1,8 @@
 """The load client: a process of its own that sends a job's requests and measures the answers.
 
 The job comes as JSON on standard input, the outcome goes as JSON to standard output, so the client shares nothing with
-the servers, and its own processor time is measured like theirs. One client for all systems: what it costs, it costs
-alike.
+the servers, and its own processor time is measured like theirs; its start and its imports are in no time. One client
+for all systems: what it costs, it costs alike.
 """
 
 import asyncio
@@ -10,11 +10,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import aiohttp
+import uvloop
 
 from bench.meter import StreamError, StreamMeter
 from bench.stats import percentile
@@ -41,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job's answers took. Times in seconds; TTFT and gaps only for streams."""
+    """What a job's answers took. Times in seconds; latencies only of single requests, TTFT and gaps only of streams."""
 
     wall_s: float
     """From the first request sent to the last answer complete."""
@@ -49,12 +51,12 @@ class Outcome:
     """Processor time of the client in that time."""
     prompt_tokens: int
     completion_tokens: int
-    latency_p50: float
-    latency_p99: float
-    ttft_p50: float | None
-    ttft_p99: float | None
-    gap_p50: float | None
-    gap_p99: float | None
+    latency_p50: float | None = None
+    latency_p99: float | None = None
+    ttft_p50: float | None = None
+    ttft_p99: float | None = None
+    gap_p50: float | None = None
+    gap_p99: float | None = None
 
     def figures(self) -> dict[str, float]:
         """By name with its unit; tokens by the server's count."""
@@ -78,11 +80,40 @@ def run_job(job: Job) -> Outcome:
     Raises:
         LoadError: if a request failed; the message has the answer.
     """
-    command = [sys.executable, "-m", "bench.client"]
-    done = subprocess.run(command, input=json.dumps(asdict(job)), capture_output=True, text=True, check=False)
+    return run_client("bench.client", asdict(job))
+
+
+def run_client(module: str, job: dict[str, Any]) -> Outcome:
+    """Run a job in a fresh process of `module`, which calls `answer_job`. Raises LoadError if it fails."""
+    command = [sys.executable, "-m", module]
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LoadError(done.stderr.strip()[-2000:])
     return Outcome(**json.loads(done.stdout))
+
+
+def answer_job(run: Callable[[dict[str, Any]], Outcome]) -> None:
+    """The client's end: read a job, run it, write its outcome."""
+    try:
+        outcome = run(json.load(sys.stdin))
+    except LoadError as error:
+        sys.exit(str(error))
+    json.dump(asdict(outcome), sys.stdout)
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Connections for as many requests as are under way."""
+    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+    return aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+
+
+@asynccontextmanager
+async def answer_to(session: aiohttp.ClientSession, url: str, payload: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer to a POST of JSON, its body still to be read. Raises LoadError if it is an error."""
+    async with session.post(url, data=payload, headers={"Content-Type": "application/json"}) as response:
+        if response.status != 200:
+            raise LoadError(f"{response.url.path} answered {response.status}: {(await response.text())[:500]}")
+        yield response
 
 
 async def send_all(job: Job) -> Outcome:
@@ -91,10 +122,9 @@ async def send_all(job: Job) -> Outcome:
     Raises:
         LoadError: as soon as a request fails.
     """
-    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
     payloads = [json.dumps(body).encode() for body in job.bodies]
     answers: list[Answered] = []
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with open_session() as session:
         cpu_started, started = time.process_time(), time.perf_counter()
         try:
             async with asyncio.TaskGroup() as group:
@@ -143,10 +173,7 @@ async def _worker(
 
 async def _send(session: aiohttp.ClientSession, job: Job, payload: bytes) -> Answered:
     started = time.perf_counter()
-    headers = {"Content-Type": "application/json"}
-    async with session.post(job.url + job.path, data=payload, headers=headers) as response:
-        if response.status != 200:
-            raise LoadError(f"{job.path} answered {response.status}: {(await response.text())[:500]}")
+    async with answer_to(session, job.url + job.path, payload) as response:
         if not job.stream:
             body = await response.read()
             return Answered(time.perf_counter() - started, json.loads(body)["usage"])
@@ -174,16 +201,5 @@ def _outcome(answers: list[Answered], wall_s: float, cpu_s: float) -> Outcome:
     )
 
 
-def main() -> None:
-    """Read a job, run it, write its outcome."""
-    import uvloop
-
-    try:
-        outcome = uvloop.run(send_all(Job(**json.load(sys.stdin))))
-    except LoadError as error:
-        sys.exit(str(error))
-    json.dump(asdict(outcome), sys.stdout)
-
-
 if __name__ == "__main__":
-    main()
+    answer_job(lambda job: uvloop.run(send_all(Job(**job))))

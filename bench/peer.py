@@ -41,7 +41,7 @@ class VllmServe:
         self, model: Path | str, args: tuple[str, ...] = (), *, served_name: str, start_timeout_s: float = 300.0
     ) -> None:
         (port,) = ports.pick_free("127.0.0.1", 1)
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = self.rollouts_url = f"http://127.0.0.1:{port}"
         self.start_timeout_s = start_timeout_s
         command = [
             *(sys.executable, "-m", ENTRY_MODULE, "--model", str(model), "--served-model-name", served_name),
@@ -53,6 +53,10 @@ class VllmServe:
     def processes(self) -> list[psutil.Process]:
         """The API server, the engine core and the workers."""
         return self._process.members()
+
+    def frontend_processes(self) -> list[psutil.Process]:
+        """The API server alone."""
+        return [process for process in self.processes() if process.pid == self._process.pid]
 
     def __enter__(self) -> Self:
         self._process.start()

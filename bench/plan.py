@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from bench.array_loads import Rollouts, TeacherScores
 from bench.goals import Goal
-from bench.loads import Chat, ChatBatch, Completions, Poisson, Rollouts, Teacher
+from bench.loads import Chat, ChatBatch, Completions, Poisson, Teacher
 from bench.measure import Load
 from bench.push import MixedLoad, PushFleet, PushPause, PushTotal
+from bench.start import StartFirstToken
 
 
 def plan(model: str, *, quick: bool) -> list[Load]:
@@ -19,15 +21,17 @@ def plan(model: str, *, quick: bool) -> list[Load]:
 def _tiny(*, quick: bool) -> list[Load]:
     loads: list[Load] = []
     for concurrency in (64,) if quick else (16, 64, 128):
-        size: dict[str, Any] = {"concurrency": concurrency, "num_requests": 4 * concurrency, "max_tokens": 64}
+        num_requests = min(4 * concurrency, 256)
+        size: dict[str, Any] = {"concurrency": concurrency, "num_requests": num_requests, "max_tokens": 64}
         loads.append(Completions(**size, goals=(throughput(1.0),)))
         streaming = (throughput(1.0), gap(1.1))
         loads += [kind(**size, stream=True, goals=streaming) for kind in (Completions, Chat)]
     single: dict[str, Any] = {"concurrency": 1, "num_requests": 16, "max_tokens": 64}
     loads += [kind(**single, stream=True, goals=(throughput(), first_token(2.0))) for kind in (Completions, Chat)]
+    loads += [Rollouts(num_prompts=32, max_tokens=64, goals=(throughput(1.5),)), TeacherScores(goals=(scoring(4.0),))]
     if not quick:
         loads.append(Completions(**single, goals=(throughput(),)))
-        loads.append(Poisson(rate=40, concurrency=1, num_requests=400, max_tokens=64, stream=True, goals=latencies()))
+        loads.append(Poisson(rate=40, concurrency=1, num_requests=200, max_tokens=64, stream=True, goals=latencies()))
     return loads
 
 
@@ -41,16 +45,18 @@ def _real(*, quick: bool) -> list[Load]:
         if not quick:
             loads.append(Completions(**size, stream=True, goals=streaming))
             loads.append(Chat(**size, goals=(throughput(0.99),)))
-    loads.append(Teacher(concurrency=1, num_requests=1, max_tokens=1, prompt_words=512, goals=(scoring(1.0),)))
     loads.append(ChatBatch(concurrency=64, num_requests=64, max_tokens=16, goals=(duration(1.05),)))
     if not quick:
-        loads.append(Rollouts(concurrency=8, num_requests=8, max_tokens=32, goals=(throughput(),)))
-        loads.append(Poisson(rate=4, concurrency=1, num_requests=48, max_tokens=16, stream=True, goals=latencies()))
+        loads.append(Teacher(concurrency=1, num_requests=1, max_tokens=1, prompt_words=512, goals=(scoring(1.0),)))
+        loads.append(TeacherScores(goals=(scoring(4.0),)))
+        loads.append(Rollouts(num_prompts=8, max_tokens=32, goals=(throughput(),)))
+        loads.append(Poisson(rate=4, concurrency=1, num_requests=32, max_tokens=16, stream=True, goals=latencies()))
         long: dict[str, Any] = {"kind": "long", "prompt_words": 1500, "goals": (throughput(),)}
         loads.append(Completions(concurrency=4, num_requests=8, max_tokens=16, **long))
         loads.append(MixedLoad())
     loads += [PushTotal(), PushPause()]
-    return loads if quick else [*loads, PushFleet()]
+    # Last, for these two need the machine to themselves; and a start needs caches that the loads before have filled.
+    return loads if quick else [*loads, StartFirstToken(), PushFleet()]
 
 
 def throughput(target: float | None = None) -> Goal:

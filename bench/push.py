@@ -9,8 +9,9 @@ import psutil
 
 from bench.goals import Goal
 from bench.helpers import Broadcast, Offline
-from bench.loads import Completions, ServerSide
+from bench.loads import Completions
 from bench.measure import Figures, Side
+from bench.server_load import ServerSide
 from bench.systems import Systems, TritonLive
 from bench.trainer import Trainer
 from sync import PushReport

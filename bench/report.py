@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Result, Row
+from bench.memory import Memory
 from bench.picture import draw
 
 QUIET_FOREIGN_SHARE = 0.05
@@ -36,6 +37,8 @@ class Report:
     results: list[Result] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     """Why, by the name of the load that could not be measured."""
+    memory: dict[str, Memory] = field(default_factory=dict)
+    """By the system's name, after its loads."""
 
     @property
     def rows(self) -> list[Row]:
@@ -70,6 +73,9 @@ def print_report(console: Console, report: Report) -> None:
         console.print(times)
         shares = [share for one in timed for side in (one.ours, one.theirs) for share in one.values(side, CLIENT_SHARE)]
         console.print(f"The client took at most {max(shares, default=0):.0%} of one core.", style="dim")
+    if report.memory:
+        held = [f"{name} {each.frontend_pss_mib:.0f} / {each.pss_mib:.0f}" for name, each in report.memory.items()]
+        console.print(f"Memory in MiB (PSS), the front end / all processes: {', '.join(held)}.", style="dim")
     if any(result.foreign_share > QUIET_FOREIGN_SHARE for result in report.results):
         remark = "[b]others[/b] is the processor time that went to neither side: the machine was not quiet."
         console.print(remark, style="yellow")
@@ -118,6 +124,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "model": report.model,
         "rows": [_row_json(row) for row in report.rows],
         "failures": report.failures,
+        "systems": {name: asdict(memory) for name, memory in report.memory.items()},
         "loads": [
             {
                 "name": result.load.name,

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, TypeVar
 import psutil
 
 from bench.helpers import Broadcast, Offline, bare_broadcast, offline_llm
+from bench.memory import Memory
 from bench.peer import VllmServe
 from bench.trainer import Trainer
 from launch.config import StackConfig, default_cache_dir
@@ -39,9 +40,15 @@ class Server(Protocol):
     """A running system that speaks the OpenAI API."""
 
     url: str
+    rollouts_url: str
+    """What a trainer asks for rollouts: `grpc://` where arrays come back, `http://` where JSON does."""
 
     def processes(self) -> list[psutil.Process]:
         """Every process of the system, for its processor time and memory."""
+        ...
+
+    def frontend_processes(self) -> list[psutil.Process]:
+        """Those of them that speak HTTP."""
         ...
 
 
@@ -50,13 +57,17 @@ class TritonLive:
 
     def __init__(self, stack: Stack) -> None:
         self.url = stack.frontend_url
+        self.rollouts_url = f"grpc://{stack.grpc_url}"
         self.push_address = f"grpc://bench:{stack.control_key}@{stack.grpc_url}"
         """Triton itself, with the control key."""
         self._stack = stack
 
     def processes(self) -> list[psutil.Process]:
         """tritonserver with everything below it, and the front end."""
-        return [*self._stack.triton.members(), *self._stack.frontend.members()]
+        return [*self._stack.triton.members(), *self.frontend_processes()]
+
+    def frontend_processes(self) -> list[psutil.Process]:
+        return self._stack.frontend.members()
 
 
 @contextmanager
@@ -107,13 +118,19 @@ class Systems:
     def __init__(self, settings: Settings, labels: tuple[str, str], on_start: Callable[[str], None]) -> None:
         self.settings = settings
         self.labels = labels
+        self.memory: dict[str, Memory] = {}
+        """Of ours and theirs, by label, as each was when it was last stopped."""
         self._on_start = on_start
         self._started: dict[str, Any] = {}
         self._running = ExitStack()
 
     def server(self, label: str) -> Server:
         """The server of that label."""
-        return self._once(label, lambda: SYSTEMS[label.removesuffix(AGAIN)](self.settings))
+        return self._once(label, lambda: self.start(label))
+
+    def start(self, label: str) -> AbstractContextManager[Server]:
+        """Another server of that label, for the length of the caller's `with`."""
+        return SYSTEMS[label.removesuffix(AGAIN)](self.settings)
 
     @property
     def replica(self) -> TritonLive:
@@ -141,8 +158,11 @@ class Systems:
 
     def stop(self) -> None:
         """Stop all of them: what is asked for next has the machine to itself."""
-        self._started.clear()
-        self._running.close()
+        try:
+            self.memory |= {label: Memory.of(self._started[label]) for label in self.labels if label in self._started}
+        finally:
+            self._started.clear()
+            self._running.close()
 
     def _once(self, label: str, start: Callable[[], AbstractContextManager[T]]) -> T:
         if label not in self._started:

@@ -1,6 +1,12 @@
-"""A load that needs no system: for tests of what is around the measuring."""
+"""A load that needs no system, and a server that is none: for tests of what is around the measuring."""
 
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import psutil
 
@@ -41,3 +47,39 @@ class FixedLoad:
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
         return FixedSide("ours", self.error), FixedSide("theirs", self.error)
+
+
+class LocalServer:
+    """A server as the harness sees one; this process is its front end and all of it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = self.rollouts_url = url
+
+    def processes(self) -> list[psutil.Process]:
+        return [psutil.Process()]
+
+    def frontend_processes(self) -> list[psutil.Process]:
+        return self.processes()
+
+
+@contextmanager
+def local_server(answer: Callable[[dict[str, Any]], tuple[int, bytes]]) -> Iterator[LocalServer]:
+    """A real socket behind which `answer` gives the status and the content for the body of every POST."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            status, content = answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield LocalServer(f"http://127.0.0.1:{http.server_port}")
+        http.shutdown()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.loads import Chat, ChatBatch, Completions, HttpLoad, OfflineSide, Poisson, Rollouts, Teacher
+from bench.loads import Chat, ChatBatch, Completions, HttpLoad, OfflineSide, Poisson, Teacher
 from bench.systems import Settings, Systems
 
 LOAD = Chat(stream=True, concurrency=4, num_requests=6, max_tokens=5)
@@ -42,7 +42,6 @@ def test_the_work_is_fixed():
         (Completions(**SIZE, kind="long"), "long/2", "/v1/completions"),
         (Chat(**SIZE), "chat/2", "/v1/chat/completions"),
         (ChatBatch(**SIZE), "chats/2", "/v1/chat/completions"),
-        (Rollouts(**SIZE), "rollouts/8", "/v1/completions"),
         (Teacher(**SIZE), "teacher/top100", "/v1/completions"),
         (Poisson(**SIZE, rate=4), "poisson/4", "/v1/completions"),
     ],
@@ -50,11 +49,6 @@ def test_the_work_is_fixed():
 def test_a_load_has_a_name_and_a_route(load: HttpLoad, name: str, path: str):
     assert load.name == name
     assert load.job("http://a", "m", seed=0).path == path
-
-
-def test_rollouts_are_several_samples_with_ids_and_logprobs():
-    (body, *_) = Rollouts(**SIZE, samples=4).job("", "m", seed=0).bodies
-    assert (body["n"], body["logprobs"], body["return_token_ids"], body["temperature"]) == (4, 1, True, 1.0)
 
 
 def test_a_teacher_scores_all_sequences_in_one_request():

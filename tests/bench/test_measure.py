@@ -1,12 +1,11 @@
 """The harness against a server that answers at once: no stack, but a real socket and the real client process."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,48 +13,26 @@ from rich.console import Console
 
 from bench.client import LoadError, run_job
 from bench.goals import Goal
-from bench.loads import Completions, ServerSide
+from bench.loads import Completions
 from bench.measure import Effort, Figures, Result, run_load
+from bench.memory import Memory
 from bench.report import Report, print_report, write_results
+from bench.server_load import ServerSide
+from tests.bench.stand_ins import LocalServer, local_server
 
 TOKENS = 5
 
 
-class Answers(BaseHTTPRequestHandler):
-    """Answers every completion with `TOKENS` tokens, and the model `broken` with an error."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        usage = {"prompt_tokens": 3, "completion_tokens": TOKENS}
-        if body["model"] == "broken":
-            self.send(500, b"no such engine")
-        elif body.get("stream"):
-            token, end = {"choices": [{"index": 0, "text": "a"}]}, {"choices": [], "usage": usage}
-            events = [json.dumps(event, separators=(",", ":")) for event in (token, token, end)]
-            self.send(200, "".join(f"data: {event}\n\n" for event in (*events, "[DONE]")).encode())
-        else:
-            self.send(200, json.dumps({"usage": usage}).encode())
-
-    def send(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
-        """Keep quiet."""
-
-
-class LocalServer:
-    """The server as the harness sees one."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def processes(self) -> list[psutil.Process]:
-        return [psutil.Process()]
+def answer(body: dict[str, Any]) -> tuple[int, bytes]:
+    """Every completion has `TOKENS` tokens, and the model `broken` an error."""
+    usage = {"prompt_tokens": 3, "completion_tokens": TOKENS}
+    if body["model"] == "broken":
+        return 500, b"no such engine"
+    if not body.get("stream"):
+        return 200, json.dumps({"usage": usage}).encode()
+    token, end = {"choices": [{"index": 0, "text": "a"}]}, {"choices": [], "usage": usage}
+    events = [json.dumps(event, separators=(",", ":")) for event in (token, token, end)]
+    return 200, "".join(f"data: {event}\n\n" for event in (*events, "[DONE]")).encode()
 
 
 @pytest.fixture(autouse=True)
@@ -65,11 +42,8 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LocalServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as http:
-        thread = threading.Thread(target=http.serve_forever, daemon=True)
-        thread.start()
-        yield LocalServer(f"http://127.0.0.1:{http.server_port}")
-        http.shutdown()
+    with local_server(answer) as server:
+        yield server
 
 
 def load(*, stream: bool, goals: tuple[Goal, ...] = ()) -> Completions:
@@ -151,6 +125,17 @@ def test_requests_with_times_are_sent_then_and_not_before(server: LocalServer) -
     outcome = run_job(replace(job, arrivals_s=[0.0, 0.1, 0.2, 0.4]))
     assert outcome.completion_tokens == 4 * TOKENS
     assert 0.4 <= outcome.wall_s < 5
+
+
+def test_the_memory_of_the_systems_is_in_the_report_and_in_the_file(tmp_path: Path) -> None:
+    memory = {"tritonlive": Memory(410.4, 2900.0), "vllm": Memory(700.0, 3000.2)}
+    report = Report("tiny", memory=memory)
+    console = Console(width=200, record=True)
+    print_report(console, report)
+    assert "tritonlive 410 / 2900, vllm 700 / 3000" in console.export_text()
+    (path,) = write_results([report], {"cpu": "a", "cores": 2}, {}, tmp_path / "bench.json")
+    systems = json.loads(path.read_text())["models"][0]["systems"]
+    assert systems["tritonlive"] == {"frontend_pss_mib": 410.4, "pss_mib": 2900.0}
 
 
 def test_a_failed_request_voids_the_measurement(server: LocalServer) -> None:

@@ -18,10 +18,12 @@ def test_a_real_model_is_on_a_par_and_its_trainer_is_served():
     first_tokens = {f"{api}-stream/1 TTFT": ("lower", 2.0) for api in ("completions", "chat")}
     assert targets("smollm2") == dict.fromkeys(apis, ("higher", 0.99)) | first_tokens | {
         "teacher/top100": ("higher", 1.0),
+        "teacher/top100 binary": ("higher", 4.0),
         "chats/64": ("lower", 1.05),
         "push/total": ("lower", 1.3),
         "push/pause": ("lower", 1.1),
         "push/fleet": ("lower", 1.3),
+        "start/first-token": ("lower", 1.15),
     }
 
 
@@ -32,7 +34,20 @@ def test_where_serving_is_all_the_work_it_is_no_slower():
         **dict.fromkeys([*plain, *streams], ("higher", 1.0)),
         **{f"{name} gap p99": ("lower", 1.1) for name in streams},
         **{f"{api}-stream/1 TTFT": ("lower", 2.0) for api in ("completions", "chat")},
+        "rollouts/8 binary": ("higher", 1.5),
+        "teacher/top100 binary": ("higher", 4.0),
     }
+
+
+def test_where_the_model_is_the_work_rollouts_are_reported_only():
+    (rollouts,) = [load for load in plan("smollm2", quick=False) if load.name == "rollouts/8 binary"]
+    assert [goal.target for goal in rollouts.goals] == [None]
+
+
+def test_arrays_are_in_a_quick_run_and_starts_are_not():
+    names = [load.name for model in ("smollm2", "tiny") for load in plan(model, quick=True)]
+    assert {"rollouts/8 binary", "teacher/top100 binary"} < set(names)
+    assert "start/first-token" not in names
 
 
 @pytest.mark.parametrize("model", ["smollm2", "tiny", "a/directory"])

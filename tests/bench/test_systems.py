@@ -9,10 +9,11 @@ import pytest
 
 import bench.systems
 from bench.systems import SYSTEMS, Settings, Systems
+from tests.bench.stand_ins import LocalServer
 
 
 class Running:
-    """Stands in for every system; knows which run and what they were given."""
+    """Stands in for every system, each a server of this one process; knows which run and what they were given."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -20,10 +21,10 @@ class Running:
 
     def system(self, name: str) -> Any:
         @contextmanager
-        def start(settings: Settings, env: dict[str, str] | None = None) -> Iterator[str]:
+        def start(settings: Settings, env: dict[str, str] | None = None) -> Iterator[LocalServer]:
             self.names.append(name)
             self.envs.append(env or {})
-            yield name
+            yield LocalServer("http://a")
             self.names.remove(name)
 
         return start
@@ -57,6 +58,24 @@ def test_after_a_stop_the_machine_is_free_and_all_can_be_had_again(running: Runn
         assert running.names == []
         systems.server("vllm")
         assert running.names == ["vllm"]
+
+
+def test_a_server_of_ones_own_ends_with_the_with(running: Running):
+    with Systems(Settings(Path("m")), ("tritonlive", "vllm again"), lambda label: None) as systems:
+        with systems.start("vllm again"):
+            assert running.names == ["vllm"]
+        assert running.names == []
+
+
+def test_what_ours_and_theirs_hold_is_looked_at_before_they_stop(running: Running):
+    with Systems(Settings(Path("m")), ("tritonlive", "vllm"), lambda label: None) as systems:
+        systems.server("vllm")
+        assert len(systems.fleet) == 2
+        systems.stop()
+        assert set(systems.memory) == {"vllm"}
+        assert systems.replica.processes()
+    assert set(systems.memory) == {"tritonlive", "vllm"}
+    assert 0 < systems.memory["vllm"].frontend_pss_mib == systems.memory["vllm"].pss_mib
 
 
 def test_a_fleets_replicas_have_cores_of_their_own(running: Running, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,46 @@
+"""The client of a trainer's calls: a process of its own, as bench/client.py is, that wants arrays in the end."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bench.client import LoadError, Outcome, answer_job, run_client
+from bench.json_rollouts import JsonRollouts
+from sync import SyncError
+from sync.rollouts import Rollouts
+
+
+@dataclass(frozen=True)
+class ArrayJob:
+    """One call of `sync.Rollouts`, or of its stand-in for a server without arrays."""
+
+    url: str
+    """`grpc://` of a Triton server, `http://` of an OpenAI server."""
+    served_name: str
+    call: Literal["generate", "score"]
+    prompts: list[list[int]]
+    params: dict[str, Any]
+    """The call's keyword arguments."""
+
+
+def run_array_job(job: ArrayJob) -> Outcome:
+    """Run the job in a fresh client process. Raises LoadError if the call failed."""
+    return run_client("bench.array_client", asdict(job))
+
+
+def call(job: ArrayJob) -> Outcome:
+    """Make the call; the time is from token ids in lists to arrays, connecting included. Raises LoadError."""
+    is_grpc = job.url.startswith("grpc:")
+    rollouts = Rollouts(job.url) if is_grpc else JsonRollouts(job.url, job.served_name)
+    cpu_started, started = time.process_time(), time.perf_counter()
+    try:
+        batch = getattr(rollouts, job.call)(job.prompts, **job.params)
+    except SyncError as error:
+        raise LoadError(str(error)) from error
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+    completion_tokens = int(batch.lengths.sum()) if job.call == "generate" else 0
+    return Outcome(wall_s, cpu_s, sum(map(len, job.prompts)), completion_tokens)
+
+
+if __name__ == "__main__":
+    answer_job(lambda job: call(ArrayJob(**job)))

@@ -1,0 +1,80 @@
+"""The loads of a trainer that wants arrays: token ids in, numpy out, each in one call."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from bench.array_client import ArrayJob, run_array_job
+from bench.measure import Figures
+from bench.server_load import ServerLoad
+from bench.systems import Server
+
+TOKEN_IDS = (1000, 30_000)
+"""From where to where a prompt's are: ordinary tokens of any vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayLoad(ServerLoad):
+    """One call for all prompts; where a server has JSON only, its client makes the arrays."""
+
+    call: ClassVar[Literal["generate", "score"]]
+
+    num_prompts: int
+    prompt_tokens: int
+
+    @abstractmethod
+    def params(self) -> dict[str, Any]:
+        """The call's keyword arguments."""
+
+    def job(self, url: str, served_name: str, seed: int) -> ArrayJob:
+        """The load as a job for the client; another seed gives other prompts of the same length."""
+        prompts = self.rng(seed).integers(*TOKEN_IDS, (self.num_prompts, self.prompt_tokens)).tolist()
+        return ArrayJob(url, served_name, self.call, prompts, self.params())
+
+    def send(self, server: Server, served_name: str, seed: int) -> Figures:
+        return run_array_job(self.job(server.rollouts_url, served_name, seed)).figures()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts(ArrayLoad):
+    """Several sampled completions of each prompt, with token ids and the logprobs of each token and of the likeliest.
+
+    Sampled without a seed, so the texts differ; their lengths do not.
+    """
+
+    call = "generate"
+
+    prompt_tokens: int = 32
+    samples: int = 8
+    max_tokens: int
+
+    @property
+    def name(self) -> str:
+        return f"rollouts/{self.samples} binary"
+
+    def params(self) -> dict[str, Any]:
+        return {
+            "n": self.samples,
+            "logprobs": 1,
+            "max_tokens": self.max_tokens,
+            "temperature": 1.0,
+            "ignore_eos": True,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherScores(ArrayLoad):
+    """The likeliest tokens at every position of several sequences."""
+
+    call = "score"
+
+    num_prompts: int = 8
+    prompt_tokens: int = 512
+    top: int = 100
+
+    @property
+    def name(self) -> str:
+        return f"teacher/top{self.top} binary"
+
+    def params(self) -> dict[str, Any]:
+        return {"top_k": self.top, "temperature": 0}
