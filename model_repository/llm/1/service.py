@@ -25,7 +25,6 @@ from .metrics import (
 )
 from .relay import Relay
 from .responses import ResponseWriter
-from .settings import Settings
 from .tensors import BadTensor, RequestError, read_bytes, read_string
 from .token_level import TokenLevel
 from .versions import check_minimum
@@ -39,9 +38,9 @@ METRICS_INTERVAL_S = 0.25
 class Service:
     """The model, apart from Triton's calling conventions."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._writer = ResponseWriter()
-        self._engine = Engine(settings)
+    def __init__(self, engine: Engine, writer: ResponseWriter) -> None:
+        self._engine = engine
+        self._writer = writer
         self._statistics = Statistics()
         self._metrics = TritonMetrics("vllm", DESCRIPTIONS)
         self._own_metrics = TritonMetrics("tritonlive", SENDING_DESCRIPTIONS | WEIGHT_DESCRIPTIONS)
