@@ -60,8 +60,8 @@ def run(
 
     A load has two sides, which are all up and take turns: one, then the other, then the other, then the one … after a
     warm-up each. Every request makes the same number of tokens, counted by the servers' own `usage`. Shown are
-    medians; a row compares ours with the other side pair by pair, with the smallest and largest value. Ends with
-    status 1 if a target is missed or a load fails.
+    medians; a row compares ours with the other side pair by pair, with the smallest and largest value. `hop/` has one
+    side, held against a fixed figure. Ends with status 1 if a target is missed or a load fails.
 
     * **How good is this ruler?** `--ours vllm` measures vLLM's server against a second copy of itself: the ratios
       should be 1.00, and their spread is the harness's own noise.

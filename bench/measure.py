@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -22,7 +22,7 @@ Figures = dict[str, float]
 
 
 class Side(Protocol):
-    """One of the two things a load compares."""
+    """One of the two things a load compares, or the only one."""
 
     @property
     def name(self) -> str: ...
@@ -43,7 +43,7 @@ class Side(Protocol):
 
 
 class Load(Protocol):
-    """Work that two sides do, and what is expected of ours; a dataclass, whose fields the results file holds."""
+    """Work that sides do, and what is expected of ours; a dataclass, whose fields the results file holds."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -53,8 +53,8 @@ class Load(Protocol):
     @property
     def goals(self) -> tuple[Goal, ...]: ...
 
-    def sides(self, systems: "Systems") -> tuple[Side, Side]:
-        """Ours and the one it is held against; starts what they need."""
+    def sides(self, systems: "Systems") -> tuple[Side, ...]:
+        """Ours and the one it is held against, if there is one; starts what they need."""
         ...
 
 
@@ -100,11 +100,17 @@ class Result:
     load: Load
     ours: str
     theirs: str
+    """Empty where ours is held against nothing but its target."""
     measurements: dict[str, list[Measurement]]
+
+    @property
+    def sides(self) -> list[str]:
+        """Ours, and theirs if there is one."""
+        return list(self.measurements)
 
     def values(self, side: str, figure: str) -> list[float]:
         """One figure of all runs of a side; empty where it does not apply."""
-        return [one.figures[figure] for one in self.measurements[side] if figure in one.figures]
+        return [one.figures[figure] for one in self.measurements.get(side, []) if figure in one.figures]
 
     def spread(self, side: str, figure: str) -> Spread | None:
         values = self.values(side, figure)
@@ -133,15 +139,15 @@ class Result:
         return Spread.of([one.foreign_share for many in self.measurements.values() for one in many]).median
 
 
-def run_load(load: Load, sides: tuple[Side, Side], effort: Effort, on_run: Callable[[str], None]) -> Result:
-    """Measure both sides, interleaved: A B B A A B …
+def run_load(load: Load, sides: Sequence[Side], effort: Effort, on_run: Callable[[str], None]) -> Result:
+    """Measure both sides, interleaved: A B B A A B … One alone is measured as often.
 
     Only one is asked at a time, when the other has come to rest (then it takes no processor time). The order turns
     round with each repeat, so that a machine that slowly gets faster or slower favours none.
 
     Args:
         load: what the sides do.
-        sides: ours and theirs, up and running.
+        sides: ours, and theirs if there is one, up and running.
         effort: how often.
         on_run: called before each run with what is about to happen.
 
@@ -161,7 +167,7 @@ def run_load(load: Load, sides: tuple[Side, Side], effort: Effort, on_run: Calla
             side.prepare()
             time.sleep(SETTLE_S)
             measurements[side.name].append(measure(side, seed=repeat))
-    return Result(load, sides[0].name, sides[1].name, measurements)
+    return Result(load, sides[0].name, sides[1].name if len(sides) > 1 else "", measurements)
 
 
 def measure(side: Side, seed: int) -> Measurement:

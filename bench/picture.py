@@ -1,10 +1,14 @@
-"""The results as a picture: every row's ratio with its spread, and the target it is held to."""
+"""The results as a picture: every row's ratio with its spread, and the target it is held to.
+
+A row without another side is drawn as a ratio to its target, or to its own median.
+"""
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench.measure import Row
-from bench.stats import ratios
+from bench.stats import Spread, ratios
 
 COLOURS = {"ok": "tab:green", "SHORT": "tab:red", "": "tab:gray"}
 ROW_INCHES = 0.26
@@ -43,19 +47,28 @@ def _draw_rows(axis: Any, rows: list[Row]) -> None:
     """A line for each row from the top, its figures at the right."""
     axis.axvline(1.0, color="black", linewidth=0.6)
     for place, row in enumerate(rows):
-        ours, theirs = (row.result.values(side, row.goal.figure) for side in (row.result.ours, row.result.theirs))
-        ratio, colour = ratios(ours, theirs), COLOURS[row.verdict]
+        (ratio, target), colour = _ratio_and_target(row), COLOURS[row.verdict]
         errors = [[ratio.median - ratio.low], [ratio.high - ratio.median]]
         axis.errorbar(ratio.median, place, xerr=errors, fmt="o", color=colour, markersize=5, capsize=2, linewidth=1)
-        target = row.goal.target
         if target is not None:
-            base = row.result.spread(row.result.theirs, row.goal.figure)
-            at = target if row.goal.compare == "ratio" or base is None else 1 + target / base.median
-            axis.plot(at, place, ">" if row.goal.better == "higher" else "<", color="black", markersize=4)
+            axis.plot(target, place, ">" if row.goal.better == "higher" else "<", color="black", markersize=4)
         text = f"{row.goal.show(row.reached.median)}  {row.goal.limit()}  {row.verdict}".rstrip()
         place_of_text = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8, "color": colour}
         axis.annotate(text, (1.01, place), annotation_clip=False, **place_of_text)
-    axis.set_yticks(range(len(rows)), [f"{row.name} / {row.result.theirs}" for row in rows], fontsize=8)
+    names = [" / ".join(filter(None, (row.name, row.result.theirs))) for row in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
     axis.grid(axis="x", linewidth=0.3)
     axis.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def _ratio_and_target(row: Row) -> tuple[Spread, float | None]:
+    """Where a row is drawn, and where its target."""
+    target = row.goal.target
+    ours, theirs = (row.result.values(side, row.goal.figure) for side in (row.result.ours, row.result.theirs))
+    if row.goal.compare == "absolute":
+        theirs = [target or median(ours)] * len(ours)
+        return ratios(ours, theirs), None if target is None else 1.0
+    if row.goal.compare == "added" and target is not None:
+        target = 1 + target / median(theirs)
+    return ratios(ours, theirs), target

@@ -4,6 +4,7 @@ from typing import Any
 
 from bench.array_loads import Rollouts, TeacherScores
 from bench.goals import Goal
+from bench.hop.load import HopLoad
 from bench.loads import Chat, ChatBatch, Completions, Poisson, Teacher
 from bench.measure import Load
 from bench.push import MixedLoad, PushFleet, PushPause, PushTotal
@@ -19,7 +20,7 @@ def plan(model: str, *, quick: bool) -> list[Load]:
 
 
 def _tiny(*, quick: bool) -> list[Load]:
-    loads: list[Load] = []
+    loads: list[Load] = [HopLoad(concurrency=128, max_tokens=512, goals=hop())]
     for concurrency in (64,) if quick else (16, 64, 128):
         num_requests = min(4 * concurrency, 256)
         size: dict[str, Any] = {"concurrency": concurrency, "num_requests": num_requests, "max_tokens": 64}
@@ -82,6 +83,13 @@ def gap(target: float | None = None) -> Goal:
 def first_token(target: float | None = None) -> Goal:
     """What is added to the time to the first token."""
     return Goal("ttft p50 ms", "lower", target, compare="added", label="TTFT")
+
+
+def hop() -> tuple[Goal, ...]:
+    """What Triton lets through, and in how many messages."""
+    messages = Goal("messages/s", "higher", compare="absolute", label="messages")
+    steps = Goal("steps/message", "lower", compare="absolute", label="steps")
+    return Goal("tokens/s", "higher", 50_000, compare="absolute"), messages, steps
 
 
 def latencies() -> tuple[Goal, ...]:

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.goals import short
 from bench.measure import Result, Row
 from bench.memory import Memory
 from bench.picture import draw
@@ -53,7 +54,8 @@ class Report:
 def print_report(console: Console, report: Report) -> None:
     """Two tables: a row per goal, against its target; latencies and processor time per load that has them.
 
-    Each figure is a median, what was reached with its smallest and largest value; pairs are ours / theirs.
+    Each figure is a median, what was reached with its smallest and largest value; pairs are ours / theirs, and a figure
+    alone is ours where there is no other side.
     """
     goals = _table(f"{report.model}: medians, ours / theirs")
     for heading in ("unit", "ours / theirs", "reached", "low to high", "target", "", "runs", "others", "beside"):
@@ -71,7 +73,7 @@ def print_report(console: Console, report: Report) -> None:
         for result in timed:
             times.add_row(result.load.name, *_pairs(result, TIMES.values()))
         console.print(times)
-        shares = [share for one in timed for side in (one.ours, one.theirs) for share in one.values(side, CLIENT_SHARE)]
+        shares = [share for one in timed for side in one.sides for share in one.values(side, CLIENT_SHARE)]
         console.print(f"The client took at most {max(shares, default=0):.0%} of one core.", style="dim")
     if report.memory:
         held = [f"{name} {each.frontend_pss_mib:.0f} / {each.pss_mib:.0f}" for name, each in report.memory.items()]
@@ -105,17 +107,12 @@ def _goal_cells(row: Row) -> list[str]:
 
 
 def _pairs(result: Result, figures: Iterable[str]) -> list[str]:
-    """Each figure's median of both sides; a dash where a side has none."""
+    """Each figure's median of all sides; a dash where a side has none."""
     return [
-        " / ".join(_short(spread.median) if spread else "-" for spread in spreads)
+        " / ".join(short(spread.median) if spread else "-" for spread in spreads)
         for figure in figures
-        for spreads in [[result.spread(side, figure) for side in (result.ours, result.theirs)]]
+        for spreads in [[result.spread(side, figure) for side in result.sides]]
     ]
-
-
-def _short(value: float) -> str:
-    """Three significant digits, and no exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -139,11 +136,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def _row_json(row: Row) -> dict[str, Any]:
-    sides = {
-        side: asdict(spread)
-        for side in (row.result.ours, row.result.theirs)
-        if (spread := row.result.spread(side, row.goal.figure))
-    }
+    sides = {side: asdict(spread) for side in row.result.sides if (spread := row.result.spread(side, row.goal.figure))}
     return {
         "name": row.name,
         **asdict(row.goal),

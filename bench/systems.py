@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, TypeVar
 import psutil
 
 from bench.helpers import Broadcast, Offline, bare_broadcast, offline_llm
+from bench.hop.server import Hop, hop
 from bench.memory import Memory
 from bench.peer import VllmServe
 from bench.trainer import Trainer
@@ -151,6 +152,11 @@ class Systems:
     @property
     def broadcast(self) -> Broadcast:
         return self._once("bare broadcast", lambda: bare_broadcast(self.settings.model))
+
+    @property
+    def hop(self) -> Hop:
+        """Our Triton and a client of it, over an engine core that makes tokens for free."""
+        return self._once("Triton over free tokens", lambda: hop(self.settings.model, self.settings.args))
 
     @property
     def trainer(self) -> Trainer:

@@ -120,15 +120,24 @@ class Stack:
         Raises ProcessDiedError, ReadyTimeoutError or StackCancelled.
         """
         deadline = time.monotonic() + timeout_s
+        self.wait_triton_ready(timeout_s)
+        with httpx.Client(timeout=5.0) as client:
+            self._wait("front end", lambda: ready.is_ok(client, f"{self.frontend_url}/health"), deadline)
+        answer = ready.FirstToken(self.frontend_url, api_key=self.api_key, control_key=self.control_key)
+        self._wait("first token", answer.is_done, deadline)
+        return answer.result()
+
+    def wait_triton_ready(self, timeout_s: float = 900.0) -> None:
+        """Wait until Triton's model is ready, whether there is a front end or not.
+
+        Raises ProcessDiedError, ReadyTimeoutError or StackCancelled.
+        """
+        deadline = time.monotonic() + timeout_s
         with httpx.Client(timeout=5.0) as client:
             model_url = f"{self.http_url}/v2/models/{TRITON_MODEL}/ready"
             # Triton opens its ports only when its models are loaded; until then its log is all there is.
             self._wait("tritonserver", lambda: self.triton.log_contains(f"loading: {TRITON_MODEL}:"), deadline)
             self._wait("engine", lambda: ready.is_ok(client, model_url), deadline)
-            self._wait("front end", lambda: ready.is_ok(client, f"{self.frontend_url}/health"), deadline)
-        answer = ready.FirstToken(self.frontend_url, api_key=self.api_key, control_key=self.control_key)
-        self._wait("first token", answer.is_done, deadline)
-        return answer.result()
 
     def check(self) -> None:
         """Raise ProcessDiedError if either process has ended, StackCancelled if a stop was asked for."""

@@ -23,6 +23,7 @@ from openai_frontend.core_client import TritonCoreClient
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.fleet_control import FleetControl
+from openai_frontend.loop_lag import LoopLag
 from openai_frontend.replica import RECONNECT_INTERVAL_S, Replica
 from openai_frontend.replica_metrics import ReplicaGauges
 from openai_frontend.replicas import Replicas
@@ -98,6 +99,7 @@ class TritonEngineClient(AsyncLLM):
         for replica in self.replicas.members:
             self._tasks.append(asyncio.create_task(replica.stay_connected(), name=f"replica-{replica.url}"))
         self._tasks.append(asyncio.create_task(self._publish_metrics(), name="replica-metrics"))
+        self._tasks.append(asyncio.create_task(LoopLag().watch(), name="loop-lag"))
         deadline = time.monotonic() + patience_s
         while self.errored:
             if time.monotonic() > deadline:

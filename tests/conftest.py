@@ -39,6 +39,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     rows: dict[int, list[pytest.TestReport]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
+            if not isinstance(report, pytest.TestReport):
+                continue  # a module that could not be collected
             for name, number in report.user_properties if report.when == "call" or report.failed else ():
                 if name == "row":
                     rows.setdefault(number, []).append(report)

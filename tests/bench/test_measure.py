@@ -104,6 +104,21 @@ class Clock:
         return {"seconds": 0.05}
 
 
+def test_a_side_alone_is_measured_and_held_against_its_target(tmp_path: Path) -> None:
+    goals = (Goal("seconds", "lower", 1.0, compare="absolute"), Goal("seconds", "lower", compare="absolute", label="b"))
+    result = run_load(load(stream=False, goals=goals), [Clock("ours")], Effort(2, 2, 0.0), lambda text: None)
+    assert (result.ours, result.theirs, result.sides, result.repeats) == ("ours", "", ["ours"], 2)
+    report = Report("tiny", [result])
+    console = Console(width=200, record=True)
+    print_report(console, report)
+    (line,) = [line for line in console.export_text().splitlines() if line.lstrip().startswith("completions/2  ")]
+    assert [cell for cell in line.split() if cell in ("0.05", "ok", "/")] == ["0.05", "0.05", "0.05", "0.05", "ok"]
+    written = write_results([report], {"cpu": "a", "cores": 2}, {}, tmp_path / "bench.json")
+    rows = json.loads(written[0].read_text())["models"][0]["rows"]
+    assert [(row["verdict"], list(row["sides"])) for row in rows] == [("ok", ["ours"]), (None, ["ours"])]
+    assert all(path.stat().st_size for path in written)
+
+
 @pytest.mark.parametrize(
     ("effort", "repeats"), [(Effort(2, 9, 0.0), 2), (Effort(2, 9, 0.35), 4), (Effort(1, 2, 60.0), 2)]
 )

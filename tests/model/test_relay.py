@@ -1,4 +1,6 @@
-"""model_repository/llm/1/relay.py: front ends are told which adapters serve, and have said so when a push returns."""
+"""model_repository/llm/1/relay.py: front ends are told which adapters serve, and have said so when a push returns.
+
+And what waits for the writer travels in one message."""
 
 import asyncio
 import json
@@ -18,6 +20,10 @@ class Writer:
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, np.ndarray]]] = []
         self.finished: list[str] = []
+        self.jobs: list[Callable[[], None]] = []
+
+    def call(self, job: Callable[[], None]) -> None:
+        self.jobs.append(job)
 
     def send(self, sender: str, tensors: dict[str, np.ndarray], *, final: bool) -> None:
         assert not final
@@ -76,3 +82,18 @@ async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(
     setting.relay.close(channel)
     await asyncio.wait_for(announcing, 1)
     assert setting.writer.finished == ["sender"]
+
+
+async def test_what_waits_for_the_writer_travels_together_and_is_counted(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(load("relay"), "send", lambda sender, tensors, *, final: sent.append(sender))
+    setting = Setting(load)
+    setting.relay.open("a", "sender")
+    setting.relay.announce("step-1")
+    setting.relay.announce("step-2")
+    (write,) = setting.writer.jobs
+    write()
+    assert sent == ["sender"]
+    assert (setting.relay.num_messages, setting.relay.num_steps) == (1, 2)

@@ -52,3 +52,17 @@ def test_a_job_that_fails_does_not_end_the_thread(writer: Any) -> None:
     writer.call(lambda: sent.append("after"))
     writer.close()
     assert sent == ["after"]
+
+
+async def test_what_was_queued_before_is_sent_when_the_queue_has_drained(writer: Any) -> None:
+    sent: list[str] = []
+    may_go_on = threading.Event()
+    writer.call(lambda: may_go_on.wait(10) and None)
+    writer.call(lambda: sent.append("before"))
+    draining = asyncio.create_task(writer.drained())
+    await asyncio.sleep(0.05)
+    assert not draining.done()
+    assert writer.queue_length == 2, "the job that appends, and the one that tells"
+    may_go_on.set()
+    await asyncio.wait_for(draining, 10)
+    assert sent == ["before"]

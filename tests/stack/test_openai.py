@@ -1,6 +1,7 @@
 """The OpenAI API, through the official SDK."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -94,10 +95,15 @@ def test_tokenize_there_and_back(frontend: httpx.Client) -> None:
     assert frontend.post("/detokenize", json={"model": MODEL, "tokens": tokens}).json()["prompt"] == "Hello there"
 
 
-def test_probes(frontend: httpx.Client) -> None:
+def test_probes(frontend: httpx.Client, metric: Callable[[str], float]) -> None:
     assert frontend.get("/health").status_code == 200
     assert frontend.get("/version").json()["version"].startswith("0.")
-    assert "vllm:generation_tokens_total" in frontend.get("/metrics").text
+    text = frontend.get("/metrics").text
+    assert "vllm:generation_tokens_total" in text
+    assert "tritonlive_event_loop_lag_seconds_bucket" in text
+    assert 0 <= metric("tritonlive_event_loop_lag_max_seconds") < 60
+    assert metric("tritonlive_response_queue_length") >= 0
+    assert metric("tritonlive_channel_messages_total") <= metric("tritonlive_channel_steps_total")
     assert frontend.get("/v1/models").json()["data"][0]["id"] == MODEL
 
 

@@ -128,13 +128,16 @@ class Engine:
             raise BadTensor("engine_request", str(error)) from None
         return request.sampling_params
 
+    def create_llm(self) -> AsyncLLM:
+        """A new engine; blocks until vLLM's processes are up."""
+        return AsyncLLM.from_engine_args(self.arguments)
+
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
     async def _start_llm(self) -> None:
-        # vLLM's constructor blocks until its processes are up; the loop stays free to answer meanwhile.
-        llm: AsyncLLM = await self.loop.run_in_executor(None, AsyncLLM.from_engine_args, self.arguments)
+        llm = await self.loop.run_in_executor(None, self.create_llm)  # the loop stays free to answer meanwhile
         for hook in self._on_start:
             hook(llm)
         self._supported_tasks = await llm.get_supported_tasks()

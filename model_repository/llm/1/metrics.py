@@ -1,4 +1,4 @@
-"""vLLM's engine statistics as metrics of Triton, on its /metrics.
+"""The model's statistics as metrics of Triton, on its /metrics.
 
 Counting is cheap and happens on the engine's loop; telling Triton is a message to another process, so it happens on the
 writer's thread, a few times a second.
@@ -62,6 +62,24 @@ DESCRIPTIONS = {
     "prompt_tokens_cached_total": "Prompt tokens found in the prefix cache.",
     "requests_finished_total": "Requests that have ended in the engine.",
     "engine_restarts_total": "Times the engine died and was started again.",
+}
+
+
+@dataclass
+class SendingStatistics:
+    """How far the way to the clients is behind; the field names are the metrics' names without their prefix."""
+
+    event_loop_lag_max_seconds: float = 0.0
+    response_queue_length: int = 0
+    channel_messages_total: int = 0
+    channel_steps_total: int = 0
+
+
+SENDING_DESCRIPTIONS = {
+    "event_loop_lag_max_seconds": "How late the engine's event loop was at most, within the last 15 seconds.",
+    "response_queue_length": "Jobs that wait for the thread that sends responses.",
+    "channel_messages_total": "Messages with engine steps sent to front ends.",
+    "channel_steps_total": "Engine steps in these messages: as a rule one each, more where sending falls behind.",
 }
 
 

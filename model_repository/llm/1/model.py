@@ -23,10 +23,9 @@ class TritonPythonModel:
         locale.setlocale(locale.LC_ALL, "C.UTF-8")
         # Imported here, not above: Triton loads this file once more beforehand, in a process without a
         # model, to ask for its configuration; vLLM's import alone takes ten seconds.
-        from .service import Service
-        from .settings import Settings
+        from .assembly import assemble
 
-        self._service = Service(Settings.load(Path(__file__).parent))
+        self._service = assemble(Path(__file__).parent)
         self._service.start()
 
     def execute(self, requests: list[Any]) -> None:

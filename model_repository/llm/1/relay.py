@@ -57,6 +57,8 @@ class Relay:
         self._adapters = adapters
         self._writer = writer
         self._in_flight = in_flight
+        self.num_messages = 0  # sent on channels, with how many steps; both are the writer's thread's to write
+        self.num_steps = 0
         self._channels: dict[str, Channel] = {}
         self._owners: dict[str, Channel] = {}  # request id → channel
         self._decoder = MsgpackDecoder(EngineCoreRequest)
@@ -242,6 +244,8 @@ class Relay:
         if steps:
             (payload,) = self._encoder.encode(steps)
             send(channel.sender, {"engine_outputs": as_tensor(payload)}, final=False)
+            self.num_messages += 1
+            self.num_steps += len(steps)
         for sender in finished:
             self._writer.finish(sender)
 

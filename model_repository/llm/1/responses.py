@@ -39,14 +39,22 @@ class ResponseWriter:
     def send(self, sender: Any, tensors: Mapping[str, np.ndarray], final: bool) -> None:
         self.call(lambda: send(sender, tensors, final))
 
+    @property
+    def queue_length(self) -> int:
+        """Jobs that have not begun."""
+        return self._queue.qsize()
+
     async def caught_up(self) -> None:
         """Returns when what is queued has been sent, at once if that is little.
 
         A stream that waits here gets its next tokens together in one response. Otherwise streams of many responses
         would queue faster than they are sent, and everybody else, control operations too, would wait behind them.
         """
-        if self._queue.qsize() < BEHIND_JOBS:
-            return
+        if self.queue_length >= BEHIND_JOBS:
+            await self.drained()
+
+    async def drained(self) -> None:
+        """Returns when what is queued has been sent."""
         loop, is_sent = asyncio.get_running_loop(), asyncio.Event()
 
         def say() -> None:

@@ -14,10 +14,17 @@ from .control import KEYLESS, Control
 from .engine import Engine, intercept_outputs
 from .generate import NativeRequest, generate, read_request, strings
 from .history import InFlight, WeightStatistics
-from .metrics import DESCRIPTIONS, WEIGHT_DESCRIPTIONS, Statistics, TritonMetrics
+from .loop_lag import LoopLag
+from .metrics import (
+    DESCRIPTIONS,
+    SENDING_DESCRIPTIONS,
+    WEIGHT_DESCRIPTIONS,
+    SendingStatistics,
+    Statistics,
+    TritonMetrics,
+)
 from .relay import Relay
 from .responses import ResponseWriter
-from .settings import Settings
 from .tensors import BadTensor, RequestError, read_bytes, read_string
 from .token_level import TokenLevel
 from .versions import check_minimum
@@ -31,12 +38,13 @@ METRICS_INTERVAL_S = 0.25
 class Service:
     """The model, apart from Triton's calling conventions."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._writer = ResponseWriter()
-        self._engine = Engine(settings)
+    def __init__(self, engine: Engine, writer: ResponseWriter) -> None:
+        self._engine = engine
+        self._writer = writer
         self._statistics = Statistics()
         self._metrics = TritonMetrics("vllm", DESCRIPTIONS)
-        self._weight_metrics = TritonMetrics("tritonlive", WEIGHT_DESCRIPTIONS)
+        self._own_metrics = TritonMetrics("tritonlive", SENDING_DESCRIPTIONS | WEIGHT_DESCRIPTIONS)
+        self._lag = LoopLag()
         self._in_flight = InFlight()
         # Before the relay's hook: it takes the front ends' outputs away.
         self._engine.on_start(lambda llm: intercept_outputs(llm, self._statistics.observe))
@@ -54,6 +62,7 @@ class Service:
         self._engine.start()
         self._engine.run(self._watch_cancellations())
         self._engine.run(self._publish_metrics())
+        self._engine.run(self._lag.watch())
 
     def stop(self) -> None:
         try:
@@ -161,6 +170,9 @@ class Service:
                     # traceback can keep one in a cycle.
                     gc.collect()
                     self._may_have_garbage = False
-            weights = WeightStatistics.of(self._weights.history, self._in_flight)
+            sending = SendingStatistics(
+                self._lag.max_s, self._writer.queue_length, self._relay.num_messages, self._relay.num_steps
+            )
+            own = asdict(sending) | asdict(WeightStatistics.of(self._weights.history, self._in_flight))
             self._writer.call(lambda: self._metrics.publish(asdict(self._statistics)))
-            self._writer.call(lambda weights=weights: self._weight_metrics.publish(asdict(weights)))
+            self._writer.call(lambda own=own: self._own_metrics.publish(own))

@@ -1,0 +1,93 @@
+"""Triton with tritonlive's model over an engine core that makes tokens for free, and a client."""
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from bench.child import Child
+from bench.measure import Figures
+from bench.peer import ENVIRONMENT
+from launch.config import TRITON_MODEL, StackConfig, default_cache_dir
+from launch.stack import Stack
+
+OURS = ("assembly.py", "free_core.py")
+"""What a copy of the model gets from here; the former replaces the model's own."""
+START_TIMEOUT_S = 120.0
+METRICS_TIMEOUT_S = 10.0
+"""The model publishes its metrics four times a second."""
+
+
+class Hop:
+    """Both ends, connected."""
+
+    def __init__(self, stack: Stack, client: Child) -> None:
+        self._stack = stack
+        self._client = client
+
+    def processes(self) -> list[psutil.Process]:
+        return [*self._stack.triton.members(), *self._client.processes()]
+
+    def generate(self, concurrency: int, max_tokens: int) -> Figures:
+        """So many generations at once; what came how fast, and how much of it in a message.
+
+        Raises ChildError if one fails, RuntimeError if the model does not say what it has sent.
+        """
+        messages_before, steps_before = self._sent()
+        figures = self._client.ask({"concurrency": concurrency, "max_tokens": max_tokens})
+        messages, steps = self._wait_until_sent(steps_before + figures["steps"])
+        messages, steps = messages - messages_before, steps - steps_before
+        return figures | {
+            "messages/s": messages / figures["seconds"],
+            "steps/message": steps / messages,
+            "tokens/message": figures["completion tokens"] / messages,
+        }
+
+    def _wait_until_sent(self, num_steps: float) -> tuple[float, float]:
+        deadline = time.monotonic() + METRICS_TIMEOUT_S
+        while (sent := self._sent())[1] < num_steps:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the client has {num_steps:.0f} steps, and Triton's metrics tell of {sent[1]:.0f}")
+            time.sleep(0.05)
+        return sent
+
+    def _sent(self) -> tuple[float, float]:
+        """Messages that the model has sent to front ends, and the steps in them."""
+        text = httpx.get(self._stack.metrics_url, timeout=METRICS_TIMEOUT_S).text
+        return metric(text, "tritonlive_channel_messages_total"), metric(text, "tritonlive_channel_steps_total")
+
+
+@contextmanager
+def hop(model: Path, args: tuple[str, ...]) -> Iterator[Hop]:
+    """Both up; the engine's arguments as other systems have them, though of the model only the configuration counts."""
+    with tempfile.TemporaryDirectory(prefix="tritonlive-hop-") as folder:
+        repository = copy_model(Path(folder) / "model_repository")
+        stack = Stack(StackConfig(model=str(model), extra_args=args, model_repository=repository))
+        try:
+            stack.triton.start()  # the front end's place is the client's
+            stack.wait_triton_ready(START_TIMEOUT_S)
+            log_path = default_cache_dir() / "logs" / "bench-hop.log"
+            with Child("bench.hop.client", [stack.grpc_url], ENVIRONMENT, log_path) as client:
+                yield Hop(stack, client)
+        finally:
+            stack.stop()
+
+
+def copy_model(target: Path) -> Path:
+    """A model repository like ours, whose engine core makes tokens for free."""
+    shutil.copytree(StackConfig.model_repository, target, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in OURS:
+        shutil.copyfile(Path(__file__).with_name(name), target / TRITON_MODEL / "1" / name)
+    return target
+
+
+def metric(text: str, name: str) -> float:
+    """A metric's value in Triton's /metrics; 0 if it has not been published yet."""
+    found = re.search(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0

@@ -1,0 +1,26 @@
+"""model_repository/llm/1/loop_lag.py: a loop that is held up shows it, for a while."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+
+async def test_a_blocked_loop_shows_lag_until_the_window_has_passed(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("loop_lag")
+    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(module, "WINDOW_S", 0.1)
+    lag = module.LoopLag()
+    assert lag.max_s == 0
+    watching = asyncio.create_task(lag.watch())
+    await asyncio.sleep(0)  # it sleeps from here on
+    time.sleep(0.5)  # noqa: ASYNC251 - that is the point
+    await asyncio.sleep(0.05)
+    assert 0.45 <= lag.max_s < 5
+    await asyncio.sleep(0.5)
+    assert lag.max_s < 0.45
+    watching.cancel()

@@ -1,0 +1,59 @@
+"""model_repository/llm/1/metrics.py: every figure has its description, and Triton hears of changes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+Load = Callable[[str], ModuleType]
+
+
+def test_every_figure_is_described(load: Load) -> None:
+    metrics, history = load("metrics"), load("history")
+    for kind, descriptions in (
+        (metrics.Statistics, metrics.DESCRIPTIONS),
+        (metrics.SendingStatistics, metrics.SENDING_DESCRIPTIONS),
+        (history.WeightStatistics, metrics.WEIGHT_DESCRIPTIONS),
+    ):
+        assert {field.name for field in fields(kind)} == set(descriptions)
+
+
+class Metric:
+    """Triton's, as far as it is used."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def increment(self, value: float) -> None:
+        self.value += value
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+
+def test_counters_grow_and_gauges_are_set(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, Metric] = {}
+
+    class MetricFamily:
+        COUNTER, GAUGE = "counter", "gauge"
+
+        def __init__(self, name: str, description: str, kind: str) -> None:
+            self.key = f"{kind} {name}"
+
+        def Metric(self, labels: Mapping[str, str]) -> Metric:  # noqa: N802 - Triton's name
+            return made.setdefault(self.key, Metric())
+
+    metrics: Any = load("metrics")
+    monkeypatch.setattr(metrics, "pb_utils", SimpleNamespace(MetricFamily=MetricFamily))
+    triton = metrics.TritonMetrics("tritonlive", metrics.SENDING_DESCRIPTIONS)
+    names = ("event_loop_lag_max_seconds", "response_queue_length", "channel_messages_total", "channel_steps_total")
+    triton.publish(dict(zip(names, (0.5, 3, 10, 12), strict=True)))
+    triton.publish(dict(zip(names, (0.0, 3, 11, 14), strict=True)))
+    assert {name: metric.value for name, metric in made.items()} == {
+        "gauge tritonlive_event_loop_lag_max_seconds": 0.0,
+        "gauge tritonlive_response_queue_length": 3,
+        "counter tritonlive_channel_messages_total": 11,
+        "counter tritonlive_channel_steps_total": 14,
+    }
