@@ -21,13 +21,38 @@ def load(model: Any, model_config: Any, weights: Iterable[tuple[str, torch.Tenso
     """
     initialize_layerwise_reload(model)
     try:
-        with disable_mtp_completeness_check():
-            model.load_weights(iter(weights))
-        if missed := list(unloaded_layers(model)):
-            raise TransferError(f"the model's own loader left these layers as they were: {', '.join(missed)}")
+        load_part(model, weights)
+        check_complete(model)
     finally:
-        finalize_layerwise_reload(model, model_config)
-        repack_tied_heads(model)
+        end(model, model_config)
+
+
+def begin(model: Any, model_config: Any) -> None:
+    """Begin a load in parts: `load_part` for each, `check_complete`, `end`.
+
+    One that was given up is ended first. vLLM would count the tensors it left waiting for the rest of their layer as
+    this load's, and take the layer for complete before the last new one is there.
+    """
+    finalize_layerwise_reload(model, model_config)
+    initialize_layerwise_reload(model)
+
+
+def load_part(model: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Tensors wait until their layer's others are there, too."""
+    with disable_mtp_completeness_check():
+        model.load_weights(iter(weights))
+
+
+def check_complete(model: Any) -> None:
+    """Raises TransferError when a layer got no tensor since the load began."""
+    if missed := list(unloaded_layers(model)):
+        raise TransferError(f"the model's own loader left these layers as they were: {', '.join(missed)}")
+
+
+def end(model: Any, model_config: Any) -> None:
+    """Make the model's structure whole again, whatever was loaded."""
+    finalize_layerwise_reload(model, model_config)
+    repack_tied_heads(model)
 
 
 def repack_tied_heads(model: Any) -> None:

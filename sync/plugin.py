@@ -2,7 +2,7 @@
 
 
 def register() -> None:
-    """Make the weight transfer backends "gloo" and "cuda_ipc" known to vLLM; more than once is fine.
+    """Make our weight transfer backends known to vLLM; more than once is fine.
 
     The modules themselves are imported by vLLM when such an engine is created.
     """
@@ -11,6 +11,7 @@ def register() -> None:
     engines = {
         "gloo": ("sync.gloo_worker", "GlooWeightTransferEngine"),
         "cuda_ipc": ("sync.ipc_worker", "CudaIpcWeightTransferEngine"),
+        "nccl_trl_legacy": ("sync.trl_legacy_worker", "TrlLegacyWeightTransferEngine"),
     }
     for name, (module, class_name) in engines.items():
         if name not in WeightTransferEngineFactory._registry:

@@ -1,12 +1,10 @@
 """What TRL's client up to 1.10 calls: the routes of `trl vllm-serve`, paths with a slash at the end.
 
 TRL 1.11 and later speak `vllm serve`'s own routes and need nothing from here. When no trainer with an older TRL is
-left, delete this module, trl_protocol.py, their line in app.py and "/health/" in auth.py.
+left, delete this module, trl_legacy_weights.py, trl_protocol.py, their line in app.py and "/health/" in auth.py, and
+sync/trl_legacy_worker.py with its line in sync/plugin.py.
 
-Generation, chat and teacher logprobs are complete. Weights are not: the old contract lets the server's first worker
-host the NCCL group and broadcasts each tensor from the last rank, while vLLM's NCCL engine receives from rank 0 of a
-group that the trainer hosts. So /init_communicator/ and /update_named_param/ refuse with 422, whatever the backend,
-and say what to use.
+Generation, chat and teacher logprobs are here, what the control key is for in trl_legacy_weights.py.
 
 Images are passed on as vLLM takes them; no model with vision has been tried.
 """
@@ -14,19 +12,16 @@ Images are passed on as vLLM takes them; no model with vision has been tried.
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.instrumentator.health import health
 from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
-from vllm.exceptions import GenerationError, GracefulHTTPError, VLLMValidationError
+from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.inputs import EngineInput
 from vllm.multimodal.media import MediaConnector
 from vllm.outputs import RequestOutput
@@ -34,17 +29,15 @@ from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import SamplingParams
 from vllm.utils.async_utils import merge_async_iterators
 
+from openai_frontend.routes import trl_legacy_weights
 from openai_frontend.routes import trl_protocol as protocol
-from openai_frontend.routes.control import get_world_size
 from openai_frontend.routes.engine import engine
 from openai_frontend.triton_engine import TritonEngineClient
 
-# Generation and probes as elsewhere; weights and caches need the control key.
-router, control_router = APIRouter(), APIRouter()
+router = APIRouter()
 JSON_ONLY = [Depends(validate_json_request)]
 
 router.add_api_route("/health/", health, response_class=Response)
-control_router.add_api_route("/get_world_size/", get_world_size)
 
 
 @router.post("/generate/", dependencies=JSON_ONLY)
@@ -80,39 +73,6 @@ async def get_sequence_logprobs(body: protocol.SequenceLogprobsRequest, raw_requ
     if body.response_format == "binary":
         return await answer(lambda: protocol.sequence_logprobs_binary(outputs, body.prompt_lengths, body.top_logprobs))
     return await answer(lambda: protocol.sequence_logprobs_json(outputs, body.prompt_lengths))
-
-
-@control_router.post("/reset_prefix_cache/")
-async def reset_prefix_cache(request: Request) -> JSONResponse:
-    """Fails, as vLLM's own, while running requests hold blocks; the message says so."""
-    success = await engine(request).reset_prefix_cache()
-    return JSONResponse({"message": f"Request received, resetting prefix cache status: {success}"})
-
-
-@control_router.post("/init_communicator/")
-async def init_communicator(body: protocol.CommunicatorRequest, request: Request) -> None:
-    raise no_weights(request, f"init_communicator: no group is hosted on {body.host}:{body.port}")
-
-
-@control_router.post("/update_named_param/")
-async def update_named_param(body: protocol.NamedParamRequest, request: Request) -> None:
-    raise no_weights(request, f"update_named_param: {body.name} is unchanged")
-
-
-@control_router.post("/close_communicator/")
-async def close_communicator() -> JSONResponse:
-    """There never is one; a trainer that closes at its exit is right all the same."""
-    return JSONResponse({"message": "Request received, no communicator is open"})
-
-
-def no_weights(request: Request, what: str) -> GracefulHTTPError:
-    config = engine(request).vllm_config.weight_transfer_config
-    backend = "off" if config is None else f"{config.backend!r}"
-    return GracefulHTTPError(
-        f"{what}. Weights do not come over the routes of TRL up to 1.10 (weight transfer here is {backend}): use "
-        "sync.WeightSync or sync.trl of tritonlive, or TRL 1.11 or later with the backend 'nccl'",
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-    )
 
 
 async def render_prompts(llm: TritonEngineClient, body: protocol.GenerateRequest) -> Sequence[EngineInput]:
@@ -195,5 +155,4 @@ async def answer(make: Callable[[], protocol.Json]) -> Response:
 def attach(app: FastAPI) -> frozenset[str]:
     """Add the routes to `app`; returns the paths that need the control key."""
     app.include_router(router)
-    app.include_router(control_router)
-    return frozenset(route.path for route in control_router.routes if isinstance(route, APIRoute))
+    return trl_legacy_weights.attach(app)

@@ -1,14 +1,17 @@
-"""The bodies of `trl vllm-serve` for trl_legacy.py: what comes in, and vLLM's outputs as what goes out."""
+"""The bodies of `trl vllm-serve` for trl_legacy*.py: what comes in, and vLLM's outputs as what goes out."""
 
 import base64
 import math
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import numpy as np
+import torch
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from vllm.exceptions import VLLMValidationError
+from vllm.distributed.device_communicators.pynccl_wrapper import ncclDataTypeEnum
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -93,7 +96,7 @@ class CommunicatorRequest(BaseModel):
     """Where the server's first worker listens; `world_size` counts the workers and the trainer."""
 
     host: str
-    port: int
+    port: int = Field(ge=1, le=65535)
     world_size: int
     client_device_uuid: str
 
@@ -103,7 +106,17 @@ class NamedParamRequest(BaseModel):
 
     name: str
     dtype: str
-    shape: list[int]
+    shape: list[Annotated[int, Field(ge=0)]]
+
+    def to_update_info(self) -> Json:
+        """As vLLM's NCCL engines announce tensors. Raises GracefulHTTPError for a dtype that NCCL does not carry."""
+        name = self.dtype.removeprefix("torch.")
+        dtype = getattr(torch, name, None)
+        if not isinstance(dtype, torch.dtype) or not ncclDataTypeEnum.supports_torch_dtype(dtype):
+            raise GracefulHTTPError(
+                f"dtype: {self.dtype!r} of {self.name} is not one that NCCL carries", HTTPStatus.UNPROCESSABLE_ENTITY
+            )
+        return {"names": [self.name], "dtype_names": [name], "shapes": [self.shape]}
 
 
 def sampling_params(values: Json) -> SamplingParams:

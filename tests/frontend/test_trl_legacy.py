@@ -5,10 +5,7 @@ from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any, cast
 
-import httpx
 import pytest
-from fastapi import FastAPI
-from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.sampling_params import SamplingParams
 
 from openai_frontend.routes import trl_legacy
@@ -20,10 +17,9 @@ class FakeEngine:
 
     errored = False
 
-    def __init__(self, backend: str | None = None) -> None:
+    def __init__(self) -> None:
         self.started: set[str] = set()
         self.aborted: set[str] = set()
-        self.vllm_config = SimpleNamespace(weight_transfer_config=SimpleNamespace(backend=backend) if backend else None)
 
     def check_admission(self, n: int) -> None:
         self.admitted = n
@@ -70,25 +66,3 @@ async def test_when_the_client_goes_all_are_aborted() -> None:
         await task
     await asyncio.sleep(0)
     assert engine.aborted == {"waits"}
-
-
-@pytest.mark.parametrize("backend", [None, "gloo", "nccl"])
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/init_communicator/", {"host": "0.0.0.0", "port": 51216, "world_size": 2, "client_device_uuid": "x"}),
-        ("/update_named_param/", {"name": "a.weight", "dtype": "torch.bfloat16", "shape": [2, 2]}),
-    ],
-)
-async def test_weights_are_refused_with_what_to_use(backend: str | None, path: str, body: dict[str, Any]) -> None:
-    app = FastAPI()
-    app.state.args = SimpleNamespace(log_error_stack=False)
-    app.state.engine_client = FakeEngine(backend)
-    init_exception_handler(app)
-    controls = trl_legacy.attach(app)
-    assert path in controls
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        answer = await client.post(path, json=body)
-        assert answer.status_code == 422, "a state error: TRL repeats 500, 502 and 503"
-        assert "WeightSync" in answer.json()["error"]["message"]
-        assert (await client.post("/close_communicator/")).status_code == 200

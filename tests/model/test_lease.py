@@ -64,6 +64,8 @@ def test_what_a_trainer_says_of_itself(module: ModuleType) -> None:
     assert module.read_holder(info) == ("me", 7.0, False)
     assert info == {"master_address": "h", "master_port": 5}, "vLLM's engines know no leases"
     assert module.read_holder(info) == ("h:5", module.ANONYMOUS_LEASE_S, True)
+    legacy = {"host": "0.0.0.0", "port": 5, "client_device_uuid": "12-34"}
+    assert module.read_holder(legacy) == ("GPU 12-34", module.ANONYMOUS_LEASE_S, True)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Who may change this replica's weights now: one trainer at a time, for as long as it shows that it lives.
 
 A trainer that names itself (`holder`) renews its lease with every call and a heartbeat; when the lease runs out its
-group is torn down. One that does not (vLLM's and TRL's clients know no leases) is known by the rendezvous it hosts. It
-sends no heartbeat, so its lease runs out without consequence until another trainer comes.
+group is torn down. One that does not (vLLM's and TRL's clients know no leases) is known by the rendezvous it hosts, or,
+where the workers host it (TRL up to 1.10), by its GPU. It sends no heartbeat, so its lease runs out without consequence
+until another trainer comes.
 """
 
 import time
@@ -78,4 +79,5 @@ def read_holder(init_info: dict[str, Any]) -> tuple[str, float, bool]:
     if named is not None:
         return named, float(seconds), False
     address, port = init_info.get("master_address", "unknown"), init_info.get("master_port", "")
-    return f"{address}:{port}", ANONYMOUS_LEASE_S, True
+    gpu = init_info.get("client_device_uuid")
+    return f"{address}:{port}" if gpu is None else f"GPU {gpu}", ANONYMOUS_LEASE_S, True

@@ -1,0 +1,167 @@
+"""Weights from TRL's client up to 1.10, over NCCL: the routes of `trl vllm-serve` that need the control key.
+
+    init_communicator   the first worker hosts the group; the trainer joins it once it has the answer
+    update_named_param  one tensor is announced; the trainer sends it once it has the answer. The first starts an update
+    reset_prefix_cache  the trainer has sent all: the update ends, and a new version serves
+    close_communicator  the group is left
+
+So the first two answer before what they begin has ended (`Transfers`). They come in order all the same: the trainer
+makes its next call after the barrier of the tensor before, and the model does one thing after the other. Whether an
+update is running, and whether the last one failed, is asked of the replica each time, not remembered here: the front
+end may be several processes.
+
+The workers' side is sync/trl_legacy_worker.py. No machine with a GPU was at hand when this was written: NCCL has not
+run under it.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
+from starlette.responses import JSONResponse
+from vllm.exceptions import GracefulHTTPError
+
+from openai_frontend.routes.control import get_world_size
+from openai_frontend.routes.engine import engine
+from openai_frontend.routes.trl_protocol import CommunicatorRequest, NamedParamRequest
+from openai_frontend.triton_engine import TritonEngineClient
+from openai_frontend.versions import split
+
+logger = logging.getLogger("uvicorn.error")  # as in replica.py
+
+BACKEND = "nccl_trl_legacy"  # sync/plugin.py
+# A group that cannot be formed (another trainer is connected, the port is taken) fails sooner; one that can waits for
+# the trainer, and the trainer for the answer.
+REFUSAL_S = 1.0
+
+router = APIRouter()
+router.add_api_route("/get_world_size/", get_world_size)
+
+
+class Transfers:
+    """What the workers do together with the trainer, begun by calls that were answered before its end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def begin(self, operation: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(operation)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def settle(self) -> None:
+        """Wait for all; their failures are the replica's to tell."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("weights from TRL: %s", error)
+
+
+@router.post("/init_communicator/")
+async def init_communicator(body: CommunicatorRequest, request: Request) -> JSONResponse:
+    llm = engine(request)
+    require_backend(llm, "init_communicator")
+    num_workers = llm.get_world_size(include_dp=True)
+    if body.world_size != num_workers + 1:
+        raise GracefulHTTPError(
+            f"world_size: {body.world_size}; with the {num_workers} workers here it must be {num_workers + 1}",
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+        )
+    joining = transfers(request).begin(llm.control("init_weight_transfer_engine", init_info=body.model_dump()))
+    await asyncio.wait([joining], timeout=REFUSAL_S)
+    if joining.done():
+        joining.result()
+    return JSONResponse({"message": "Request received, initializing communicator"})
+
+
+@router.post("/update_named_param/")
+async def update_named_param(body: NamedParamRequest, request: Request) -> JSONResponse:
+    llm = engine(request)
+    require_backend(llm, "update_named_param")
+    update_info = body.to_update_info()
+    if (await settled_status(request)).get("state") != "updating":
+        await llm.start_weight_update()
+    transfers(request).begin(llm.control("update_weights", update_info=update_info))
+    return JSONResponse({"message": "Request received, updating named parameter"})
+
+
+@router.post("/reset_prefix_cache/")
+async def reset_prefix_cache(request: Request) -> JSONResponse:
+    """Ends the running update. Without one it fails, as vLLM's own, while running requests hold blocks."""
+    llm = engine(request)
+    status = await settled_status(request) if backend(llm) == BACKEND else {}
+    if status.get("state") == "updating":
+        await llm.commit_weight_update(next_version(status["weight_version"]))
+        success = True  # a commit drops every cached prefix
+    else:
+        success = await llm.reset_prefix_cache()
+    return JSONResponse({"message": f"Request received, resetting prefix cache status: {success}"})
+
+
+@router.post("/close_communicator/")
+async def close_communicator(request: Request) -> JSONResponse:
+    """Without a communicator, too: a trainer closes at its exit, whatever it did before."""
+    llm = engine(request)
+    if backend(llm) == BACKEND:
+        await llm.control("abort_weight_update", reason="the trainer closed the communicator")
+        await llm.shutdown_weight_transfer_engine()
+    return JSONResponse({"message": "Request received, closing communicator"})
+
+
+async def settled_status(request: Request) -> Mapping[str, Any]:
+    """The replica's status now that the trainer has done its part in what was begun.
+
+    Raises GracefulHTTPError if the trainer was let go of because its update failed.
+    """
+    await transfers(request).settle()
+    status = await engine(request).get_replica_status()
+    outcome = (status.get("last_update") or {}).get("outcome")
+    if status.get("lease") is None and outcome in ("failed", "aborted"):
+        reason = status.get("reason") or "the engine was started again with its checkpoint"
+        raise GracefulHTTPError(
+            f"the last weight update {outcome}: {reason}; call init_communicator and send all weights again",
+            HTTPStatus.CONFLICT,
+        )
+    return status
+
+
+def backend(llm: TritonEngineClient) -> str | None:
+    config = llm.vllm_config.weight_transfer_config
+    return None if config is None else config.backend
+
+
+def require_backend(llm: TritonEngineClient, operation: str) -> None:
+    """Raises GracefulHTTPError saying how to start the server."""
+    if (found := backend(llm)) != BACKEND:
+        raise GracefulHTTPError(
+            f"{operation}: weight transfer is {found or 'off'} here; for TRL up to 1.10 start the server with "
+            f"--weight-transfer-config '{json.dumps({'backend': BACKEND})}', or use sync.WeightSync, sync.trl, or TRL "
+            "1.11 or later",
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+        )
+
+
+def next_version(version: str) -> str:
+    """As sync.trl counts: "step-<n>", one more than the number at the end of the version before."""
+    _, number = split(version)
+    return f"step-{int(number) + 1 if number else 0}"
+
+
+def transfers(request: Request) -> Transfers:
+    return request.app.state.trl_transfers
+
+
+def attach(app: FastAPI) -> frozenset[str]:
+    """Add the routes to `app`; returns their paths."""
+    app.state.trl_transfers = Transfers()
+    app.include_router(router)
+    return frozenset(route.path for route in router.routes if isinstance(route, APIRoute))
