@@ -22,6 +22,7 @@ PACKAGES = (
 )
 
 SPINNING_CORES = 4
+KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 """As in model_repository/llm/1/engine.py."""
 
 
@@ -59,15 +60,18 @@ def _commit() -> str | None:
 
 
 def engine_args() -> tuple[str, ...]:
-    """What every engine gets on this machine: with few cores, its worker inside, as tritonlive does by itself.
+    """What every engine gets on this machine, as tritonlive does it by itself: memory that is kept, and with few cores
+    its worker inside.
 
-    vLLM's own default there is a worker process that spins for its engine core and the other way round; which of two
-    servers has more processes would decide the ratios (model_repository/llm/1/engine.py, `with_worker_inside`).
+    vLLM's own default with few cores is a worker process that spins for its engine core and the other way round; which
+    of two servers has more processes would decide the ratios (model_repository/llm/1/engine.py, `with_worker_inside`).
     """
+    # The environment is inherited by all systems that are started.
+    for name, value in KEEPING_MEMORY.items():
+        os.environ.setdefault(name, value)
     num_cores = len(os.sched_getaffinity(0))
     if num_cores >= SPINNING_CORES:
         return ()
-    # Inherited by all systems that are started.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores - 1)))
     return ("--distributed-executor-backend", "uni")

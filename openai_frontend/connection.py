@@ -53,8 +53,9 @@ class TritonConnection:
         """
         channel = grpc.aio.insecure_channel(url, CHANNEL_OPTIONS)
         asking = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady
+        request = service_pb2.ModelReadyRequest(name=MODEL)  # ty: ignore[missing-attribute] - generated
         try:
-            answer = await asking(service_pb2.ModelReadyRequest(name=MODEL), timeout=timeout_s)
+            answer = await asking(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             await channel.close()
             raise EngineUnavailable(f"Triton at {url} does not answer: {error.details()}") from None
@@ -124,8 +125,9 @@ class TritonConnection:
 
     async def is_answering(self, timeout_s: float) -> bool:
         """Whether Triton is there, whatever its model is busy with."""
+        request = service_pb2.ServerLiveRequest()  # ty: ignore[missing-attribute] - generated
         try:
-            answer = await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s)
+            answer = await self._stub.ServerLive(request, timeout=timeout_s)
         except grpc.RpcError:
             return False
         return answer.live

@@ -46,7 +46,8 @@ class TritonStream:
         try:
             async for response in self._call:
                 self._on_response(response.infer_response, response.error_message or None)
-        except grpc.RpcError as error:
-            reason = f"the connection to Triton broke: {error.details()}"
+        except Exception as error:  # whatever breaks it: the reason goes to every request
+            details = error.details() if isinstance(error, grpc.aio.AioRpcError) else repr(error)
+            reason = f"the connection to Triton broke: {details}"
         finally:
             self._on_end(reason)

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import grpc
-import numpy as np
 from tritonclient.grpc import service_pb2_grpc
 
 from .control import DEFAULT_TIMEOUT_S, ControlClient
@@ -51,7 +50,7 @@ class GrpcControl(ControlClient):
         payload: bytes | None = None,
     ) -> dict[str, Any]:
         arguments = (arguments or {}) | ({"holder": self.holder} if self.holder else {})
-        tensors: dict[str, str | np.ndarray] = {
+        tensors: dict[str, str | bytes] = {
             "control_operation": operation,
             "control_arguments": json.dumps(arguments),
         }

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
@@ -98,7 +98,7 @@ class Listener:
 
 
 def message(steps: list[EngineCoreOutputs]) -> Contents:
-    return {"engine_outputs": bytes(MsgpackEncoder(size_threshold=1 << 62).encode(steps)[0])}
+    return {"engine_outputs": cast(bytes, MsgpackEncoder(size_threshold=1 << 62).encode(steps)[0])}
 
 
 CLOSING: Contents = {}

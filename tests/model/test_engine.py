@@ -6,6 +6,8 @@ from types import ModuleType
 
 import pytest
 
+from bench import machine
+
 MODEL = ["--model", "HuggingFaceTB/SmolLM2-135M-Instruct"]
 INSIDE = ["--distributed-executor-backend", "uni"]
 
@@ -47,3 +49,18 @@ def test_elsewhere_vllm_decides(
     has_cores(monkeypatch, cores)
     assert engine.with_worker_inside([*MODEL, *extra]) == [*MODEL, *extra]
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
+
+
+def test_the_engines_processes_keep_what_they_free(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in engine.KEEPING_MEMORY:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    engine.keep_memory()
+    assert os.environ["MALLOC_MMAP_MAX_"] == "0"
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1", "the caller's environment wins"
+
+
+def test_a_benchmark_gives_every_system_the_same(engine: ModuleType) -> None:
+    assert machine.KEEPING_MEMORY == engine.KEEPING_MEMORY
+    assert machine.SPINNING_CORES == engine.SPINNING_CORES

@@ -35,6 +35,8 @@ RESTART_DELAY_S = 1.0
 SHUTDOWN_TIMEOUT_S = 10.0
 # With so many cores an engine core and a worker can spin on one each and leave some to the others.
 SPINNING_CORES = 4
+# What glibc's malloc reads at the start of a process (mallopt(3)).
+KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
 class Engine:
@@ -44,6 +46,7 @@ class Engine:
         self.settings = settings
         self.argv = with_worker_inside(with_weight_transfer(settings.engine_argv))
         self.arguments = parse_arguments(self.argv)
+        keep_memory()
         self.loop = uvloop.new_event_loop()
         self.started_at = time.time()
         self.num_restarts = 0
@@ -211,6 +214,17 @@ def with_worker_inside(argv: list[str]) -> list[str]:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores - 1)))  # as the worker's process would have
     return [*argv, "--distributed-executor-backend", "uni"]
+
+
+def keep_memory() -> None:
+    """Have the engine's processes, on a CPU, keep up to a gibibyte of the memory they free.
+
+    Logits and logprobs of a step are tens to hundreds of MB. By default each is mapped anew and given back, and most of
+    the time goes into page faults: scores with the 100 likeliest tokens took 1.6 times as long.
+    """
+    if current_platform.is_cpu():
+        for name, value in KEEPING_MEMORY.items():
+            os.environ.setdefault(name, value)
 
 
 def parse_arguments(argv: list[str]) -> AsyncEngineArgs:
