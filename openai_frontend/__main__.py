@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import resource
 import sys
 import tempfile
 
@@ -12,6 +13,7 @@ from openai_frontend import description
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, Options
 
+MAX_OPEN_FILES = 65_535
 DEFAULT_TRITON_URL = "127.0.0.1:8001"
 EPILOG = f"""\
 Every other argument is vLLM's, as for `vllm serve`: --tool-call-parser, --enable-auto-tool-choice, --chat-template,
@@ -53,6 +55,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> int:
     args, vllm_argv = parse(sys.argv[1:])
+    allow_connections()
     urls = triton_urls(args.triton_url)
     if args.workers == 1:
         # The import takes as long as Triton needs to load a small model: do both at once.
@@ -79,6 +82,14 @@ def main() -> int:
             timeout_worker_healthcheck=60,
         )
     return 0
+
+
+def allow_connections() -> None:
+    """Each is an open file, of which a shell often allows 1024, while the system would allow more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def triton_urls(given: list[str] | None) -> list[str]:

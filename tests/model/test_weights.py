@@ -83,7 +83,8 @@ async def test_a_failure_leaves_it_dirty_until_a_whole_update(llm: FakeLLM, weig
     assert weights.reason == f"{step} failed: a worker failed"
     assert not weights.lease.is_held
     assert llm.version == "default"
-    assert llm.calls[-4:-1] == ["update_weights", "finish_weight_update", "shutdown_weight_transfer_engine"]
+    finishing = ["start_weight_update", "finish_weight_update", "update_weights", "shutdown_weight_transfer_engine"]
+    assert llm.calls[-5:-1] == finishing, "no layer is left half loaded for the next update"
 
     llm.failing = None
     await weights.connect(INIT)

@@ -14,33 +14,42 @@ from .conftest import MODEL, wait_until
 # Generous: the promise is one second, a busy machine may need more.
 FREED_WITHIN_S = 15.0
 CLIENT = """
-import httpx, sys
-url, body, key = sys.argv[1:]
+import asyncio, httpx, sys
+url, body, key, streams = sys.argv[1:]
 headers = {"Authorization": key, "Content-Type": "application/json"}
-with httpx.stream("POST", url, content=body, headers=headers, timeout=300) as answer:
-    for _ in answer.iter_lines():
-        pass
+limits = httpx.Limits(max_connections=None)
+async def read(client):
+    async with client.stream("POST", url, content=body, headers=headers, timeout=300) as answer:
+        async for _ in answer.aiter_lines():
+            pass
+async def main():
+    async with httpx.AsyncClient(limits=limits) as client:
+        await asyncio.gather(*(read(client) for _ in range(int(streams))))
+asyncio.run(main())
 """
 # Long enough to be caught running: the tiny model makes thousands of tokens a second.
 OPENAI = f'{{"model": "{MODEL}", "prompt": "Hello", "max_tokens": 1900, "n": 64, "ignore_eos": true, "stream": %s}}'
+ONE_OF_MANY = OPENAI.replace('"n": 64', '"n": 1')
 PARAMETERS = json.dumps({"max_tokens": 1900, "n": 64, "ignore_eos": True})
 NATIVE = json.dumps({"text_input": "Hello", "stream": True, "sampling_parameters": PARAMETERS})
 
 
 @pytest.mark.parametrize(
-    ("where", "path", "body"),
+    ("where", "path", "body", "streams"),
     [
-        ("frontend_url", "/v1/completions", OPENAI % "true"),
-        ("frontend_url", "/v1/completions", OPENAI % "false"),
-        ("http_url", "/v2/models/llm/generate_stream", NATIVE),
+        ("frontend_url", "/v1/completions", OPENAI % "true", 1),
+        ("frontend_url", "/v1/completions", OPENAI % "false", 1),
+        ("frontend_url", "/v1/completions", ONE_OF_MANY % "true", 128),
+        ("http_url", "/v2/models/llm/generate_stream", NATIVE, 1),
     ],
-    ids=["openai stream", "openai whole", "triton stream"],
+    ids=["openai stream", "openai whole", "128 openai streams", "triton stream"],
 )
 def test_a_killed_client_frees_the_engine(
-    stack: Stack, metric: Callable[[str], float], where: str, path: str, body: str
+    stack: Stack, metric: Callable[[str], float], where: str, path: str, body: str, streams: int
 ) -> None:
     url = getattr(stack, where) + path
-    with subprocess.Popen([sys.executable, "-c", CLIENT, url, body, f"Bearer {stack.api_key}"]) as client:
+    command = [sys.executable, "-c", CLIENT, url, body, f"Bearer {stack.api_key}", str(streams)]
+    with subprocess.Popen(command) as client:
         try:
             wait_until(lambda: metric("vllm_num_requests_running") > 0, 60)
         finally:

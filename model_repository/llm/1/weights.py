@@ -278,7 +278,7 @@ class Weights:
         self._end_lease()
         version = None
         if self.engine.is_running:
-            await self._workers.let_go()
+            await self._workers.let_go(is_staged=self.backend in STAGING_BACKENDS)
             version = await self.version()
         if self._is_touched:
             await self._refuse(State.DIRTY, reason)

@@ -68,13 +68,17 @@ class Workers:
         """Drop every cached prefix; running requests are set back and computed anew."""
         await self._answer(self._engine.llm.reset_prefix_cache(reset_running_requests=True))
 
-    async def let_go(self) -> None:
+    async def let_go(self, *, is_staged: bool) -> None:
         """Leave the trainer, whatever the update's state, so that the next one can connect.
 
         vLLM refuses to release a trainer while an update is active. Our gloo worker takes the abort and finishes
-        without loading anything; vLLM's own engines fail on it, which clears the mark, too.
+        without loading anything. Engines that write into the model have to finish, even if that takes another start:
+        what an unfinished load left waiting for the rest of its layer would count as the next one's. They fail on the
+        abort, which clears the mark where finishing could not.
         """
-        for call in (self.update({"abort": "given up"}), self.load(), self.disconnect()):
+        abort = self.update({"abort": "given up"})
+        calls = (abort, self.load()) if is_staged else (self.start(), self.load(), abort)
+        for call in (*calls, self.disconnect()):
             try:
                 await call
             except RequestError:  # a trainer that cannot be let go of is left to its group's own deadline
