@@ -7,7 +7,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -77,8 +76,7 @@ def test_arguments_and_answer(triton, control):
 
 
 def test_a_payload_is_a_tensor_of_bytes():
-    payload = np.frombuffer(b"\x00\xff", np.uint8)
-    request = build_request({"control_operation": "stage_adapter", "control_payload": payload})
+    request = build_request({"control_operation": "stage_adapter", "control_payload": b"\x00\xff"})
     tensor = request.inputs[1]
     assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("control_payload", "UINT8", [1, 2])
     assert request.raw_input_contents[1] == b"\x00\xff"
