@@ -157,14 +157,14 @@ def status(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json: J
 @app.command()
 def timeline(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json: Json = False) -> None:
     """Show the last pushes: when, by whom, how long staged, paused and loaded, and how they ended."""
-    from .timeline import timeline_table
+    from .timeline import MIN_WIDTH, timeline_table
 
     with reported(), connect(Target.parse(to, control_key), timeout) as client:
         answer = client.timeline()
     if as_json:
         Console().print_json(data=answer)
     else:
-        Console().print(timeline_table(answer))
+        Console(width=max(MIN_WIDTH, Console().width)).print(timeline_table(answer))
 
 
 @app.command()

@@ -7,6 +7,8 @@ from typing import Any
 from rich.table import Table
 
 OUTCOME_STYLES = {"committed": "green", "unchanged": "cyan", "running": "yellow", "failed": "red", "aborted": "red"}
+MIN_WIDTH = 140
+"""Of the console: in a narrower one the figures would be cut off; a terminal wraps the lines."""
 SECONDS = ("stage_s", "pause_s", "drain_s", "load_s", "flush_s", "total_s")
 
 
