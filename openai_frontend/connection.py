@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.stream import TritonStream
-from sync.triton_tensors import MODEL, build_request, read_contents, read_strings
+from sync.triton_tensors import MODEL, build_request, control_tensors, read_contents, read_strings
 
 # gRPC sends a call's messages one by one, and a turn of asyncio's loop goes by before it says that one has gone. When
 # many requests come at once a turn takes long: on one call they would leave at one per turn.
@@ -100,9 +100,6 @@ class TritonConnection:
 
         Raises TritonError as the model answers, EngineUnavailable when no answer comes within `timeout_s`.
         """
-        asked = {"control_operation": operation, "control_arguments": json.dumps(arguments)}
-        given = {"control_key": key, "control_payload": payload}
-        tensors = asked | {name: value for name, value in given.items() if value is not None}
         answer: asyncio.Future[Contents] = asyncio.get_running_loop().create_future()
 
         def on_answer(contents: Contents | None, error: TritonError | None) -> None:
@@ -114,7 +111,7 @@ class TritonConnection:
                 answer.set_result(contents)
 
         request_id = f"control-{uuid.uuid4().hex}"
-        self.send(request_id, tensors, on_answer)
+        self.send(request_id, control_tensors(operation, arguments, key, payload), on_answer)
         try:
             contents = await asyncio.wait_for(answer, timeout_s)
         except TimeoutError:

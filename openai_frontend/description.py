@@ -12,8 +12,8 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from openai_frontend.errors import IncompatibleServer
+from sync.triton_tensors import MODEL
 
-MODEL = "llm"
 # What this front end sends and expects; a server without them is of another make or version.
 REQUIRED_INPUTS = frozenset({"engine_channel", "engine_request", "engine_abort", "control_operation"})
 REQUIRED_OUTPUTS = frozenset({"engine_outputs", "control_result"})

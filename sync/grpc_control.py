@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2_grpc
 from .control import DEFAULT_TIMEOUT_S, ControlClient
 from .errors import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, SyncError, UnavailableError
 from .target import Target
-from .triton_tensors import build_request, read_strings
+from .triton_tensors import build_request, control_tensors, read_strings
 
 # A decoupled model is reached by the streaming call only. With this header Triton ends the call with a gRPC status on
 # an error, instead of an error text without a code.
@@ -50,15 +50,8 @@ class GrpcControl(ControlClient):
         payload: bytes | None = None,
     ) -> dict[str, Any]:
         arguments = (arguments or {}) | ({"holder": self.holder} if self.holder else {})
-        tensors: dict[str, str | bytes] = {
-            "control_operation": operation,
-            "control_arguments": json.dumps(arguments),
-        }
-        if self.target.control_key:
-            tensors["control_key"] = self.target.control_key
+        tensors = control_tensors(operation, arguments, self.target.control_key, payload)
         seconds = self.timeout if timeout is None else timeout
-        if payload is not None:
-            tensors["control_payload"] = payload
         responses = self._stub.ModelStreamInfer(iter([build_request(tensors)]), timeout=seconds, metadata=METADATA)
         try:
             for response in responses:

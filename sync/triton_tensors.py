@@ -3,6 +3,7 @@
 The tensors are those of model_repository/llm/config.pbtxt; the encoding is Triton's (KServe v2, raw contents).
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,18 @@ def build_request(tensors: Mapping[str, str | bool | bytes | np.ndarray], reques
         request.inputs.add(name=name, datatype=datatype, shape=[1, size])
         request.raw_input_contents.append(raw)
     return request
+
+
+def control_tensors(
+    operation: str, arguments: Mapping[str, Any], key: str | None, payload: bytes | None
+) -> dict[str, str | bytes]:
+    """The tensors of a control request."""
+    tensors: dict[str, str | bytes] = {"control_operation": operation, "control_arguments": json.dumps(arguments)}
+    if key:
+        tensors["control_key"] = key
+    if payload is not None:
+        tensors["control_payload"] = payload
+    return tensors
 
 
 def read_contents(response: Any) -> dict[str, bytes]:

@@ -11,7 +11,6 @@ they travel (the openai SDK, keys, deadlines) and how weights do (`WeightSync`, 
 import atexit
 import functools
 import os
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from .gloo import own_address_towards
 from .report import PushReport
 from .rollouts import Rollouts
 from .target import Target
+from .versions import next_step
 from .weight_sync import CONTROL_KEY_VARIABLE, Backend, WeightSync
 
 try:
@@ -262,8 +262,7 @@ class VLLMClient(Closing, RolloutsClient):
         self.init_communicator()
         assert self.communicator is not None  # noqa: S101 - for the type checker
         last = self.weight_version or self._get(f"{self.base_url}/weight_info")["weight_version"]
-        number = re.search(r"(\d+)$", str(last))
-        version = f"step-{int(number[1]) + 1 if number else 0}"
+        version = next_step(str(last))
         self.last_push = self.communicator.push(weights, version)
         self.weight_version = version
 

@@ -30,7 +30,7 @@ from openai_frontend.routes.control import get_world_size
 from openai_frontend.routes.engine import engine
 from openai_frontend.routes.trl_protocol import CommunicatorRequest, NamedParamRequest
 from openai_frontend.triton_engine import TritonEngineClient
-from openai_frontend.versions import split
+from sync.versions import next_step
 
 logger = logging.getLogger("uvicorn.error")  # as in replica.py
 
@@ -100,7 +100,7 @@ async def reset_prefix_cache(request: Request) -> JSONResponse:
     llm = engine(request)
     status = await settled_status(request) if backend(llm) == BACKEND else {}
     if status.get("state") == "updating":
-        await llm.commit_weight_update(next_version(status["weight_version"]))
+        await llm.commit_weight_update(next_step(status["weight_version"]))
         success = True  # a commit drops every cached prefix
     else:
         success = await llm.reset_prefix_cache()
@@ -148,12 +148,6 @@ def require_backend(llm: TritonEngineClient, operation: str) -> None:
             "1.11 or later",
             HTTPStatus.UNPROCESSABLE_ENTITY,
         )
-
-
-def next_version(version: str) -> str:
-    """As sync.trl counts: "step-<n>", one more than the number at the end of the version before."""
-    _, number = split(version)
-    return f"step-{int(number) + 1 if number else 0}"
 
 
 def transfers(request: Request) -> Transfers:

@@ -13,7 +13,8 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 
 from openai_frontend.errors import TritonError
 from openai_frontend.routes import trl_legacy, trl_legacy_weights
-from openai_frontend.routes.trl_legacy_weights import BACKEND, next_version
+from openai_frontend.routes.trl_legacy_weights import BACKEND
+from sync.versions import next_step
 
 INIT = {"host": "0.0.0.0", "port": 51216, "world_size": 3, "client_device_uuid": "gpu-1"}
 TENSOR = {"name": "a.weight", "dtype": "torch.bfloat16", "shape": [2, 3]}
@@ -158,7 +159,7 @@ async def test_every_update_has_a_version_of_its_own(engine: FakeEngine, post: P
         await post("/reset_prefix_cache/")
         versions.append(engine.version)
     assert versions == ["step-0", "step-1", "step-2"]
-    assert [next_version(version) for version in ("default", "step-009", "v41")] == ["step-0", "step-10", "step-42"]
+    assert [next_step(version) for version in ("default", "step-009", "v41")] == ["step-0", "step-10", "step-42"]
 
 
 async def test_without_an_update_the_cache_is_reset(engine: FakeEngine, post: Post) -> None:
