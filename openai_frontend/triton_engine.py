@@ -27,6 +27,7 @@ from openai_frontend.loop_lag import LoopLag
 from openai_frontend.replica import RECONNECT_INTERVAL_S, Replica
 from openai_frontend.replica_metrics import ReplicaGauges
 from openai_frontend.replicas import Replicas
+from openai_frontend.token_texts import remembering
 
 METRICS_INTERVAL_S = 0.25
 
@@ -65,7 +66,7 @@ class TritonEngineClient(AsyncLLM):
         self.input_processor = InputProcessor(vllm_config, self.renderer)
         self.admission_stats = None
         self.output_processor = OutputProcessor(
-            self.renderer.tokenizer,
+            remembering(self.renderer.tokenizer) if self.renderer.tokenizer is not None else None,
             log_stats=log_stats,
             stream_interval=vllm_config.scheduler_config.stream_interval,
         )
