@@ -1,12 +1,14 @@
 """A front end's channel to one replica: its generations go out on it, and their tokens come back.
 
-The other end is model_repository/llm/1/relay.py. What travels are vLLM's own structs in vLLM's own encoding: out, one
-EngineCoreRequest; in, a list of EngineCoreOutputs.
+The other end is model_repository/llm/1/relay.py. What travels are vLLM's own structs in vLLM's own encoding: out,
+EngineCoreRequests; in, a list of EngineCoreOutputs. Generations that are asked for in one turn of the loop, as many are
+when many requests come at once, travel as one batched Triton request: what a request costs on the way is paid once.
 """
 
 import asyncio
+import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +16,7 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder
 
 from openai_frontend.connection import Contents, TritonConnection
+from openai_frontend.description import MAX_BATCH
 from openai_frontend.errors import EngineUnavailable, TritonError
 from sync.triton_tensors import read_strings
 
@@ -30,6 +33,15 @@ class Callbacks:
     """With the model's announcement of its LoRA adapters; returns the announcement's serial."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Generations that travel as one Triton request."""
+
+    request_id: str
+    running: set[str]
+    """Ids of those that have not ended."""
+
+
 class Channel:
     """Use `open`; `closed` tells why it is no use any more: the model closed it, or its connection has ended."""
 
@@ -39,6 +51,8 @@ class Channel:
         self._name = f"front-end-{uuid.uuid4().hex}"
         self._callbacks = callbacks
         self._decoder = MsgpackDecoder(list[EngineCoreOutputs])
+        self._waiting: dict[str, bytes] = {}  # encoded EngineCoreRequests, for the end of this turn of the loop
+        self._batches: dict[str, Batch] = {}  # by the id of a generation that has not ended
         connection.closed.add_done_callback(lambda closed: self.close(closed.result()))
 
     @classmethod
@@ -82,40 +96,71 @@ class Channel:
             self.closed.set_result(reason)
 
     def generate(self, request_id: str, payload: bytes) -> None:
-        """Send an encoded EngineCoreRequest. Raises EngineUnavailable when the connection has ended."""
-        tensors = {"engine_channel": self._name, "engine_request": payload}
-
-        def on_answer(_: Contents | None, error: TritonError | None) -> None:
-            if error is not None:
-                self._callbacks.on_error(request_id, error)
-
-        self.connection.send(request_id, tensors, on_answer)
+        """Have an encoded EngineCoreRequest sent. Raises EngineUnavailable when the connection has ended."""
+        if self.connection.closed.done():
+            raise EngineUnavailable(self.connection.closed.result())
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._send_waiting)
+        self._waiting[request_id] = payload
+        if len(self._waiting) == MAX_BATCH:
+            self._send_waiting()
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Give up generations. After the channel's end there is nothing to do: Triton has cancelled them."""
-        if not request_ids or not self.is_open:
-            return
-        for request_id in request_ids:
-            # Behind the generation itself: an abort that came first would find nothing.
-            self._tell("engine_abort", msgspec.msgpack.encode([request_id]), behind=request_id)
-            self.connection.forget(request_id)
+        sent = [request_id for request_id in request_ids if self._waiting.pop(request_id, None) is None]
+        for request_id in sent:
+            self._ended(request_id)
+        if sent and self.is_open:
+            self._tell("engine_abort", msgspec.msgpack.encode(sent))
 
     def _tell_seen(self, serial: str) -> None:
         """A push of an adapter waits for this: from now on requests use it."""
         self._tell("engine_seen", serial)
 
-    def _tell(self, tensor: str, value: str | bytes, behind: str | None = None) -> None:
+    def _tell(self, tensor: str, value: str | bytes) -> None:
         """Send what has no answer."""
         request_id, tensors = f"tell-{uuid.uuid4().hex}", {"engine_channel": self._name, tensor: value}
-        self.connection.send(request_id, tensors, lambda *_: None, behind=behind)
+        self.connection.send(request_id, tensors, lambda *_: None)
         self.connection.forget(request_id)
 
+    def _send_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        if not waiting:
+            return  # a full batch has gone, or all were aborted
+        batch = Batch(f"batch-{uuid.uuid4().hex}", set(waiting))
+        self._batches |= dict.fromkeys(waiting, batch)
+
+        def on_answer(contents: Contents | None, error: TritonError | None) -> None:
+            if error is not None:
+                self._refused(dict.fromkeys(batch.running, error))
+            elif contents is not None and "engine_refused" in contents:
+                (told,) = read_strings(contents["engine_refused"])
+                self._refused({request_id: TritonError.parse(text) for request_id, text in json.loads(told).items()})
+
+        names, payloads = [self._name.encode()] * len(waiting), list(waiting.values())
+        try:
+            self.connection.send(batch.request_id, {"engine_channel": names, "engine_request": payloads}, on_answer)
+        except EngineUnavailable as error:
+            on_answer(None, error)
+
+    def _refused(self, errors: Mapping[str, TritonError]) -> None:
+        for request_id, error in errors.items():
+            self._ended(request_id)
+            self._callbacks.on_error(request_id, error)
+
+    def _ended(self, request_id: str) -> None:
+        """A batch's Triton request has nothing to say but refusals."""
+        if (batch := self._batches.pop(request_id, None)) is None:
+            return
+        batch.running.discard(request_id)
+        if not batch.running:
+            self.connection.forget(batch.request_id)
+
     def _receive(self, payload: bytes) -> None:
-        # A generation ends with its last token here; its own Triton request has nothing to say but errors.
         for outputs in self._decoder.decode(payload):
             for output in outputs.outputs:
                 if output.finish_reason is not None:
-                    self.connection.forget(output.request_id)
+                    self._ended(output.request_id)
             self._callbacks.on_outputs(outputs)
 
 

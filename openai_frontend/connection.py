@@ -1,11 +1,10 @@
 """Everything that a front-end process asks of the model, over one connection to Triton.
 
-A request has one answer (control operations, generations, aborts) or many (the channel); see
+A request has one answer (control operations) or many (the channel), or only a refusal; see
 model_repository/llm/config.pbtxt for the tensors.
 """
 
 import asyncio
-import itertools
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,9 +17,6 @@ from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.stream import TritonStream
 from sync.triton_tensors import MODEL, build_request, control_tensors, read_contents, read_strings
 
-# gRPC sends a call's messages one by one, and a turn of asyncio's loop goes by before it says that one has gone. When
-# many requests come at once a turn takes long: on one call they would leave at one per turn.
-NUM_STREAMS = 16
 # Messages with prompt logprobs of long prompts are tens of MB.
 MAX_MESSAGE_BYTES = 2**31 - 1
 CHANNEL_OPTIONS = [
@@ -29,6 +25,7 @@ CHANNEL_OPTIONS = [
     # No HTTP/2 keepalive: Triton ends connections that ping while nothing else travels ("too_many_pings").
 ]
 
+Tensors = Mapping[str, str | bytes | list[bytes]]
 Contents = Mapping[str, bytes]
 """A response's tensors by name, as raw bytes."""
 OnAnswer = Callable[[Contents | None, TritonError | None], None]
@@ -41,9 +38,10 @@ class TritonConnection:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._channel = channel
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        self._waiting: dict[str, tuple[TritonStream, OnAnswer]] = {}  # by request id
-        self._streams = [TritonStream(self._stub, self._answer, self._end) for _ in range(NUM_STREAMS)]
-        self._turns = itertools.cycle(self._streams)
+        self._waiting: dict[str, OnAnswer] = {}  # by request id
+        self._stream = TritonStream(self._stub, self._answer, self._end)
+        # One of its own: an adapter's tensors, which travel with an operation, would hold generations up.
+        self._control_stream = TritonStream(self._stub, self._answer, self._end)
 
     @classmethod
     async def connect(cls, url: str, timeout_s: float) -> "TritonConnection":
@@ -64,25 +62,12 @@ class TritonConnection:
             raise EngineUnavailable(f"Triton at {url} has no ready model {MODEL!r} yet")
         return cls(channel)
 
-    def send(
-        self,
-        request_id: str,
-        tensors: Mapping[str, str | bytes],
-        on_answer: OnAnswer,
-        *,
-        behind: str | None = None,
-    ) -> None:
+    def send(self, request_id: str, tensors: Tensors, on_answer: OnAnswer) -> None:
         """Send one request; `on_answer` is called for each of its responses, until an error or `forget`.
 
-        behind: id of a request not forgotten yet, which Triton must get before this one.
-
-        Raises EngineUnavailable when the connection has ended.
+        Triton gets what is sent here in that order. Raises EngineUnavailable when the connection has ended.
         """
-        if self.closed.done():
-            raise EngineUnavailable(self.closed.result())
-        stream = self._waiting[behind][0] if behind in self._waiting else next(self._turns)
-        self._waiting[request_id] = stream, on_answer
-        stream.send(build_request(tensors, request_id))
+        self._send(self._stream, request_id, tensors, on_answer)
 
     def forget(self, request_id: str) -> None:
         """Nothing more is expected for a request."""
@@ -111,7 +96,7 @@ class TritonConnection:
                 answer.set_result(contents)
 
         request_id = f"control-{uuid.uuid4().hex}"
-        self.send(request_id, control_tensors(operation, arguments, key, payload), on_answer)
+        self._send(self._control_stream, request_id, control_tensors(operation, arguments, key, payload), on_answer)
         try:
             contents = await asyncio.wait_for(answer, timeout_s)
         except TimeoutError:
@@ -131,14 +116,20 @@ class TritonConnection:
 
     async def close(self) -> None:
         """End it; Triton cancels what is still running."""
-        await asyncio.gather(*(stream.close() for stream in self._streams))
+        await asyncio.gather(self._stream.close(), self._control_stream.close())
         await self._channel.close()
+
+    def _send(self, stream: TritonStream, request_id: str, tensors: Tensors, on_answer: OnAnswer) -> None:
+        if self.closed.done():
+            raise EngineUnavailable(self.closed.result())
+        self._waiting[request_id] = on_answer
+        stream.send(build_request(tensors, request_id))
 
     def _answer(self, response: Any, error: str | None) -> None:
         request_id = response.id
         if request_id not in self._waiting:
             return
-        _, on_answer = self._waiting[request_id]
+        on_answer = self._waiting[request_id]
         if error is None:
             on_answer(read_contents(response), None)
         else:
@@ -151,5 +142,5 @@ class TritonConnection:
             return
         self.closed.set_result(reason)
         waiting, self._waiting = self._waiting, {}
-        for _, on_answer in waiting.values():
+        for on_answer in waiting.values():
             on_answer(None, EngineUnavailable(reason))

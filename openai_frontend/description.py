@@ -16,7 +16,9 @@ from sync.triton_tensors import MODEL
 
 # What this front end sends and expects; a server without them is of another make or version.
 REQUIRED_INPUTS = frozenset({"engine_channel", "engine_request", "engine_abort", "control_operation"})
-REQUIRED_OUTPUTS = frozenset({"engine_outputs", "control_result"})
+REQUIRED_OUTPUTS = frozenset({"engine_outputs", "engine_refused", "control_result"})
+# Generations in one request, at most; well below the max_batch_size of model_repository/llm/config.pbtxt.
+MAX_BATCH = 64
 POLL_INTERVAL_S = 0.5
 ANSWER_TIMEOUT_S = 10.0
 
@@ -125,4 +127,9 @@ def check_contract(config: Any) -> None:
         raise IncompatibleServer(
             f"the model {MODEL!r} of this Triton server lacks the tensors {', '.join(missing)}: it is not tritonlive's "
             "model_repository/llm, or one of another version"
+        )
+    if config.max_batch_size < MAX_BATCH:
+        raise IncompatibleServer(
+            f"the model {MODEL!r} of this Triton server has a max_batch_size of {config.max_batch_size}: set it to "
+            f"{MAX_BATCH} or more, since so many generations may travel in one request"
         )

@@ -14,23 +14,27 @@ MODEL = "llm"
 DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "UINT32": np.uint32, "FP32": np.float32}
 
 
-def build_request(tensors: Mapping[str, str | bool | bytes | np.ndarray], request_id: str = "") -> Any:
-    """A ModelInferRequest of one prompt: strings and booleans as [1, 1], N bytes or an array [N] of int32 as [1, N]."""
+def build_request(tensors: Mapping[str, str | bool | bytes | list[bytes] | np.ndarray], request_id: str = "") -> Any:
+    """A ModelInferRequest: strings and booleans as [1, 1], N bytes or an array [N] of int32 as [1, N].
+
+    A list of B byte strings is [B, 1]: one for each of B inferences that travel together.
+    """
     request = service_pb2.ModelInferRequest(  # ty: ignore[missing-attribute] - generated
         model_name=MODEL, id=request_id
     )
     for name, value in tensors.items():
         if isinstance(value, bytes):
-            datatype, size, raw = "UINT8", len(value), value
+            datatype, shape, raw = "UINT8", [1, len(value)], value
         elif isinstance(value, np.ndarray):
-            datatype, size, raw = "INT32", value.size, value.astype("<i4", copy=False).tobytes()
+            datatype, shape, raw = "INT32", [1, value.size], value.astype("<i4", copy=False).tobytes()
         elif isinstance(value, bool):
-            datatype, size, raw = "BOOL", 1, bytes([value])
+            datatype, shape, raw = "BOOL", [1, 1], bytes([value])
         else:
-            data = value.encode()
-            # Triton's encoding of one string: its length as four bytes, little endian, then the string.
-            datatype, size, raw = "BYTES", 1, len(data).to_bytes(4, "little") + data
-        request.inputs.add(name=name, datatype=datatype, shape=[1, size])
+            values = value if isinstance(value, list) else [value.encode()]
+            # Triton's encoding of a string: its length as four bytes, little endian, then the string.
+            raw = b"".join(len(each).to_bytes(4, "little") + each for each in values)
+            datatype, shape = "BYTES", [len(values), 1]
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
         request.raw_input_contents.append(raw)
     return request
 

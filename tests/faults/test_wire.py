@@ -53,8 +53,12 @@ def test_a_pickle_in_every_place_that_takes_bytes(
         for name in ("engine_request", "engine_abort"):
             channel = triton.InferInput("engine_channel", [1, 1], "BYTES")
             channel.set_data_from_numpy(np.array([[b"attacker"]], dtype=np.object_))
-            body = triton.InferInput(name, [1, len(payload)], "UINT8")
-            body.set_data_from_numpy(np.frombuffer(payload, dtype=np.uint8)[np.newaxis, :])
+            if name == "engine_request":
+                body = triton.InferInput(name, [1, 1], "BYTES")
+                body.set_data_from_numpy(np.array([[payload]], dtype=np.object_))
+            else:
+                body = triton.InferInput(name, [1, len(payload)], "UINT8")
+                body.set_data_from_numpy(np.frombuffer(payload, dtype=np.uint8)[np.newaxis, :])
             client.async_stream_infer("llm", [channel, body])
         client.stop_stream()
     assert len(answers) == 2

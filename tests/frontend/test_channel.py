@@ -1,39 +1,49 @@
-"""openai_frontend/channel.py: what a front end does with announcements of adapters."""
+"""openai_frontend/channel.py: how generations travel, and what a front end does with announcements of adapters."""
 
 import asyncio
 import json
 from typing import Any
 
 import msgspec
-from vllm.v1.engine import EngineCoreOutputs
+import pytest
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
 from openai_frontend.channel import Callbacks, Channel
 from openai_frontend.connection import Contents
+from openai_frontend.description import MAX_BATCH
+from openai_frontend.errors import EngineUnavailable, TritonError
 
 
 class Connection:
-    """Records what was sent; `answer` is the channel's."""
+    """Records what was sent; `answer` is the channel's, `answer_last` the newest request's."""
 
     def __init__(self) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.sent: list[list[str]] = []
-        self.behind: list[str | None] = []
+        self.sent: list[dict[str, Any]] = []
+        self.waiting: dict[str, Any] = {}
         self.answer: Any = None
+        self.answer_last: Any = None
 
-    def send(self, request_id: str, tensors: dict[str, Any], on_answer: Any, *, behind: str | None = None) -> None:
-        self.behind.append(behind)
-        self.sent.append(list(tensors))
+    def send(self, request_id: str, tensors: dict[str, Any], on_answer: Any) -> None:
+        if self.closed.done():
+            raise EngineUnavailable(self.closed.result())
+        self.sent.append(tensors)
+        self.waiting[request_id] = self.answer_last = on_answer
         if len(tensors) == 1:
             self.answer = on_answer
             on_answer(told(1, outputs=[]), None)
 
     def forget(self, request_id: str) -> None:
-        """Nothing waits here."""
+        self.waiting.pop(request_id, None)
+
+
+def string(text: str) -> bytes:
+    """As Triton encodes it."""
+    return len(text.encode()).to_bytes(4, "little") + text.encode()
 
 
 def told(serial: int, outputs: list[Any] | None = None, **versions: str) -> Contents:
-    text = json.dumps({"serial": str(serial), "adapters": versions}).encode()
-    tensors = {"engine_adapters": len(text).to_bytes(4, "little") + text}
+    tensors = {"engine_adapters": string(json.dumps({"serial": str(serial), "adapters": versions}))}
     return tensors if outputs is None else tensors | {"engine_outputs": msgspec.msgpack.encode(outputs)}
 
 
@@ -48,21 +58,112 @@ async def test_announcements_are_taken_and_acknowledged_and_outputs_go_on() -> N
     connection: Any = Connection()
     await Channel.open(connection, Callbacks(steps.append, lambda request_id, error: None, take), 1)
     acknowledgement = ["engine_channel", "engine_seen"]
-    assert connection.sent == [["engine_channel"], acknowledgement], "the channel is open, and tells what serves"
+    sent = connection.sent
+    assert [list(tensors) for tensors in sent] == [["engine_channel"], acknowledgement], (
+        "the channel is open, and tells what serves"
+    )
     connection.answer(told(2, mine="v1"), None)
-    assert connection.sent[2:] == [acknowledgement]
+    assert [list(tensors) for tensors in sent[2:]] == [acknowledgement]
     assert [json.loads(text)["adapters"] for text in announced] == [{}, {"mine": "v1"}]
     connection.answer({"engine_outputs": msgspec.msgpack.encode([EngineCoreOutputs(weight_version="w2")])}, None)
     assert [step.weight_version for step in steps] == ["w2"]
-    assert len(connection.sent) == 3
+    assert len(sent) == 3
 
 
-async def test_an_abort_goes_behind_its_generation() -> None:
-    connection: Any = Connection()
-    nothing: Any = lambda *_: ""  # noqa: E731
-    channel = await Channel.open(connection, Callbacks(nothing, nothing, nothing), 1)
-    channel.generate("g1", b"")
-    channel.generate("g2", b"")
-    channel.abort(["g1", "g2"])
-    assert connection.sent[-2:] == [["engine_channel", "engine_abort"]] * 2
-    assert connection.behind[-2:] == ["g1", "g2"]
+class Setting:
+    """A channel that is open."""
+
+    channel: Channel
+
+    def __init__(self) -> None:
+        self.connection: Any = Connection()
+        self.errors: dict[str, str] = {}
+
+    def refuse(self, request_id: str, error: TritonError) -> None:
+        self.errors[request_id] = str(error)
+
+    def generate(self, *request_ids: str) -> None:
+        for request_id in request_ids:
+            self.channel.generate(request_id, request_id.encode())
+
+    @property
+    def batches(self) -> list[list[bytes]]:
+        return [tensors["engine_request"] for tensors in self.connection.sent if "engine_request" in tensors]
+
+    def finish(self, *request_ids: str) -> None:
+        outputs = [EngineCoreOutput(request_id, [1], finish_reason=FinishReason.STOP) for request_id in request_ids]
+        payload = msgspec.msgpack.encode([EngineCoreOutputs(outputs=outputs)])
+        self.connection.answer({"engine_outputs": payload}, None)
+
+
+@pytest.fixture
+async def setting() -> Setting:
+    setting = Setting()
+    callbacks = Callbacks(lambda step: None, setting.refuse, lambda announcement: "1")
+    setting.channel = await Channel.open(setting.connection, callbacks, 1)
+    setting.connection.sent.clear()
+    return setting
+
+
+async def test_what_is_asked_for_in_one_turn_travels_together(setting: Setting) -> None:
+    setting.generate("g1", "g2")
+    await asyncio.sleep(0)
+    setting.generate("g3")
+    await asyncio.sleep(0)
+    assert setting.batches == [[b"g1", b"g2"], [b"g3"]]
+    assert [len(tensors["engine_channel"]) for tensors in setting.connection.sent] == [2, 1]
+
+
+async def test_a_batch_has_an_end(setting: Setting) -> None:
+    setting.generate(*(str(number) for number in range(MAX_BATCH + 1)))
+    await asyncio.sleep(0)
+    assert [len(batch) for batch in setting.batches] == [MAX_BATCH, 1]
+
+
+async def test_a_batch_is_forgotten_with_the_last_of_its_generations(setting: Setting) -> None:
+    setting.generate("g1", "g2", "g3")
+    await asyncio.sleep(0)
+    setting.finish("g1")
+    setting.channel.abort(["g2"])
+    assert len(setting.connection.waiting) == 2, "the channel and the batch"
+    setting.finish("g3")
+    assert len(setting.connection.waiting) == 1
+
+
+async def test_one_that_is_refused_fails_alone(setting: Setting) -> None:
+    setting.generate("g1", "g2")
+    await asyncio.sleep(0)
+    setting.connection.answer_last({"engine_refused": string('{"g2": "temperature: too hot [INVALID_ARG]"}')}, None)
+    assert setting.errors == {"g2": "temperature: too hot"}
+    setting.finish("g1")
+    assert len(setting.connection.waiting) == 1
+
+
+async def test_a_batch_that_is_refused_fails_as_far_as_it_runs(setting: Setting) -> None:
+    setting.generate("g1", "g2", "g3")
+    await asyncio.sleep(0)
+    setting.finish("g2")
+    setting.connection.answer_last(None, EngineUnavailable("fenced"))
+    assert sorted(setting.errors) == ["g1", "g3"]
+
+
+async def test_an_abort_goes_out_after_its_generations_and_takes_back_those_that_wait(setting: Setting) -> None:
+    setting.generate("g1", "g2")
+    await asyncio.sleep(0)
+    setting.generate("g3")
+    setting.channel.abort(["g2", "g3", "g1"])
+    await asyncio.sleep(0)
+    assert [list(tensors) for tensors in setting.connection.sent] == [
+        ["engine_channel", "engine_request"],
+        ["engine_channel", "engine_abort"],
+    ]
+    assert msgspec.msgpack.decode(setting.connection.sent[1]["engine_abort"]) == ["g2", "g1"]
+
+
+async def test_a_connection_that_ends_fails_what_waits(setting: Setting) -> None:
+    setting.generate("g1")
+    setting.connection.closed.set_result("gone")
+    await asyncio.sleep(0)
+    assert setting.errors == {"g1": "The engine is not available: gone"}
+    with pytest.raises(EngineUnavailable, match="gone"):
+        setting.generate("g2")

@@ -23,11 +23,11 @@ DESCRIPTION = Description(
 )
 
 
-def config(inputs: frozenset[str], outputs: frozenset[str]) -> SimpleNamespace:
+def config(inputs: frozenset[str], outputs: frozenset[str], max_batch_size: int = 256) -> SimpleNamespace:
     def tensors(names: frozenset[str]) -> list[SimpleNamespace]:
         return [SimpleNamespace(name=name) for name in names]
 
-    return SimpleNamespace(input=tensors(inputs), output=tensors(outputs))
+    return SimpleNamespace(input=tensors(inputs), output=tensors(outputs), max_batch_size=max_batch_size)
 
 
 def test_json_there_and_back() -> None:
@@ -47,6 +47,11 @@ def test_another_model_is_refused_by_what_it_lacks() -> None:
         check_contract(
             config(description.REQUIRED_INPUTS - {"engine_abort"}, description.REQUIRED_OUTPUTS - {"engine_outputs"})
         )
+
+
+def test_a_model_that_takes_too_few_at_once_is_refused() -> None:
+    with pytest.raises(IncompatibleServer, match="max_batch_size of 8: set it to 64"):
+        check_contract(config(description.REQUIRED_INPUTS, description.REQUIRED_OUTPUTS, max_batch_size=8))
 
 
 def test_nobody_there_is_not_ready() -> None:

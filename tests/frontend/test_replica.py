@@ -28,7 +28,7 @@ class FakeConnection:
         self.server = server
         self.waiting: dict[str, OnAnswer] = {}
 
-    def send(self, request_id: str, tensors: dict[str, Any], on_answer: OnAnswer, *, behind: str | None = None) -> None:
+    def send(self, request_id: str, tensors: dict[str, Any], on_answer: OnAnswer) -> None:
         if self.closed.done():
             raise EngineUnavailable(self.closed.result())
         self.waiting[request_id] = on_answer
@@ -176,7 +176,9 @@ async def test_fenced_from_the_start(server: FakeServer, listener: Listener) -> 
 
 async def test_a_refusal_says_so_at_once(replica: Replica, server: FakeServer, listener: Listener) -> None:
     replica.generate(Generation("1", b"request"))
-    server.connections[0].waiting["1"](None, FENCED)
+    await asyncio.sleep(0)  # what comes in one turn of the loop travels together
+    *_, on_answer = server.connections[0].waiting.values()
+    on_answer(None, FENCED)
     assert replica.trouble == "weights: fenced"
     assert listener.failures == {"1": FENCED}
     await until(lambda: replica.trouble is None)  # by its own word

@@ -15,7 +15,7 @@ def generation(load: Callable[[str], ModuleType]) -> Callable[..., Any]:
     module = load("generation")
 
     def build(kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY, **params: Any) -> Any:
-        return module.Generation("sender", SamplingParams(output_kind=kind, **params))
+        return module.Generation(module.Batch("sender", 1), SamplingParams(output_kind=kind, **params))
 
     return build
 

@@ -112,7 +112,7 @@ def test_grpc_client(stack: Stack, triton: Generate, *, stream: bool) -> None:
         ({"input_ids": [1, 999_999], "sampling_parameters": "{}"}, 400, "input_ids"),
         ({"input_ids": [1] * 3000, "sampling_parameters": "{}"}, 400, "input_ids"),
         ({"text_input": "", "sampling_parameters": "{}"}, 400, "text_input"),
-        ({"engine_channel": "nobody", "engine_request": [1, 2]}, 400, "engine_channel"),
+        ({"engine_channel": "nobody", "engine_request": "x"}, 400, "engine_channel"),
     ],
 )
 def test_bad_tensors_are_named_and_harm_nobody(triton: Generate, body: dict, status: int, message: str) -> None:
@@ -127,8 +127,8 @@ def test_an_engine_request_of_rubbish_is_refused(stack: Stack) -> None:
         client.start_stream(lambda result, error: answers.put(error or result))
         client.async_stream_infer("llm", grpc_inputs(engine_channel="rubbish"))
         assert answers.get(timeout=30).as_numpy("engine_outputs") is not None, "the channel says that it is open"
-        payload = tritonclient.grpc.InferInput("engine_request", [1, 4], "UINT8")
-        payload.set_data_from_numpy(np.array([[0x93, 1, 2, 3]], dtype=np.uint8))
+        payload = tritonclient.grpc.InferInput("engine_request", [1, 1], "BYTES")
+        payload.set_data_from_numpy(np.array([[bytes([0x93, 1, 2, 3])]], dtype=np.object_))
         client.async_stream_infer("llm", [*grpc_inputs(engine_channel="rubbish"), payload])
         error = answers.get(timeout=30)
         client.stop_stream(cancel_requests=True)

@@ -18,11 +18,30 @@ read_extras = attrgetter(*EXTRAS)
 NO_EXTRAS = read_extras(EngineCoreOutput("", []))
 
 
-class Generation:
-    """`sender` is the response sender of its Triton request."""
+class Batch:
+    """The generations that came as one Triton request."""
 
-    def __init__(self, sender: Any, params: SamplingParams) -> None:
-        self.sender = sender
+    def __init__(self, sender: Any, size: int) -> None:
+        """`sender` is the request's response sender."""
+        self._sender = sender
+        self._num_running = size
+
+    def end_one(self) -> list[Any]:
+        """One of them has ended or was refused. Returns the sender if it is to be closed now: after the last."""
+        self._num_running -= 1
+        return self.end() if self._num_running == 0 else []
+
+    def end(self) -> list[Any]:
+        """All of them have. Returns the sender unless it has been returned before."""
+        ended, self._sender = self._sender, None
+        return [] if ended is None else [ended]
+
+
+class Generation:
+    """One of `batch`."""
+
+    def __init__(self, batch: Batch, params: SamplingParams) -> None:
+        self.batch = batch
         # With stop strings the front end has to look at every token: it finds them, and aborts.
         self._is_whole = params.output_kind is RequestOutputKind.FINAL_ONLY and not params.stop
         self._has_begun = False

@@ -2,16 +2,18 @@
 
 A front end runs vLLM's AsyncLLM with its process boundary to the engine core laid through Triton (see
 openai_frontend/core_client.py). It opens one channel, a request that stays open; its generations are requests of their
-own (Triton queues, batches, counts and cancels them), but their tokens travel together on the channel: one message for
-each step of the engine, however many generations it served. That is what makes a token cheap: the cost is a
-message, not its size. Tokens that the front end could do nothing with before the generation ends wait here for it.
+own, or a batch in one (Triton queues, batches, counts and cancels them), but their tokens travel together on the
+channel: one message for each step of the engine, however many generations it served. That is what makes a token cheap:
+the cost is a message, not its size. Tokens that the front end could do nothing with before the generation ends wait
+here for it.
 
-Messages are vLLM's own structs in vLLM's own encoding: in, one EngineCoreRequest; out, a list of EngineCoreOutputs.
+Messages are vLLM's own structs in vLLM's own encoding: in, EngineCoreRequests; out, a list of EngineCoreOutputs.
 """
 
 import asyncio
+import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -24,9 +26,9 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from .adapters import Adapters
 from .engine import Engine, intercept_outputs
 from .generate import strings
-from .generation import Generation
+from .generation import Batch, Generation
 from .history import InFlight
-from .responses import ResponseWriter, send
+from .responses import ResponseWriter, message_of, send
 from .tensors import BadTensor, RequestError, Unavailable
 
 # A front end that does not say within so long that it knows of an adapter is not waited for.
@@ -38,7 +40,7 @@ ONE_FRAME = 1 << 62
 class Channel:
     """A front end's return path: the response sender of its open request, and what waits to be sent."""
 
-    def __init__(self, name: str, sender: Any) -> None:
+    def __init__(self, name: bytes, sender: Any) -> None:
         self.name = name
         self.sender = sender
         self.generations: dict[str, Generation] = {}  # by request id
@@ -59,7 +61,7 @@ class Relay:
         self._in_flight = in_flight
         self.num_messages = 0  # sent on channels, with how many steps; both are the writer's thread's to write
         self.num_steps = 0
-        self._channels: dict[str, Channel] = {}
+        self._channels: dict[bytes, Channel] = {}
         self._owners: dict[str, Channel] = {}  # request id → channel
         self._decoder = MsgpackDecoder(EngineCoreRequest)
         self._encoder = MsgpackEncoder(size_threshold=ONE_FRAME)
@@ -70,7 +72,7 @@ class Relay:
     def num_generations(self) -> int:
         return len(self._owners)
 
-    def open(self, name: str, sender: Any) -> None:
+    def open(self, name: bytes, sender: Any) -> None:
         """Open channel `name`; a newer one of the same name takes over from a dead one."""
         if (old := self._channels.get(name)) is not None:
             self.close(old, RequestError("engine_channel: opened again by another request"))
@@ -79,32 +81,54 @@ class Relay:
         opening = {"engine_outputs": as_tensor(msgspec.msgpack.encode([]))}
         self._writer.send(sender, opening | self._adapters_tensor(), final=False)
 
-    async def add(self, channel_name: str, payload: bytes, sender: Any) -> None:
-        """Start one generation; its Triton request is closed when it has ended. Raises RequestError."""
-        channel = self._channels.get(channel_name)
-        if channel is None:
-            # Not the request's fault: it crossed the end of its channel on the way. The front end opens another.
-            raise Unavailable(f"engine_channel: {channel_name!r} is not open")
+    async def add(self, channel_name: bytes, payloads: Sequence[bytes], sender: Any) -> None:
+        """Start the generations of one Triton request, which is closed when all of them have ended.
+
+        The front end is told of those that are refused. Raises RequestError if one cannot even be read.
+        """
+        channel = self._open_channel(channel_name)
         try:
-            request: EngineCoreRequest = self._decoder.decode(payload)
+            requests: list[EngineCoreRequest] = [self._decoder.decode(payload) for payload in payloads]
         except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
             raise BadTensor("engine_request", f"is not an EngineCoreRequest: {error}") from None
+        batch, refused, ended = Batch(sender, len(requests)), dict[str, str](), list[Any]()
+        for request in requests:
+            try:
+                await self._start(request, channel, batch)
+            except RequestError as error:
+                refused[request.request_id] = message_of(error)
+                ended += batch.end_one()
+        if refused:
+            self._writer.send(sender, {"engine_refused": strings([json.dumps(refused)])}, final=False)
+        self._finish(ended)
+
+    async def _start(self, request: EngineCoreRequest, channel: Channel, batch: Batch) -> None:
+        if self._open_channel(channel.name) is not channel:  # those before it took their time
+            raise Unavailable("engine_channel: opened again by another request")
         if request.request_id in self._owners:
             raise BadTensor("engine_request", f"request id {request.request_id!r} is already running")
         params = self._engine.validate(request)
         if request.lora_request is not None:
             request.lora_request = self._adapters.resolve(request.lora_request)
         self._owners[request.request_id] = channel
-        channel.generations[request.request_id] = Generation(sender, params)
+        channel.generations[request.request_id] = Generation(batch, params)
         self._in_flight.begin(request.request_id)
         self._adapters.begin(request.request_id, request.lora_request)
         try:
             await self._engine.llm.engine_core.add_request_async(request)
         except EngineDeadError:
-            self._forget(request.request_id)
+            if request.request_id in self._owners:
+                self._forget(request.request_id)
             raise Unavailable("engine: died and is being started again; try again in a minute") from None
 
-    async def abort(self, channel_name: str, payload: bytes) -> None:
+    def _open_channel(self, name: bytes) -> Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            # Not the request's fault: it crossed the end of its channel on the way. The front end opens another.
+            raise Unavailable(f"engine_channel: {name.decode(errors='replace')!r} is not open")
+        return channel
+
+    async def abort(self, channel_name: bytes, payload: bytes) -> None:
         """Give up generations of a channel. Ids that have ended already are passed over. Raises RequestError."""
         try:
             request_ids = msgspec.msgpack.decode(payload, type=list[str])
@@ -156,7 +180,7 @@ class Relay:
             for wait in late:
                 wait.cancel()
 
-    def seen(self, channel_name: str, serial: str) -> None:
+    def seen(self, channel_name: bytes, serial: str) -> None:
         """A front end has taken the announcement of that serial."""
         channel = self._channels.get(channel_name)
         if channel is not None and serial == self._adapters.serial:
@@ -168,17 +192,20 @@ class Relay:
     async def _abort(self, request_ids: list[str]) -> None:
         # A generation may have ended since the ids were listed.
         request_ids = [request_id for request_id in request_ids if request_id in self._owners]
-        senders = [self._forget(request_id) for request_id in request_ids]
+        ended = [sender for request_id in request_ids for sender in self._forget(request_id).end_one()]
         if request_ids and self._engine.is_running:
             await self._engine.llm.engine_core.abort_requests_async(request_ids)
-        for sender in senders:
-            self._writer.finish(sender)
+        self._finish(ended)
 
-    def _forget(self, request_id: str) -> Any:
+    def _forget(self, request_id: str) -> Batch:
         channel = self._owners.pop(request_id)
         self._in_flight.end(request_id)
         self._adapters.end(request_id)
-        return channel.generations.pop(request_id).sender
+        return channel.generations.pop(request_id).batch
+
+    def _finish(self, senders: Iterable[Any]) -> None:
+        for sender in senders:
+            self._writer.finish(sender)
 
     def _attach_to(self, llm: AsyncLLM) -> None:
         intercept_outputs(llm, self._distribute)
@@ -187,12 +214,13 @@ class Relay:
         error = Unavailable(f"engine: {reason}")
         for channel in self.channels():
             for request_id in list(channel.generations):
-                self._writer.fail(self._forget(request_id), error)
+                for sender in self._forget(request_id).end():
+                    self._writer.fail(sender, error)
             self.close(channel, error)
 
     def _distribute(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs | None:
         """Give each channel its part of a step; what is left belongs to the requests of this process."""
-        parts: dict[str, tuple[list[EngineCoreOutput], list[Any]]] = {}
+        parts: dict[bytes, tuple[list[EngineCoreOutput], list[Any]]] = {}
         local: list[EngineCoreOutput] = []
         version = outputs.weight_version
         for output in outputs.outputs:
@@ -211,7 +239,7 @@ class Relay:
             part, finished = parts.setdefault(channel.name, ([], []))
             part.append(output)
             if output.finish_reason is not None:
-                finished.append(self._forget(request_id))
+                finished += self._forget(request_id).end_one()
         stats = outputs.scheduler_stats
         for channel in self._channels.values():
             part, finished = parts.get(channel.name, ([], []))
@@ -246,8 +274,7 @@ class Relay:
             send(channel.sender, {"engine_outputs": as_tensor(payload)}, final=False)
             self.num_messages += 1
             self.num_steps += len(steps)
-        for sender in finished:
-            self._writer.finish(sender)
+        self._finish(finished)
 
 
 def as_tensor(payload: Any) -> np.ndarray:

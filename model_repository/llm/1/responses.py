@@ -69,10 +69,7 @@ class ResponseWriter:
 
     def fail(self, sender: Any, error: Exception) -> None:
         """Answer with `error` and close the request."""
-        code = error.code if isinstance(error, RequestError) else INTERNAL
-        # A gRPC stream carries the message but not the code, so that the code is written behind the message.
-        message = f"{str(error) or type(error).__name__} [{CODE_NAMES.get(code, 'INTERNAL')}]"
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message_of(error), code_of(error)))
         self.call(lambda: sender.send(response, flags=FINAL))
 
     def close(self) -> None:
@@ -86,6 +83,16 @@ class ResponseWriter:
                 job()
             except Exception as error:  # a sender that Triton has already closed must not end the thread
                 pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
+
+
+def code_of(error: Exception) -> int:
+    """Triton's code for `error`."""
+    return error.code if isinstance(error, RequestError) else INTERNAL
+
+
+def message_of(error: Exception) -> str:
+    """What a front end is told: a gRPC stream carries no code, so that it is written behind the message."""
+    return f"{str(error) or type(error).__name__} [{CODE_NAMES.get(code_of(error), 'INTERNAL')}]"
 
 
 def send(sender: Any, tensors: Mapping[str, np.ndarray], final: bool) -> None:

@@ -25,7 +25,7 @@ from .metrics import (
 )
 from .relay import Relay
 from .responses import ResponseWriter
-from .tensors import BadTensor, RequestError, read_bytes, read_string
+from .tensors import BadTensor, RequestError, read_batch, read_bytes, read_string
 from .token_level import TokenLevel
 from .versions import check_minimum
 from .weights import Weights
@@ -84,9 +84,9 @@ class Service:
 
     async def _serve(self, request: Any, sender: Any) -> None:
         try:
-            channel = read_string(request, "engine_channel")
-            if channel is not None:
-                await self._serve_front_end(request, sender, channel)
+            channels = read_batch(request, "engine_channel")
+            if channels is not None:
+                await self._serve_front_end(request, sender, channels[0])
             elif (operation := read_string(request, "control_operation")) is not None:
                 self._may_have_garbage |= operation not in KEYLESS
                 result = await self._control.run(request)
@@ -101,10 +101,10 @@ class Service:
             pb_utils.Logger.log_error(f"a request failed: {error!r}")
             self._writer.fail(sender, error)
 
-    async def _serve_front_end(self, request: Any, sender: Any, channel: str) -> None:
-        if (payload := read_bytes(request, "engine_request")) is not None:
+    async def _serve_front_end(self, request: Any, sender: Any, channel: bytes) -> None:
+        if (payloads := read_batch(request, "engine_request")) is not None:
             self._weights.check_can_generate()
-            await self._relay.add(channel, payload, sender)
+            await self._relay.add(channel, payloads, sender)
         elif (payload := read_bytes(request, "engine_abort")) is not None:
             await self._relay.abort(channel, payload)
             self._writer.finish(sender)

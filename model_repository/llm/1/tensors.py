@@ -73,6 +73,17 @@ def read_string(request: Any, name: str) -> str | None:
         raise BadTensor(name, f"is not UTF-8: {error}") from None
 
 
+def read_batch(request: Any, name: str) -> list[bytes] | None:
+    """The strings of a tensor [B, 1], one for each of the B inferences in a request; None where it lacks it."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    array = tensor.as_numpy()
+    if array.ndim != 2 or array.shape[1] != 1:
+        raise BadTensor(name, f"shape {list(array.shape)}, expected [B, 1]")
+    return array[:, 0].tolist()
+
+
 def read_bool(request: Any, name: str, default: bool | None = False) -> bool | None:
     value = _read_scalar(request, name)
     return default if value is None else bool(value)
