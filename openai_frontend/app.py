@@ -26,6 +26,7 @@ from openai_frontend.description import Description
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import Options
 from openai_frontend.routes import control, trl_legacy
+from openai_frontend.shortcut import Shortcuts
 from openai_frontend.triton_engine import TritonEngineClient
 from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
@@ -66,7 +67,9 @@ def create_app() -> ASGIApp:
     control_paths = control.attach(app) | trl_legacy.attach(app)
     require_minimum(app, engine)
     protect(app, options.keys, control_paths)
-    return AdapterVersionHeader(WeightVersionHeader(app, engine))
+    served = AdapterVersionHeader(WeightVersionHeader(app, engine))
+    # Middleware of the user's own may want to see every event.
+    return served if args.middleware else Shortcuts(served)
 
 
 def parse_arguments(description: Description, argv: list[str]) -> Namespace:

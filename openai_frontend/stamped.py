@@ -12,51 +12,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from pydantic_core import to_json
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import RequestOutput
+
+from openai_frontend.shortcut import Shortcut
+from openai_frontend.stamps import Stamps
 
 T = TypeVar("T")
 HUNGRY = object()
-
-
-class Stamps:
-    """The events of one stream by their choice, as texts before and after the piece that changes."""
-
-    def __init__(self, field: str) -> None:
-        """`field`: the name under which an event has its text."""
-        self._key = f'"{field}":'
-        self._stamps: dict[int, tuple[str, str]] = {}
-        self._skipped: dict[int, list[int]] = {}  # tokens whose events were stamped, which vLLM has not counted
-
-    def make(self, first_choice: int, result: RequestOutput) -> list[str] | None:
-        """The events for a result that brings nothing but text, one for each choice in it; else None."""
-        if not all(is_plain(output) and first_choice + output.index in self._stamps for output in result.outputs):
-            return None
-        events = []
-        for output in result.outputs:
-            choice = first_choice + output.index
-            self._skipped.setdefault(choice, []).extend(output.token_ids)
-            before, after = self._stamps[choice]
-            events.append(f"{before}{to_json(output.text).decode()}{after}")
-        return events
-
-    def learn(self, first_choice: int, result: RequestOutput, event: str | None) -> None:
-        """Make a stamp of `event`, the last that vLLM made of `result`."""
-        if event is None or len(result.outputs) != 1 or not is_plain(result.outputs[0]):
-            return
-        before, found, after = event.partition(f"{self._key}{to_json(result.outputs[0].text).decode()}")
-        if found and self._key not in before and self._key not in after:
-            self._stamps[first_choice + result.outputs[0].index] = (before + self._key, after)
-
-    def restore(self, first_choice: int, result: RequestOutput) -> None:
-        """Give vLLM the tokens it has not seen, for it counts them."""
-        for output in result.outputs:
-            if skipped := self._skipped.pop(first_choice + output.index, None):
-                output.token_ids = [*skipped, *output.token_ids]
-
-
-def is_plain(output: CompletionOutput) -> bool:
-    return output.finish_reason is None and bool(output.token_ids)
 
 
 class Feed(Generic[T]):
@@ -132,18 +94,22 @@ async def stamped(
     *,
     stamps: Stamps | None,
     finish: Callable[[int, RequestOutput], Callable[[str], str]],
+    way: Shortcut | None = None,
 ) -> AsyncGenerator[str, None]:
     """The events of the generator that `build` makes over `items`, those in between stamped.
 
     result_of: an item's result, and the number of the first choice in it.
     stamps: None for a stream whose events have to be built, every one.
     finish: called with what vLLM is given; changes the events that it makes of it.
+    way: the shortcut for stamped events, where all items are results of one prompt.
     """
     feed: Feed[T] = Feed()
     pull = Pull(build(feed))
     source = aiter(items)
     try:
         while True:
+            if way is not None and stamps is not None:
+                way.open(stamps)
             try:
                 item = await anext(source)
             except StopAsyncIteration:
@@ -152,9 +118,13 @@ async def stamped(
             except Exception as error:  # vLLM's generator turns it into an event
                 feed.end(error)
                 break
+            finally:
+                if way is not None:
+                    way.shut()
             first_choice, result = result_of(item)
             if stamps is not None:
                 if (events := stamps.make(first_choice, result)) is not None:
+                    stamps.skip(first_choice, result)
                     for event in events:
                         yield event
                     continue

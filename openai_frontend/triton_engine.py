@@ -18,7 +18,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.loggers import StatLoggerManager
 
-from openai_frontend import adapters
+from openai_frontend import adapters, shortcut
 from openai_frontend.core_client import TritonCoreClient
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, TritonError
@@ -172,7 +172,10 @@ class TritonEngineClient(AsyncLLM):
         """Raises EngineUnavailable while no replica may generate, and as AsyncLLM does."""
         await self.replicas.require()
         with self.engine_core.one_place():
-            return await super().add_request(*args, **kwargs)
+            queue = await super().add_request(*args, **kwargs)
+        if (way := shortcut.current.get()) is not None:
+            way.watch(queue)
+        return queue
 
     async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
         """As AsyncLLM. A list comes from a route: whoever waits for these answers gets all that there is so far.

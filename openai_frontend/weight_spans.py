@@ -25,8 +25,10 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
+from openai_frontend import shortcut
 from openai_frontend.adapters import version_of
-from openai_frontend.stamped import Stamps, stamped
+from openai_frontend.stamped import stamped
+from openai_frontend.stamps import Stamps
 
 FIELD = "weight_versions"
 ADAPTER_FIELD = "adapter_version"
@@ -58,6 +60,7 @@ class VersionedCompletion(OpenAIServingCompletion):
             build,
             stamps=Stamps("text") if is_bare else None,
             finish=with_fields,
+            way=shortcut.current.get() if len(engine_inputs) == 1 else None,
         )
 
     def request_output_to_completion_response(
@@ -91,6 +94,7 @@ class VersionedChat(OpenAIServingChat):
             build,
             stamps=Stamps("content") if is_bare else None,
             finish=with_fields,
+            way=shortcut.current.get(),
         )
 
     async def chat_completion_full_generator(

@@ -1,0 +1,167 @@
+"""openai_frontend/shortcut.py: a stream's plain tokens go past its task, and nothing overtakes anything."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.types import Message
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.output_processor import RequestOutputCollector
+
+from openai_frontend.shortcut import Shortcut, Shortcuts, current
+from openai_frontend.stamped import stamped
+from openai_frontend.stamps import Stamps
+
+from .test_weight_spans import output, result
+
+
+class Client:
+    """What uvicorn's `send` is to an app: it waits while the client does not read."""
+
+    def __init__(self) -> None:
+        self.received: list[str] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+
+    async def send(self, message: Message) -> None:
+        if not self.reads.is_set():
+            await self.reads.wait()
+        assert message["more_body"]
+        self.received.append(message["body"].decode())
+
+
+class Stream:
+    """A generation's queue, vLLM's generator of events, and the task that sends them; `received` by the client."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self.way = Shortcut(self.client.send)
+        self.given: list[list[int]] = []  # token ids of what vLLM's generator was given
+        self.queue = RequestOutputCollector(RequestOutputKind.DELTA, "r")
+        self.way.watch(self.queue)
+        self.task = asyncio.create_task(self._run())
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def put(self, text: str, token: int, finish_reason: str | None = None) -> None:
+        step = result(output(0, [token], text=text))
+        step.outputs[0].finish_reason = finish_reason
+        self.queue.put(step)
+
+    async def _results(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self.queue.get()
+
+    async def _build(self, results: AsyncIterator[RequestOutput]) -> AsyncGenerator[str, None]:
+        async for each in results:
+            self.given.append(list(each.outputs[0].token_ids))
+            yield f'data: {{"text":"{each.outputs[0].text}"}}'
+            if each.outputs[0].finish_reason is not None:
+                return
+
+    async def _run(self) -> None:
+        events = stamped(
+            self._results(),
+            lambda step: (0, step),
+            self._build,
+            stamps=Stamps("text"),
+            finish=lambda first, step: str,
+            way=self.way,
+        )
+        async for event in events:
+            await self.client.send({"body": event.encode(), "more_body": True})
+
+
+@pytest.fixture
+async def stream() -> Stream:
+    stream = Stream()
+    await stream.settle()
+    return stream
+
+
+def texts(*pieces: str) -> list[str]:
+    return [f'data: {{"text":"{piece}"}}' for piece in pieces]
+
+
+async def begin(stream: Stream) -> None:
+    """The first event is vLLM's; afterwards the shortcut is open."""
+    stream.put("a", 1)
+    assert stream.client.received == []
+    await stream.settle()
+    assert stream.client.received == texts("a")
+
+
+async def test_plain_tokens_are_sent_without_the_streams_task(stream: Stream) -> None:
+    await begin(stream)
+    stream.put("b", 2)
+    stream.put("ü", 3)
+    assert stream.client.received == texts("a", "b", "ü"), "nothing else ran meanwhile"
+    stream.put("d", 4, finish_reason="stop")
+    await stream.task
+    assert stream.client.received == texts("a", "b", "ü", "d")
+    assert stream.given == [[1], [2, 3, 4]], "vLLM counts all tokens"
+
+
+async def test_what_follows_something_that_waits_waits_behind_it(stream: Stream) -> None:
+    await begin(stream)
+    stream.queue.put(result(output(0, [2], text="b"), output(1, [2], text="?")))  # the second choice has no stamp
+    stream.put("c", 3)
+    assert stream.client.received == texts("a")
+    await stream.settle()
+    assert stream.client.received == texts("a", "bc")
+    stream.put("d", 4)
+    assert stream.client.received == texts("a", "bc", "d"), "open again"
+
+
+async def test_a_client_that_does_not_read_is_waited_for(stream: Stream) -> None:
+    await begin(stream)
+    stream.client.reads.clear()
+    stream.put("b", 2)
+    stream.put("c", 3)
+    await stream.settle()
+    stream.put("d", 4)
+    assert stream.client.received == texts("a")
+    stream.client.reads.set()
+    await stream.settle()
+    assert stream.client.received == texts("a", "bc", "d"), "each once, in order"
+    stream.put("e", 5, finish_reason="stop")
+    await stream.task
+    assert stream.given == [[1], [2, 3, 4, 5]]
+
+
+async def test_an_error_takes_the_regular_way(stream: Stream) -> None:
+    await begin(stream)
+    stream.queue.put(ValueError("broke"))
+    with pytest.raises(ValueError, match="broke"):
+        await stream.task
+
+
+async def test_a_request_of_several_generations_has_no_shortcut(stream: Stream) -> None:
+    stream.way.watch(RequestOutputCollector(RequestOutputKind.DELTA, "other"))
+    await begin(stream)
+    stream.put("b", 2)
+    assert stream.client.received == texts("a")
+
+
+async def test_it_ends_with_its_stream(stream: Stream) -> None:
+    await begin(stream)
+    stream.task.cancel()
+    await asyncio.gather(stream.task, return_exceptions=True)
+    stream.put("b", 2)
+    assert stream.client.received == texts("a")
+
+
+async def test_every_http_request_has_its_own(stream: Stream) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(current.get())
+
+    for _ in range(2):
+        await asyncio.create_task(Shortcuts(app)({"type": "http"}, None, stream.client.send))  # ty: ignore[invalid-argument-type]
+    assert len(set(seen)) == 2
+    assert current.get() is None
