@@ -28,7 +28,7 @@ COMMON_ARGS = (
     *("--max-logprobs", "100"),
 )
 """What every system gets beside `--engine-arg`."""
-EFFORT = Effort(least=3, most=9, seconds=20.0)
+EFFORT = Effort(least=3, most=9, seconds=15.0)
 FAILURES = (RuntimeError, LaunchError, SyncError)
 """What a load may end with when a system, a helper or a push fails."""
 QUICK_EFFORT = Effort(least=3, most=5, seconds=8.0)

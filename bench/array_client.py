@@ -4,10 +4,12 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bench.client import LoadError, Outcome, answer_job, run_client
+from bench.client import Client, LoadError, Outcome, answer_job
 from bench.json_rollouts import JsonRollouts
 from sync import SyncError
 from sync.rollouts import Rollouts
+
+MODULE = "bench.array_client"
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class ArrayJob:
     """The call's keyword arguments."""
 
 
-def run_array_job(job: ArrayJob) -> Outcome:
-    """Run the job in a fresh client process. Raises LoadError if the call failed."""
-    return run_client("bench.array_client", asdict(job))
+def run_array_job(job: ArrayJob, client: Client | None = None) -> Outcome:
+    """Run the job in `client`, or one started now. Raises LoadError if the call failed."""
+    return (client or Client(MODULE)).run(asdict(job))
 
 
 def call(job: ArrayJob) -> Outcome:

@@ -4,7 +4,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from bench.array_client import ArrayJob, run_array_job
+from bench.array_client import MODULE, ArrayJob, run_array_job
+from bench.client import Client
 from bench.measure import Figures
 from bench.server_load import ServerLoad
 from bench.systems import Server
@@ -17,6 +18,7 @@ TOKEN_IDS = (1000, 30_000)
 class ArrayLoad(ServerLoad):
     """One call for all prompts; where a server has JSON only, its client makes the arrays."""
 
+    module = MODULE
     call: ClassVar[Literal["generate", "score"]]
 
     num_prompts: int
@@ -31,8 +33,8 @@ class ArrayLoad(ServerLoad):
         prompts = self.rng(seed).integers(*TOKEN_IDS, (self.num_prompts, self.prompt_tokens)).tolist()
         return ArrayJob(url, served_name, self.call, prompts, self.params())
 
-    def send(self, server: Server, served_name: str, seed: int) -> Figures:
-        return run_array_job(self.job(server.rollouts_url, served_name, seed)).figures()
+    def send(self, server: Server, served_name: str, seed: int, client: Client | None = None) -> Figures:
+        return run_array_job(self.job(server.rollouts_url, served_name, seed), client).figures()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import uvloop
 from bench.meter import StreamError, StreamMeter
 from bench.stats import percentile
 
+MODULE = "bench.client"
 REQUEST_TIMEOUT_S = 300.0
 
 
@@ -74,22 +75,33 @@ class Outcome:
         return figures
 
 
-def run_job(job: Job) -> Outcome:
-    """Run the job in a fresh client process.
+class Client:
+    """A fresh process of `module`, which calls `answer_job`, for one job; what it imports it imports at once."""
+
+    def __init__(self, module: str) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, job: dict[str, Any]) -> Outcome:
+        """Raises LoadError if the job fails."""
+        outcome, errors = self._popen.communicate(json.dumps(job))
+        if self._popen.returncode != 0:
+            raise LoadError(errors.strip()[-2000:])
+        return Outcome(**json.loads(outcome))
+
+
+def run_job(job: Job, client: Client | None = None) -> Outcome:
+    """Run the job in `client`, or one started now.
 
     Raises:
         LoadError: if a request failed; the message has the answer.
     """
-    return run_client("bench.client", asdict(job))
-
-
-def run_client(module: str, job: dict[str, Any]) -> Outcome:
-    """Run a job in a fresh process of `module`, which calls `answer_job`. Raises LoadError if it fails."""
-    command = [sys.executable, "-m", module]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise LoadError(done.stderr.strip()[-2000:])
-    return Outcome(**json.loads(done.stdout))
+    return (client or Client(MODULE)).run(asdict(job))
 
 
 def answer_job(run: Callable[[dict[str, Any]], Outcome]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import psutil
 
-from bench.client import Job, run_job
+from bench.client import MODULE, Client, Job, run_job
 from bench.helpers import Offline
 from bench.measure import Figures, Side
 from bench.server_load import WARM_UP_SEED, ServerLoad
@@ -26,6 +26,7 @@ class HttpLoad(ServerLoad):
     prompt is made of random words.
     """
 
+    module = MODULE
     path: ClassVar[str] = "/v1/completions"
 
     concurrency: int
@@ -49,8 +50,8 @@ class HttpLoad(ServerLoad):
         bodies = [self._body(served_name, self.asked(rng)) for _ in range(num_requests)]
         return Job(url, self.path, bodies, self.concurrency, self.stream, self.arrivals_s(rng, num_requests))
 
-    def send(self, server: Server, served_name: str, seed: int) -> Figures:
-        return run_job(self.job(server.url, served_name, seed)).figures()
+    def send(self, server: Server, served_name: str, seed: int, client: Client | None = None) -> Figures:
+        return run_job(self.job(server.url, served_name, seed), client).figures()
 
     def warm_up(self, server: Server, served_name: str) -> None:
         num_requests = min(self.concurrency, self.num_requests, WARM_UP_REQUESTS)

@@ -66,6 +66,11 @@ class Effort:
     most: int
     seconds: float
 
+    def for_load(self, load: Any) -> "Effort":
+        """Less where a load says that it takes too long for more (`most_repeats`)."""
+        most = min(self.most, getattr(load, "most_repeats", self.most))
+        return Effort(min(self.least, most), most, self.seconds)
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -154,6 +159,7 @@ def run_load(load: Load, sides: Sequence[Side], effort: Effort, on_run: Callable
     Raises:
         LoadError: if any request fails.
     """
+    effort = effort.for_load(load)
     for side in sides:
         on_run(f"{load.name}, {side.name}: warm-up")
         side.warm_up()

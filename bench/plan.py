@@ -29,10 +29,9 @@ def _tiny(*, quick: bool) -> list[Load]:
         loads += [kind(**size, stream=True, goals=streaming) for kind in (Completions, Chat)]
     single: dict[str, Any] = {"concurrency": 1, "num_requests": 16, "max_tokens": 64}
     loads += [kind(**single, stream=True, goals=(throughput(), first_token(2.0))) for kind in (Completions, Chat)]
-    loads += [Rollouts(num_prompts=32, max_tokens=64, goals=(throughput(1.5),)), TeacherScores(goals=(scoring(4.0),))]
+    loads += [Rollouts(num_prompts=16, max_tokens=64, goals=(throughput(1.5),)), TeacherScores(goals=(scoring(4.0),))]
     if not quick:
-        loads.append(Completions(**single, goals=(throughput(),)))
-        loads.append(Poisson(rate=40, concurrency=1, num_requests=200, max_tokens=64, stream=True, goals=latencies()))
+        loads.append(Poisson(rate=40, concurrency=1, num_requests=120, max_tokens=64, stream=True, goals=latencies()))
     return loads
 
 
@@ -51,9 +50,9 @@ def _real(*, quick: bool) -> list[Load]:
         loads.append(Teacher(concurrency=1, num_requests=1, max_tokens=1, prompt_words=512, goals=(scoring(1.0),)))
         loads.append(TeacherScores(goals=(scoring(4.0),)))
         loads.append(Rollouts(num_prompts=8, max_tokens=32, goals=(throughput(),)))
-        loads.append(Poisson(rate=4, concurrency=1, num_requests=32, max_tokens=16, stream=True, goals=latencies()))
+        loads.append(Poisson(rate=4, concurrency=1, num_requests=16, max_tokens=16, stream=True, goals=latencies()))
         long: dict[str, Any] = {"kind": "long", "prompt_words": 1500, "goals": (throughput(),)}
-        loads.append(Completions(concurrency=4, num_requests=8, max_tokens=16, **long))
+        loads.append(Completions(concurrency=4, num_requests=4, max_tokens=16, **long))
         loads.append(MixedLoad())
     loads += [PushTotal(), PushPause()]
     # Last, for these two need the machine to themselves; and a start needs caches that the loads before have filled.

@@ -146,7 +146,8 @@ class MixedSide:
         self.trainer.connect([self.replica.push_address])
 
     def prepare(self) -> None:
-        """Nothing: connected since the warm-up."""
+        """The trainer is connected since the warm-up."""
+        self.streams.prepare()
 
     def run(self, seed: int) -> Figures:
         with ThreadPoolExecutor(1) as pool:

@@ -3,10 +3,12 @@
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import psutil
 
+from bench.client import Client
 from bench.goals import Goal
 from bench.measure import Figures, Side
 from bench.systems import Server, Systems
@@ -23,6 +25,9 @@ class ServerLoad(ABC):
     get the same ones.
     """
 
+    module: ClassVar[str]
+    """Of the client."""
+
     goals: tuple[Goal, ...] = ()
 
     @property
@@ -31,8 +36,11 @@ class ServerLoad(ABC):
         """How the results call it, as in `chat-stream/16`."""
 
     @abstractmethod
-    def send(self, server: Server, served_name: str, seed: int) -> Figures:
-        """Do the work once. Raises LoadError if the server does not."""
+    def send(self, server: Server, served_name: str, seed: int, client: Client | None = None) -> Figures:
+        """Do the work once, with a client that stands ready, or one started now.
+
+        Raises LoadError if the server does not.
+        """
 
     def warm_up(self, server: Server, served_name: str) -> None:
         """What is done once before the measurements."""
@@ -50,7 +58,7 @@ class ServerLoad(ABC):
         return ours, theirs
 
 
-@dataclass(frozen=True)
+@dataclass
 class ServerSide:
     """A server that gets the load."""
 
@@ -58,6 +66,7 @@ class ServerSide:
     server: Server
     load: ServerLoad
     served_name: str
+    _client: Client | None = None
 
     def processes(self) -> list[psutil.Process]:
         return self.server.processes()
@@ -66,7 +75,9 @@ class ServerSide:
         self.load.warm_up(self.server, self.served_name)
 
     def prepare(self) -> None:
-        """Nothing."""
+        """The client imports what it needs while the machine comes to rest."""
+        self._client = Client(self.load.module)
 
     def run(self, seed: int) -> Figures:
-        return self.load.send(self.server, self.served_name, seed)
+        client, self._client = self._client, None
+        return self.load.send(self.server, self.served_name, seed, client)

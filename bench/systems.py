@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -178,7 +178,8 @@ class Systems:
 
     def _replica_on(self, cores: list[int], label: str) -> TritonLive:
         env = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
-        return self._once(label, lambda: tritonlive(self.settings, env))
+        settings = replace(self.settings, args=(*self.settings.args, "--enforce-eager"))  # these never generate
+        return self._once(label, lambda: tritonlive(settings, env))
 
     def __enter__(self) -> Self:
         return self
