@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
+from vllm.v1.serial_utils import MsgpackDecoder
 
 Load = Callable[[str], ModuleType]
 
@@ -49,21 +52,21 @@ class Setting:
 
 async def test_an_announcement_returns_when_every_front_end_has_taken_it(load: Load) -> None:
     setting = Setting(load)
-    setting.relay.open("a", "sender a")
-    setting.relay.open("b", "sender b")
+    setting.relay.open(b"a", "sender a")
+    setting.relay.open(b"b", "sender b")
     assert setting.writer.told() == [("sender a", {"serial": "1"}), ("sender b", {"serial": "1"})], "when they open"
     assert all("engine_outputs" in tensors for _, tensors in setting.writer.sent)
-    setting.relay.seen("a", "1")
+    setting.relay.seen(b"a", "1")
     setting.adapters.serial = "2"
     announcing = asyncio.create_task(setting.relay.announce_adapters())
     await asyncio.sleep(0.01)
     assert setting.writer.told()[2:] == [("sender a", {"serial": "2"}), ("sender b", {"serial": "2"})]
-    setting.relay.seen("a", "2")
-    setting.relay.seen("b", "1")
-    setting.relay.seen("unknown", "2")
+    setting.relay.seen(b"a", "2")
+    setting.relay.seen(b"b", "1")
+    setting.relay.seen(b"unknown", "2")
     await asyncio.sleep(0.01)
     assert not announcing.done(), "b has only taken the one before"
-    setting.relay.seen("b", "2")
+    setting.relay.seen(b"b", "2")
     await asyncio.wait_for(announcing, 1)
 
 
@@ -73,7 +76,7 @@ async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(
     monkeypatch.setattr(load("relay"), "SEEN_TIMEOUT_S", 0.1)
     setting = Setting(load)
     await asyncio.wait_for(setting.relay.announce_adapters(), 1)  # nobody there
-    setting.relay.open("silent", "sender")
+    setting.relay.open(b"silent", "sender")
     await asyncio.wait_for(setting.relay.announce_adapters(), 1)
     monkeypatch.setattr(load("relay"), "SEEN_TIMEOUT_S", 60)
     announcing = asyncio.create_task(setting.relay.announce_adapters())
@@ -90,10 +93,56 @@ async def test_what_waits_for_the_writer_travels_together_and_is_counted(
     sent: list[str] = []
     monkeypatch.setattr(load("relay"), "send", lambda sender, tensors, *, final: sent.append(sender))
     setting = Setting(load)
-    setting.relay.open("a", "sender")
+    setting.relay.open(b"a", "sender")
     setting.relay.announce("step-1")
     setting.relay.announce("step-2")
     (write,) = setting.writer.jobs
     write()
     assert sent == ["sender"]
     assert (setting.relay.num_messages, setting.relay.num_steps) == (1, 2)
+
+
+def statistics(num_running: int, hits: int = 0) -> EngineCoreOutputs:
+    """A step that has nothing else to tell."""
+    caching = PrefixCacheStats(requests=1, queries=hits, hits=hits) if hits else PrefixCacheStats()
+    return EngineCoreOutputs(
+        scheduler_stats=SchedulerStats(num_running_reqs=num_running, prefix_cache_stats=caching), weight_version="v1"
+    )
+
+
+async def test_gauges_alone_are_told_seldom_and_counts_never_lost(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("relay")
+    monkeypatch.setattr(module, "GAUGES_INTERVAL_S", 0.05)
+    sent: list[list[EngineCoreOutputs]] = []
+    decoder = MsgpackDecoder(list[EngineCoreOutputs])
+    monkeypatch.setattr(
+        module,
+        "send",
+        lambda sender, tensors, *, final: sent.append(decoder.decode(tensors["engine_outputs"].tobytes())),
+    )
+    setting = Setting(load)
+    setting.relay.open(b"a", "sender")
+
+    def told() -> list[tuple[int, int]]:
+        """What each message's steps said of running requests and hits."""
+        while setting.writer.jobs:
+            setting.writer.jobs.pop()()
+        stats = [step.scheduler_stats for message in sent for step in message]
+        return [(each.num_running_reqs, each.prefix_cache_stats.hits) for each in stats if each is not None]
+
+    for num_running in (1, 2, 3):
+        assert setting.relay._distribute(statistics(num_running)) is None
+    assert told() == []
+    await asyncio.sleep(0.1)
+    assert told() == [(3, 0)]
+    setting.relay._distribute(statistics(4))
+    setting.relay._distribute(statistics(5, hits=16))
+    setting.relay._distribute(statistics(6, hits=8))
+    assert told()[1:] == [(5, 16), (6, 8)], "at once, and what is older is dropped"
+    await asyncio.sleep(0.1)
+    assert len(told()) == 3
+    setting.relay._distribute(statistics(7))
+    (channel,) = setting.relay.channels()
+    setting.relay.close(channel)
+    await asyncio.sleep(0.1)
+    assert len(told()) == 3, "nobody there"

@@ -5,11 +5,28 @@ writer's thread, a few times a second.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.metrics.stats import SchedulerStats
+
+# What of a step's statistics the next step's replace; whatever vLLM adds to them counts until it is named here.
+GAUGES = frozenset(
+    {
+        *("num_running_reqs", "num_waiting_reqs", "num_skipped_waiting_reqs", "num_kv_fetch_reqs_by_stage"),
+        *("step_counter", "current_wave", "kv_cache_usage", "waiting_lora_adapters", "running_lora_adapters"),
+    }
+)
+read_counts = attrgetter(*(field.name for field in fields(SchedulerStats) if field.name not in GAUGES))
+NO_COUNTS = read_counts(SchedulerStats())
+
+
+def has_counts(stats: SchedulerStats | None) -> bool:
+    """Whether something in a step's statistics has to be added up, as hits of the prefix cache have."""
+    return stats is not None and read_counts(stats) != NO_COUNTS
 
 
 @dataclass

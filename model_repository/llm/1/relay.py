@@ -28,11 +28,14 @@ from .engine import Engine, intercept_outputs
 from .generate import strings
 from .generation import Batch, Generation
 from .history import InFlight
+from .metrics import has_counts
 from .responses import ResponseWriter, message_of, send
 from .tensors import BadTensor, RequestError, Unavailable
 
 # A front end that does not say within so long that it knows of an adapter is not waited for.
 SEEN_TIMEOUT_S = 10.0
+# What says how much runs and waits, and nothing else, is told no more often.
+GAUGES_INTERVAL_S = 0.1
 # vLLM's encoder moves arrays above a threshold into frames of their own; a tensor is one frame.
 ONE_FRAME = 1 << 62
 
@@ -48,6 +51,7 @@ class Channel:
         # because its append and popleft are atomic: one thread fills it, another drains it.
         self.waiting: deque[tuple[EngineCoreOutputs, list[Any]]] = deque()
         self.is_queued = False
+        self.held: EngineCoreOutputs | None = None  # a step that brought gauges only
         self.seen = asyncio.Event()  # set while the front end knows which adapters serve
 
 
@@ -247,12 +251,25 @@ class Relay:
                 # Each front end reports the engine's statistics of its own replica, but counters (prefix cache hits)
                 # must be counted once: they go to the first channel, as vLLM gives them to its first client.
                 step = msgspec.structs.replace(outputs, outputs=part, scheduler_stats=stats)
-                channel.waiting.append((step, finished))
+                if part or has_counts(stats):
+                    channel.held = None
+                    channel.waiting.append((step, finished))
+                    self._flush(channel)
+                else:
+                    self._hold(channel, step)
                 stats = None
-                self._flush(channel)
-        if not local and outputs.scheduler_stats is None:
-            return None
-        return msgspec.structs.replace(outputs, outputs=local)
+        return msgspec.structs.replace(outputs, outputs=local) if local else None
+
+    def _hold(self, channel: Channel, step: EngineCoreOutputs) -> None:
+        if channel.held is None:
+            self._engine.loop.call_later(GAUGES_INTERVAL_S, self._send_held, channel)
+        channel.held = step
+
+    def _send_held(self, channel: Channel) -> None:
+        step, channel.held = channel.held, None
+        if step is not None and self._channels.get(channel.name) is channel:
+            channel.waiting.append((step, []))
+            self._flush(channel)
 
     def _flush(self, channel: Channel) -> None:
         # One job in the writer's queue at a time: what arrives while it waits travels in the same message.
