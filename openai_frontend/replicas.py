@@ -54,8 +54,7 @@ class Replicas(Generic[C]):
         return version_to_serve(self.committed, [each.weight_version for each in self.members if each.trouble is None])
 
     def eligible(self) -> list[C]:
-        version = self.weight_version
-        return [each for each in self.members if each.trouble is None and each.weight_version == version is not None]
+        return [each for each in self.members if self.why_left_out(each) is None]
 
     def pick(self, other_than: C | None = None) -> C | None:
         """The eligible replica with the least of this process's generations; of several, the one not picked longest."""
