@@ -1,5 +1,6 @@
 """`python -m bench`: tritonlive and vLLM's own server side by side."""
 
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +71,7 @@ def run(
     began = time.perf_counter()
     engine_args = (*COMMON_ARGS, *machine.engine_args(), *(engine_arg or ()), *(("--enforce-eager",) if quick else ()))
     effort = QUICK_EFFORT if quick else EFFORT
-    effort = Effort(repeats, repeats, 0.0) if repeats else effort
+    effort = Effort(repeats, repeats, math.inf) if repeats else effort
     # A system against itself: the second copy needs a name of its own.
     labels = (ours, theirs if theirs != ours else f"{theirs}{AGAIN}")
     reports = []

@@ -60,16 +60,14 @@ class Load(Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """How often a load is measured: at least `least` times, then until it took `seconds` or `most` is reached."""
+    """How often a load is measured: at least `least` times, then until it took `seconds` or `most` is reached.
+
+    A load that takes very long can be content with less than `least`: its `least_repeats`.
+    """
 
     least: int
     most: int
     seconds: float
-
-    def for_load(self, load: Any) -> "Effort":
-        """Less where a load says that it takes too long for more (`most_repeats`)."""
-        most = min(self.most, getattr(load, "most_repeats", self.most))
-        return Effort(min(self.least, most), most, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -159,17 +157,17 @@ def run_load(load: Load, sides: Sequence[Side], effort: Effort, on_run: Callable
     Raises:
         LoadError: if any request fails.
     """
-    effort = effort.for_load(load)
+    least = min(effort.least, getattr(load, "least_repeats", effort.least))
     for side in sides:
         on_run(f"{load.name}, {side.name}: warm-up")
         side.warm_up()
     measurements: dict[str, list[Measurement]] = {side.name: [] for side in sides}
     began = time.perf_counter()
     for repeat in range(effort.most):
-        if repeat >= effort.least and time.perf_counter() - began > effort.seconds:
+        if repeat >= least and time.perf_counter() - began > effort.seconds:
             break
         for side in sides if repeat % 2 == 0 else reversed(sides):
-            on_run(f"{load.name}, {side.name}: {repeat + 1} of {effort.least} to {effort.most}")
+            on_run(f"{load.name}, {side.name}: {repeat + 1} of {least} to {effort.most}")
             side.prepare()
             time.sleep(SETTLE_S)
             measurements[side.name].append(measure(side, seed=repeat))

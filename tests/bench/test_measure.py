@@ -1,6 +1,7 @@
 """The harness against a server that answers at once: no stack, but a real socket and the real client process."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from bench.measure import Effort, Figures, Result, run_load
 from bench.memory import Memory
 from bench.report import Report, print_report, write_results
 from bench.server_load import ServerSide
+from bench.start import StartFirstToken
 from tests.bench.stand_ins import LocalServer, local_server
 
 TOKENS = 5
@@ -117,6 +119,13 @@ def test_a_side_alone_is_measured_and_held_against_its_target(tmp_path: Path) ->
     rows = json.loads(written[0].read_text())["models"][0]["rows"]
     assert [(row["verdict"], list(row["sides"])) for row in rows] == [("ok", ["ours"]), (None, ["ours"])]
     assert all(path.stat().st_size for path in written)
+
+
+@pytest.mark.parametrize(("effort", "repeats"), [(Effort(3, 9, 0.0), 2), (Effort(4, 4, math.inf), 4)])
+def test_a_long_load_is_content_with_less_unless_a_number_is_asked_for(effort: Effort, repeats: int) -> None:
+    long_load = StartFirstToken()
+    assert long_load.least_repeats == 2
+    assert run_load(long_load, [Clock("ours")], effort, lambda text: None).repeats == repeats
 
 
 @pytest.mark.parametrize(
