@@ -27,7 +27,7 @@ from openai_frontend.description import Description
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import Options
 from openai_frontend.routes import control, trl_legacy
-from openai_frontend.shortcut import Shortcuts
+from openai_frontend.shortcut import Shortcuts, is_transparent
 from openai_frontend.triton_engine import TritonEngineClient
 from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
@@ -72,8 +72,7 @@ def create_app() -> ASGIApp:
     require_minimum(app, engine)
     protect(app, options.keys, control_paths)
     served = AdapterVersionHeader(WeightVersionHeader(app, engine))
-    # Middleware of the user's own may want to see every event.
-    return served if args.middleware else Shortcuts(served)
+    return Shortcuts(served) if is_transparent(app) else served
 
 
 def put_first(app: FastAPI, paths: Collection[str]) -> None:

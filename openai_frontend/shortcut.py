@@ -10,12 +10,19 @@ gone.
 from contextvars import ContextVar
 from typing import Any
 
+from fastapi import FastAPI
+from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from vllm.entrypoints.serve.elastic_ep.middleware import ScalingMiddleware
+from vllm.entrypoints.serve.middleware.x_request_id import XRequestIdMiddleware
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from openai_frontend.stamps import Stamps
 
+# These hand a stream's events on as they are, and at once.
+TRANSPARENT = frozenset({CORSMiddleware, PrometheusInstrumentatorMiddleware, ScalingMiddleware, XRequestIdMiddleware})
 # Of the HTTP request at hand.
 current: ContextVar["Shortcut | None"] = ContextVar("shortcut", default=None)
 
@@ -31,7 +38,9 @@ class Shortcut:
 
     def watch(self, queue: RequestOutputCollector) -> None:
         """A generation of the request puts its results into `queue`."""
-        self._is_usable = self._queue is None
+        if self._queue is not None:
+            self._is_usable = False
+            self.shut()
         self._queue = queue
         shortened: Any = queue
         shortened.__class__ = Queue
@@ -83,7 +92,10 @@ def send_at_once(send: Send, message: Message) -> bool:
 
 
 class Shortcuts:
-    """The outermost app: what it is given as `send` is the server's own."""
+    """The outermost app: what it is given as `send` is the server's own.
+
+    Only over an app that `is_transparent`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -92,3 +104,8 @@ class Shortcuts:
         if scope["type"] == "http":
             current.set(Shortcut(send))
         await self.app(scope, receive, send)
+
+
+def is_transparent(app: FastAPI) -> bool:
+    """Whether no middleware may want to see a stream's events, or have some on the way, as BaseHTTPMiddleware has."""
+    return all(middleware.cls in TRANSPARENT for middleware in app.user_middleware)

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 from starlette.types import Message
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from openai_frontend.shortcut import Shortcut, Shortcuts, current
+from openai_frontend.shortcut import Shortcut, Shortcuts, current, is_transparent
 from openai_frontend.stamped import stamped
 from openai_frontend.stamps import Stamps
 
@@ -147,6 +150,15 @@ async def test_a_request_of_several_generations_has_no_shortcut(stream: Stream) 
     assert stream.client.received == texts("a")
 
 
+async def test_a_second_generation_shuts_an_open_one(stream: Stream) -> None:
+    await begin(stream)
+    stream.way.watch(RequestOutputCollector(RequestOutputKind.DELTA, "other"))
+    stream.put("b", 2)
+    assert stream.client.received == texts("a")
+    await stream.settle()
+    assert stream.client.received == texts("a", "b")
+
+
 async def test_it_ends_with_its_stream(stream: Stream) -> None:
     await begin(stream)
     stream.task.cancel()
@@ -165,3 +177,26 @@ async def test_every_http_request_has_its_own(stream: Stream) -> None:
         await asyncio.create_task(Shortcuts(app)({"type": "http"}, None, stream.client.send))  # ty: ignore[invalid-argument-type]
     assert len(set(seen)) == 2
     assert current.get() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "expected"),
+    [
+        ([], "", True),
+        (["--enable-request-id-headers"], "", True),
+        (["--middleware", f"{__name__}.user_middleware"], "", False),
+        ([], "VLLM_DEBUG_LOG_API_SERVER_RESPONSE", False),
+    ],
+)
+def test_only_an_app_whose_middlewares_are_known_gets_shortcuts(
+    arguments: list[str], variable: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's app: an upgrade that adds a middleware fails here, and has to be looked at."""
+    if variable:
+        monkeypatch.setenv(variable, "true")
+    app = build_app(make_arg_parser(FlexibleArgumentParser()).parse_args(arguments), ("generate",), None)
+    assert is_transparent(app) is expected
+
+
+async def user_middleware(request: Any, call_next: Any) -> Any:
+    return await call_next(request)
