@@ -34,6 +34,7 @@ def load() -> Iterator[Callable[[str], ModuleType]]:
         "TritonError": TritonError,
         "TritonModelException": type("TritonModelException", (Exception,), {}),
         "TRITONSERVER_RESPONSE_COMPLETE_FINAL": 1,
+        "InferenceResponse": SimpleNamespace,
         "get_input_tensor_by_name": get_input_tensor_by_name,
         "Logger": SimpleNamespace(log_warn=lambda text: None, log_error=lambda text: None, log_info=lambda text: None),
     }

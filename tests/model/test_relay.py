@@ -28,7 +28,7 @@ class Writer:
     def call(self, job: Callable[[], None]) -> None:
         self.jobs.append(job)
 
-    def send(self, sender: str, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+    def send(self, sender: Any, tensors: dict[str, np.ndarray], *, final: bool) -> None:
         assert not final
         self.sent.append((sender, tensors))
 
@@ -87,18 +87,27 @@ async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(
     assert setting.writer.finished == ["sender"]
 
 
-async def test_what_waits_for_the_writer_travels_together_and_is_counted(
-    load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[str] = []
-    monkeypatch.setattr(load("relay"), "send", lambda sender, tensors, *, final: sent.append(sender))
+class Sender:
+    """Records what is sent on it."""
+
+    def __init__(self) -> None:
+        self.messages: list[list[EngineCoreOutputs]] = []
+        self._decoder = MsgpackDecoder(list[EngineCoreOutputs])
+
+    def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+        assert not final
+        self.messages.append(self._decoder.decode(tensors["engine_outputs"].tobytes()))
+
+
+async def test_what_waits_for_the_writer_travels_together_and_is_counted(load: Load) -> None:
+    sender = Sender()
     setting = Setting(load)
-    setting.relay.open(b"a", "sender")
+    setting.relay.open(b"a", sender)
     setting.relay.announce("step-1")
     setting.relay.announce("step-2")
     (write,) = setting.writer.jobs
     write()
-    assert sent == ["sender"]
+    assert len(sender.messages) == 1
     assert (setting.relay.num_messages, setting.relay.num_steps) == (1, 2)
 
 
@@ -111,23 +120,16 @@ def statistics(num_running: int, hits: int = 0) -> EngineCoreOutputs:
 
 
 async def test_gauges_alone_are_told_seldom_and_counts_never_lost(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = load("relay")
-    monkeypatch.setattr(module, "GAUGES_INTERVAL_S", 0.05)
-    sent: list[list[EngineCoreOutputs]] = []
-    decoder = MsgpackDecoder(list[EngineCoreOutputs])
-    monkeypatch.setattr(
-        module,
-        "send",
-        lambda sender, tensors, *, final: sent.append(decoder.decode(tensors["engine_outputs"].tobytes())),
-    )
+    monkeypatch.setattr(load("relay"), "GAUGES_INTERVAL_S", 0.05)
+    sender = Sender()
     setting = Setting(load)
-    setting.relay.open(b"a", "sender")
+    setting.relay.open(b"a", sender)
 
     def told() -> list[tuple[int, int]]:
         """What each message's steps said of running requests and hits."""
         while setting.writer.jobs:
             setting.writer.jobs.pop()()
-        stats = [step.scheduler_stats for message in sent for step in message]
+        stats = [step.scheduler_stats for message in sender.messages for step in message]
         return [(each.num_running_reqs, each.prefix_cache_stats.hits) for each in stats if each is not None]
 
     for num_running in (1, 2, 3):

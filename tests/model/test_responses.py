@@ -66,3 +66,46 @@ async def test_what_was_queued_before_is_sent_when_the_queue_has_drained(writer:
     may_go_on.set()
     await asyncio.wait_for(draining, 10)
     assert sent == ["before"]
+
+
+class TritonSender:
+    """Triton's own ends the server when it is asked, or sends, after its last response."""
+
+    def __init__(self) -> None:
+        self.flags: list[int] = []
+        self.is_marked = False
+
+    def send(self, *response: Any, flags: int) -> None:
+        assert 1 not in self.flags
+        self.flags.append(flags)
+
+    def is_cancelled(self) -> bool:
+        assert 1 not in self.flags
+        return self.is_marked
+
+
+async def test_a_request_is_asked_about_after_what_was_queued_before(responses: ModuleType, writer: Any) -> None:
+    triton = TritonSender()
+    sender = responses.Sender(triton)
+    assert not await writer.is_cancelled(sender)
+    triton.is_marked = True
+    assert await writer.is_cancelled(sender)
+    writer.finish(sender)
+    assert not await writer.is_cancelled(sender), "and Triton is not asked any more"
+    assert triton.flags == [1]
+
+
+@pytest.mark.parametrize("last", ["finish", "fail", "send"])
+def test_after_the_last_response_triton_hears_no_more_of_a_request(responses: ModuleType, last: str) -> None:
+    triton = TritonSender()
+    sender = responses.Sender(triton)
+    arguments = {"finish": (), "fail": (ValueError("no"),), "send": ({}, True)}[last]
+    getattr(sender, last)(*arguments)
+    assert not sender.is_cancelled()
+    with pytest.raises(RuntimeError, match="closed"):
+        sender.finish()
+    assert triton.flags == [1]
+
+
+async def test_a_question_that_fails_is_not_waited_for(responses: ModuleType, writer: Any) -> None:
+    assert not await asyncio.wait_for(writer.is_cancelled(responses.Sender(object())), 10)

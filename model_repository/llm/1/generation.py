@@ -7,10 +7,11 @@ plain, as a rule the last. The first is never plain: it says when the first toke
 
 from collections.abc import Iterator
 from operator import attrgetter, is_
-from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+
+from .responses import Sender
 
 # What else an output can bring; whatever vLLM adds to it makes it not plain.
 EXTRAS = tuple(name for name in EngineCoreOutput.__struct_fields__ if name not in ("request_id", "new_token_ids"))
@@ -21,17 +22,16 @@ NO_EXTRAS = read_extras(EngineCoreOutput("", []))
 class Batch:
     """The generations that came as one Triton request."""
 
-    def __init__(self, sender: Any, size: int) -> None:
-        """`sender` is the request's response sender."""
-        self._sender = sender
+    def __init__(self, sender: Sender, size: int) -> None:
+        self._sender: Sender | None = sender
         self._num_running = size
 
-    def end_one(self) -> list[Any]:
+    def end_one(self) -> list[Sender]:
         """One of them has ended or was refused. Returns the sender if it is to be closed now: after the last."""
         self._num_running -= 1
         return self.end() if self._num_running == 0 else []
 
-    def end(self) -> list[Any]:
+    def end(self) -> list[Sender]:
         """All of them have. Returns the sender unless it has been returned before."""
         ended, self._sender = self._sender, None
         return [] if ended is None else [ended]

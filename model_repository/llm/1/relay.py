@@ -29,7 +29,7 @@ from .generate import strings
 from .generation import Batch, Generation
 from .history import InFlight
 from .metrics import has_counts
-from .responses import ResponseWriter, message_of, send
+from .responses import ResponseWriter, Sender, message_of
 from .tensors import BadTensor, RequestError, Unavailable
 
 # A front end that does not say within so long that it knows of an adapter is not waited for.
@@ -43,13 +43,13 @@ ONE_FRAME = 1 << 62
 class Channel:
     """A front end's return path: the response sender of its open request, and what waits to be sent."""
 
-    def __init__(self, name: bytes, sender: Any) -> None:
+    def __init__(self, name: bytes, sender: Sender) -> None:
         self.name = name
         self.sender = sender
         self.generations: dict[str, Generation] = {}  # by request id
         # What the writer's thread has yet to send: a step's outputs, and the requests to close after them. A deque,
         # because its append and popleft are atomic: one thread fills it, another drains it.
-        self.waiting: deque[tuple[EngineCoreOutputs, list[Any]]] = deque()
+        self.waiting: deque[tuple[EngineCoreOutputs, list[Sender]]] = deque()
         self.is_queued = False
         self.held: EngineCoreOutputs | None = None  # a step that brought gauges only
         self.seen = asyncio.Event()  # set while the front end knows which adapters serve
@@ -76,7 +76,7 @@ class Relay:
     def num_generations(self) -> int:
         return len(self._owners)
 
-    def open(self, name: bytes, sender: Any) -> None:
+    def open(self, name: bytes, sender: Sender) -> None:
         """Open channel `name`; a newer one of the same name takes over from a dead one."""
         if (old := self._channels.get(name)) is not None:
             self.close(old, RequestError("engine_channel: opened again by another request"))
@@ -85,7 +85,7 @@ class Relay:
         opening = {"engine_outputs": as_tensor(msgspec.msgpack.encode([]))}
         self._writer.send(sender, opening | self._adapters_tensor(), final=False)
 
-    async def add(self, channel_name: bytes, payloads: Sequence[bytes], sender: Any) -> None:
+    async def add(self, channel_name: bytes, payloads: Sequence[bytes], sender: Sender) -> None:
         """Start the generations of one Triton request, which is closed when all of them have ended.
 
         The front end is told of those that are refused. Raises RequestError if one cannot even be read.
@@ -95,7 +95,7 @@ class Relay:
             requests: list[EngineCoreRequest] = [self._decoder.decode(payload) for payload in payloads]
         except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
             raise BadTensor("engine_request", f"is not an EngineCoreRequest: {error}") from None
-        batch, refused, ended = Batch(sender, len(requests)), dict[str, str](), list[Any]()
+        batch, refused, ended = Batch(sender, len(requests)), dict[str, str](), list[Sender]()
         for request in requests:
             try:
                 await self._start(request, channel, batch)
@@ -207,7 +207,7 @@ class Relay:
         self._adapters.end(request_id)
         return channel.generations.pop(request_id).batch
 
-    def _finish(self, senders: Iterable[Any]) -> None:
+    def _finish(self, senders: Iterable[Sender]) -> None:
         for sender in senders:
             self._writer.finish(sender)
 
@@ -224,7 +224,7 @@ class Relay:
 
     def _distribute(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs | None:
         """Give each channel its part of a step; what is left belongs to the requests of this process."""
-        parts: dict[bytes, tuple[list[EngineCoreOutput], list[Any]]] = {}
+        parts: dict[bytes, tuple[list[EngineCoreOutput], list[Sender]]] = {}
         local: list[EngineCoreOutput] = []
         version = outputs.weight_version
         for output in outputs.outputs:
@@ -281,17 +281,17 @@ class Relay:
         """On the writer's thread: send what waits on a channel, then close what it finished."""
         channel.is_queued = False
         steps: list[EngineCoreOutputs] = []
-        finished: list[Any] = []
+        finished: list[Sender] = []
         while channel.waiting:
             step, senders = channel.waiting.popleft()
             steps.append(step)
             finished += senders
+        self._finish(finished)  # queued behind this, and whether or not it fails
         if steps:
             (payload,) = self._encoder.encode(steps)
-            send(channel.sender, {"engine_outputs": as_tensor(payload)}, final=False)
+            channel.sender.send({"engine_outputs": as_tensor(payload)}, final=False)
             self.num_messages += 1
             self.num_steps += len(steps)
-        self._finish(finished)
 
 
 def as_tensor(payload: Any) -> np.ndarray:

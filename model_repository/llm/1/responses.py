@@ -24,6 +24,44 @@ BEHIND_JOBS = 16
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
+class Sender:
+    """A request's response sender, for the writer's thread only.
+
+    Triton frees what stands behind one with its last response, and a question about a freed one ends the whole server
+    with a segmentation fault (triton-inference-server/server#8192). So questions and responses go through one thread,
+    and after the last response there are no more of either.
+    """
+
+    def __init__(self, sender: Any) -> None:
+        """`sender` is Triton's own, an InferenceResponseSender."""
+        self._sender = sender
+        self._is_closed = False
+
+    def send(self, tensors: Mapping[str, np.ndarray], final: bool) -> None:
+        """Send one response; `tensors` are of the shapes in config.pbtxt, batch dimension included."""
+        outputs = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+        self._send(pb_utils.InferenceResponse(output_tensors=outputs), final=final)
+
+    def finish(self) -> None:
+        """Close the request: a last response without tensors."""
+        self._send(final=True)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with `error` and close the request."""
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message_of(error), code_of(error)))
+        self._send(response, final=True)
+
+    def is_cancelled(self) -> bool:
+        """Whether Triton has marked the request as one that nobody waits for; False once it is closed."""
+        return not self._is_closed and self._sender.is_cancelled()
+
+    def _send(self, *response: Any, final: bool) -> None:
+        if self._is_closed:
+            raise RuntimeError("the request is closed")
+        self._is_closed = final
+        self._sender.send(*response, flags=FINAL if final else 0)
+
+
 class ResponseWriter:
     """The one thread that talks to Triton's response senders."""
 
@@ -36,8 +74,8 @@ class ResponseWriter:
         """Run `job` on the writer's thread, after everything queued before it."""
         self._queue.put(job)
 
-    def send(self, sender: Any, tensors: Mapping[str, np.ndarray], final: bool) -> None:
-        self.call(lambda: send(sender, tensors, final))
+    def send(self, sender: Sender, tensors: Mapping[str, np.ndarray], final: bool) -> None:
+        self.call(lambda: sender.send(tensors, final))
 
     @property
     def queue_length(self) -> int:
@@ -63,14 +101,20 @@ class ResponseWriter:
         self.call(say)
         await is_sent.wait()
 
-    def finish(self, sender: Any) -> None:
-        """Close the request: a last response without tensors."""
-        self.call(lambda: sender.send(flags=FINAL))
+    async def is_cancelled(self, sender: Sender) -> bool:
+        """Whether nobody waits for the request any more; asked after everything queued before it."""
+        answers: list[bool] = []  # stays empty if Triton cannot be asked
+        self.call(lambda: answers.append(sender.is_cancelled()))
+        await self.drained()
+        return any(answers)
 
-    def fail(self, sender: Any, error: Exception) -> None:
+    def finish(self, sender: Sender) -> None:
+        """Close the request: a last response without tensors."""
+        self.call(sender.finish)
+
+    def fail(self, sender: Sender, error: Exception) -> None:
         """Answer with `error` and close the request."""
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message_of(error), code_of(error)))
-        self.call(lambda: sender.send(response, flags=FINAL))
+        self.call(lambda: sender.fail(error))
 
     def close(self) -> None:
         """Send what is queued, then end the thread."""
@@ -93,9 +137,3 @@ def code_of(error: Exception) -> int:
 def message_of(error: Exception) -> str:
     """What a front end is told: a gRPC stream carries no code, so that it is written behind the message."""
     return f"{str(error) or type(error).__name__} [{CODE_NAMES.get(code_of(error), 'INTERNAL')}]"
-
-
-def send(sender: Any, tensors: Mapping[str, np.ndarray], final: bool) -> None:
-    """Send one response now; `tensors` are of the shapes in config.pbtxt, batch dimension included."""
-    outputs = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
-    sender.send(pb_utils.InferenceResponse(output_tensors=outputs), flags=FINAL if final else 0)

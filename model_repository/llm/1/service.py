@@ -24,7 +24,7 @@ from .metrics import (
     TritonMetrics,
 )
 from .relay import Relay
-from .responses import ResponseWriter
+from .responses import ResponseWriter, Sender
 from .tensors import BadTensor, RequestError, read_batch, read_bytes, read_string
 from .token_level import TokenLevel
 from .versions import check_minimum
@@ -54,7 +54,7 @@ class Service:
         self._engine.on_death(self._statistics.engine_died)
         self._weights = Weights(self._engine, self._announce)
         self._control = Control(self._engine, self._weights, self._adapters, self._in_flight, self._relay.flush)
-        self._natives: dict[asyncio.Task[None], Any] = {}  # running native requests → response sender
+        self._natives: dict[asyncio.Task[None], Sender] = {}  # running native requests
         self._tasks: set[asyncio.Task[None]] = set()
         self._may_have_garbage = False  # of requests; probes, which come all the time, do not count
 
@@ -73,16 +73,16 @@ class Service:
 
     def submit(self, requests: Sequence[Any]) -> None:
         """Hand a batch over to the engine's loop in one hop."""
-        batch = [(request, request.get_response_sender()) for request in requests]
+        batch = [(request, Sender(request.get_response_sender())) for request in requests]
         self._engine.loop.call_soon_threadsafe(self._dispatch, batch)
 
-    def _dispatch(self, batch: Sequence[tuple[Any, Any]]) -> None:
+    def _dispatch(self, batch: Sequence[tuple[Any, Sender]]) -> None:
         for request, sender in batch:
             task = asyncio.create_task(self._serve(request, sender))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, request: Any, sender: Any) -> None:
+    async def _serve(self, request: Any, sender: Sender) -> None:
         try:
             channels = read_batch(request, "engine_channel")
             if channels is not None:
@@ -101,7 +101,7 @@ class Service:
             pb_utils.Logger.log_error(f"a request failed: {error!r}")
             self._writer.fail(sender, error)
 
-    async def _serve_front_end(self, request: Any, sender: Any, channel: bytes) -> None:
+    async def _serve_front_end(self, request: Any, sender: Sender, channel: bytes) -> None:
         if (payloads := read_batch(request, "engine_request")) is not None:
             self._weights.check_can_generate()
             await self._relay.add(channel, payloads, sender)
@@ -115,7 +115,7 @@ class Service:
             _ = self._engine.llm  # a channel is no use without an engine: the front end tries again
             self._relay.open(channel, sender)
 
-    async def _serve_native(self, request: NativeRequest, sender: Any) -> None:
+    async def _serve_native(self, request: NativeRequest, sender: Sender) -> None:
         self._weights.check_can_generate()
         task = asyncio.current_task()
         if task is None:
@@ -146,14 +146,13 @@ class Service:
 
     async def _watch_cancellations(self) -> None:
         """Abort what nobody waits for any more: Triton marks such requests, and does not tell."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(CANCELLATION_INTERVAL_S)
             for channel in self._relay.channels():
-                if await loop.run_in_executor(None, channel.sender.is_cancelled):
+                if await self._writer.is_cancelled(channel.sender):
                     self._relay.close(channel)
             for task, sender in list(self._natives.items()):
-                if await loop.run_in_executor(None, sender.is_cancelled):
+                if await self._writer.is_cancelled(sender):
                     task.cancel()
 
     async def _publish_metrics(self) -> None:
