@@ -27,6 +27,7 @@ from openai_frontend.description import Description
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import Options
 from openai_frontend.routes import control, trl_legacy
+from openai_frontend.short_prompts import render_short_prompts_at_once
 from openai_frontend.shortcut import Shortcuts, is_transparent
 from openai_frontend.triton_engine import TritonEngineClient
 from openai_frontend.weight_version import WeightVersionHeader, require_minimum
@@ -105,7 +106,7 @@ def create_engine(args: Namespace, description: Description, options: Options) -
     config.cache_config.num_gpu_blocks = description.num_gpu_blocks
     config.cache_config.block_size = description.block_size
     config.cache_config.kv_cache_size_tokens = description.kv_cache_size_tokens
-    return TritonEngineClient(
+    engine = TritonEngineClient(
         config,
         options.triton_urls,
         description,
@@ -114,6 +115,8 @@ def create_engine(args: Namespace, description: Description, options: Options) -
         log_stats=not engine_args.disable_log_stats,
         num_workers=options.num_workers,
     )
+    render_short_prompts_at_once(engine.renderer, trust_request_chat_template=args.trust_request_chat_template)
+    return engine
 
 
 def check_version(description: Description) -> None:

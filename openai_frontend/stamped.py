@@ -106,6 +106,7 @@ async def stamped(
     feed: Feed[T] = Feed()
     pull = Pull(build(feed))
     source = aiter(items)
+    last = ""  # what comes at the end comes at once: one write to the client, and one thing for it to wake up for
     try:
         while True:
             if way is not None and stamps is not None:
@@ -133,12 +134,19 @@ async def stamped(
             feed.give(item)
             while (event := await pull.next()) is not HUNGRY:
                 if event is None:
+                    if last:
+                        yield last
                     return
                 made = event
-                yield change(event)
+                if way is not None and result.finished:
+                    last += change(event)
+                else:
+                    yield change(event)
             if stamps is not None:
                 stamps.learn(first_choice, result, made)
         while (event := await pull.next()) is not None:
-            yield event
+            last += event
+        if last:
+            yield last
     finally:
         await pull.close()

@@ -11,6 +11,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.outputs import RequestOutput
 
+from openai_frontend import shortcut
 from openai_frontend.stamped import stamped
 from openai_frontend.stamps import Stamps
 
@@ -42,16 +43,17 @@ def steps(num_choices: int) -> list[RequestOutput]:
 
 
 def completion(
-    handler: Any, results: AsyncIterator[tuple[int, RequestOutput]], **options: Any
+    handler: Any, results: AsyncIterator[tuple[int, RequestOutput]], num_prompts: int = 2, **options: Any
 ) -> AsyncGenerator[str, None]:
     request = CompletionRequest(model="m", prompt="x", max_tokens=9, stream=True, **options)
-    engine_inputs = [{"prompt": "x"}, {"prompt": "y"}]
-    return handler.completion_stream_generator(
-        request, engine_inputs, results, "cmpl-1", 0, "m", num_prompts=2, tokenizer=None, request_metadata=METADATA
-    )
+    inputs = [{"prompt": "x"}, {"prompt": "y"}][:num_prompts]
+    rest = {"num_prompts": num_prompts, "tokenizer": None, "request_metadata": METADATA}
+    return handler.completion_stream_generator(request, inputs, results, "cmpl-1", 0, "m", **rest)
 
 
-def chat(handler: Any, results: AsyncIterator[RequestOutput], **options: Any) -> AsyncGenerator[str, None]:
+def chat(
+    handler: Any, results: AsyncIterator[RequestOutput], num_prompts: int = 1, **options: Any
+) -> AsyncGenerator[str, None]:
     request = ChatCompletionRequest(model="m", messages=MESSAGES, stream=True, **options)
     return handler.chat_completion_stream_generator(request, results, "chatcmpl-1", "m", [], object(), METADATA)
 
@@ -166,9 +168,10 @@ def test_what_vllms_generator_itself_waits_for_is_waited_for() -> None:
 
     async def run() -> list[str]:
         items = [result(output(0, [5], text=text)) for text in "abc"]
-        return await collected(
-            stamped(each(items), lambda item: (0, item), build, stamps=None, finish=lambda first, result: str.upper)
+        events = stamped(
+            each(items), lambda item: (0, item), build, stamps=None, finish=lambda first, result: str.upper
         )
+        return [event async for event in events]
 
     assert asyncio.run(run()) == ["A", "B", "C"]
 
@@ -193,3 +196,22 @@ def test_a_cancelled_wait_reaches_vllms_generator() -> None:
 
     asyncio.run(run())
     assert seen == ["cancelled"]
+
+
+@pytest.mark.parametrize("make", [completion, chat])
+def test_what_ends_a_stream_of_one_generation_is_one_piece(make: Any) -> None:
+    """Its last token, the usage and [DONE]: one write, and the client wakes up once."""
+
+    async def run() -> list[str]:
+        async def send(message: Any) -> None:
+            raise AssertionError("nobody puts anything into the shortcut's queue here")
+
+        shortcut.current.set(shortcut.Shortcut(send))  # as an HTTP request has one
+        name = "openai_serving_completion" if make is completion else "openai_serving_chat"
+        ends = [result(output(0, [5], text="x")), result(output(0, [9], ("v1", 0, 2), text="end"))]
+        items = [(0, step) for step in ends] if make is completion else ends
+        return [piece async for piece in make(serving(name), each(items), num_prompts=1, **USAGE)]
+
+    *_, first, last = asyncio.run(run())
+    assert '"x"' in first
+    assert [kind in last for kind in ('"end"', '"weight_versions":[', '"usage":{', "[DONE]")] == [True] * 4

@@ -31,7 +31,8 @@ def output(index: int, tokens: list[int], *spans: tuple[str, int, int], text: st
 
 
 def result(*outputs: CompletionOutput) -> RequestOutput:
-    return RequestOutput("r", "x", [1, 2], None, list(outputs), finished=True)
+    finished = all(output.finish_reason is not None for output in outputs)
+    return RequestOutput("r", "x", [1, 2], None, list(outputs), finished=finished)
 
 
 # Two choices; the second ends first, and the first in the same step as nothing else.
@@ -66,7 +67,8 @@ async def results(steps: list[Any]) -> AsyncIterator[Any]:
 
 
 async def collected(events: AsyncGenerator[str, None]) -> list[str]:
-    return [event async for event in events]
+    """Each by itself; several may come in one piece."""
+    return [event + "\n\n" for event in "".join([piece async for piece in events]).split("\n\n")[:-1]]
 
 
 def completion_stream(handler: Any, steps: list[tuple[int, RequestOutput]], **options: Any) -> list[str]:
