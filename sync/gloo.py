@@ -55,7 +55,8 @@ class GlooGroup:
         self._lock = threading.Lock()  # an operation must not begin while the group is being handed over
         gloo: Any = distributed.ProcessGroupGloo  # torch's type stubs leave out what only this backend has
         options = gloo._Options()
-        options._devices = [gloo.create_device(hostname=address)]
+        # Each with a thread and connections of its own, taken in turn: several replicas get their bytes side by side.
+        options._devices = [gloo.create_device(hostname=address) for _ in range(BUCKETS_UNDER_WAY)]
         options._timeout = timedelta(seconds=timeout)
         options._threads = 2
         try:
