@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench import machine
 from bench.measure import Effort, Load, run_load
-from bench.plan import plan
+from bench.plan import extras, plan
 from bench.report import Report, print_report, write_results
 from bench.systems import AGAIN, MODELS, SYSTEMS, Settings, Systems, model_path
 from launch.errors import LaunchError
@@ -44,7 +44,10 @@ def run(
     theirs: Annotated[str, typer.Option(help="The system it is held against.")] = "vllm",
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run only loads whose name contains this, as in push/ or chat-stream/16; may be repeated."),
+        typer.Option(
+            help="Run only loads whose name contains this, as in push/ or chat-stream/16; may be repeated. workers/ "
+            "and replicas/ run only when they are named."
+        ),
     ] = None,
     repeats: Annotated[
         int | None, typer.Option(help="Measurements per load and side. [default: 3 to 9, quick: 3 to 5, by the clock]")
@@ -76,7 +79,8 @@ def run(
     labels = (ours, theirs if theirs != ours else f"{theirs}{AGAIN}")
     reports = []
     for name in model or list(MODELS):
-        loads = [load for load in plan(name, quick=quick) if any(part in load.name for part in only or [""])]
+        known = plan(name, quick=quick) + (extras() if only else [])
+        loads = [load for load in known if any(part in load.name for part in only or [""])]
         if loads:
             settings = Settings(model_path(name), engine_args, SERVED_NAME)
             reports.append(measure_model(name, labels, settings, loads, effort))

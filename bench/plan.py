@@ -8,6 +8,7 @@ from bench.hop.load import HopLoad
 from bench.loads import Chat, ChatBatch, Completions, Poisson, Teacher
 from bench.measure import Load
 from bench.push import MixedLoad, PushFleet, PushPause, PushTotal
+from bench.scale import Replicas, Workers
 from bench.start import StartFirstToken
 
 
@@ -57,6 +58,11 @@ def _real(*, quick: bool) -> list[Load]:
     loads += [PushTotal(), PushPause()]
     # Last, for these two need the machine to themselves; and a start needs caches that the loads before have filled.
     return loads if quick else [*loads, StartFirstToken(), PushFleet()]
+
+
+def extras() -> list[Load]:
+    """Loads of every model that are run only when they are asked for by name."""
+    return [Workers(), Replicas()]
 
 
 def throughput(target: float | None = None) -> Goal:

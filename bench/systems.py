@@ -1,9 +1,10 @@
 """The systems that are compared, all started the same way, and the helpers beside them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -58,6 +59,8 @@ class TritonLive:
 
     def __init__(self, stack: Stack) -> None:
         self.url = stack.frontend_url
+        self.grpc_url = stack.grpc_url
+        """Triton itself, `host:port`."""
         self.rollouts_url = f"grpc://{stack.grpc_url}"
         self.push_address = f"grpc://bench:{stack.control_key}@{stack.grpc_url}"
         """Triton itself, with the control key."""
@@ -72,13 +75,10 @@ class TritonLive:
 
 
 @contextmanager
-def tritonlive(settings: Settings, env: Mapping[str, str] | None = None) -> Iterator[TritonLive]:
-    """Our stack, over HTTP."""
+def tritonlive(settings: Settings, **options: Any) -> Iterator[TritonLive]:
+    """Our stack, over HTTP; `options` are further ones of StackConfig."""
     config = StackConfig(
-        model=str(settings.model),
-        served_model_name=settings.served_name,
-        extra_args=settings.args,
-        env=env or {},
+        model=str(settings.model), served_model_name=settings.served_name, extra_args=settings.args, **options
     )
     with Stack(config) as stack:
         stack.wait_ready(START_TIMEOUT_S)
@@ -140,10 +140,22 @@ class Systems:
 
     @property
     def fleet(self) -> list[TritonLive]:
-        """Two stacks of ours, whose workers have half of the machine's cores each: left alone, both take the same."""
+        """Two stacks of ours, with half of the machine's cores each."""
+        return [self.replica_on_half(0), self.replica_on_half(1)]
+
+    def replica_on_half(self, half: int, *frontend_args: str) -> TritonLive:
+        """A stack whose worker has half of the machine's cores: left alone, two would take the same. Not compiled."""
         cores = sorted(os.sched_getaffinity(0))
-        half = max(1, len(cores) // 2)
-        return [self._replica_on(cores[:half], "replica 1"), self._replica_on(cores[-half:], "replica 2")]
+        size = max(1, len(cores) // 2)
+        mine = cores[-size:] if half else cores[:size]
+        env = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))}
+        settings = replace(self.settings, args=(*self.settings.args, "--enforce-eager"))
+        start = partial(tritonlive, settings, env=env, frontend_args=frontend_args)
+        return self._once(f"replica {half + 1}", start)
+
+    def stack(self, label: str, **options: Any) -> TritonLive:
+        """A stack of ours with further options of StackConfig."""
+        return self._once(label, lambda: tritonlive(self.settings, **options))
 
     @property
     def offline(self) -> Offline:
@@ -175,11 +187,6 @@ class Systems:
             self._on_start(label)
             self._started[label] = self._running.enter_context(start())
         return self._started[label]
-
-    def _replica_on(self, cores: list[int], label: str) -> TritonLive:
-        env = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
-        settings = replace(self.settings, args=(*self.settings.args, "--enforce-eager"))  # these never generate
-        return self._once(label, lambda: tritonlive(settings, env))
 
     def __enter__(self) -> Self:
         return self

@@ -54,6 +54,7 @@ class LocalServer:
 
     def __init__(self, url: str) -> None:
         self.url = self.rollouts_url = url
+        self.grpc_url = "a:8001"
 
     def processes(self) -> list[psutil.Process]:
         return [psutil.Process()]

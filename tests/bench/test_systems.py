@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import bench.systems
+from bench.scale import Replicas, Workers
 from bench.systems import SYSTEMS, Settings, Systems
 from tests.bench.stand_ins import LocalServer
 
@@ -17,13 +18,13 @@ class Running:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.envs: list[dict[str, str]] = []
+        self.options: list[dict[str, Any]] = []
 
     def system(self, name: str) -> Any:
         @contextmanager
-        def start(settings: Settings, env: dict[str, str] | None = None) -> Iterator[LocalServer]:
+        def start(settings: Settings, **options: Any) -> Iterator[LocalServer]:
             self.names.append(name)
-            self.envs.append(env or {})
+            self.options.append(options)
             yield LocalServer("http://a")
             self.names.remove(name)
 
@@ -82,4 +83,20 @@ def test_a_fleets_replicas_have_cores_of_their_own(running: Running, monkeypatch
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
     with Systems(Settings(Path("m")), ("tritonlive", "vllm"), lambda label: None) as systems:
         assert len(systems.fleet) == 2
-    assert [env["VLLM_CPU_OMP_THREADS_BIND"] for env in running.envs] == ["0,1", "2,3"]
+    assert [options["env"]["VLLM_CPU_OMP_THREADS_BIND"] for options in running.options] == ["0,1", "2,3"]
+
+
+def test_one_front_end_may_serve_both_halves(running: Running, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    with Systems(Settings(Path("m")), ("tritonlive", "vllm"), lambda label: None) as systems:
+        ours, theirs = Replicas().sides(systems)
+        assert (ours.name, theirs.name) == ("2 replicas", "1 replica")
+    first, second = running.options
+    assert first["frontend_args"] == ()
+    assert second["frontend_args"] == ("--triton-url", "a:8001")
+
+
+def test_two_workers_are_a_stack_of_their_own(running: Running):
+    with Systems(Settings(Path("m")), ("tritonlive", "vllm"), lambda label: None) as systems:
+        Workers().sides(systems)
+    assert [options.get("workers", 1) for options in running.options] == [1, 2]
