@@ -1,11 +1,15 @@
 """Ports: is one free, and find one that is."""
 
 import errno
+import random
 import socket
 from contextlib import ExitStack
 
 from launch.config import StackConfig
 from launch.errors import LaunchError, PortTakenError
+
+# Below those that Linux takes for outgoing connections (net.ipv4.ip_local_port_range begins at 32768).
+LISTENING = range(10_000, 32_768)
 
 
 def _family(host: str) -> socket.AddressFamily:
@@ -37,9 +41,22 @@ def check_ports(config: StackConfig) -> None:
 
 
 def pick_free(host: str, count: int) -> list[int]:
-    """`count` different ports that nobody is using now."""
+    """`count` different ports that nobody is using now; raises LaunchError if there are none.
+
+    Whoever gets them binds them only when its engine is up, so they are not of those that the kernel gives to outgoing
+    connections meanwhile.
+    """
     with ExitStack() as held:
-        probes = [held.enter_context(socket.socket(_family(host), socket.SOCK_STREAM)) for _ in range(count)]
-        for probe in probes:
-            probe.bind((host, 0))
-        return [probe.getsockname()[1] for probe in probes]
+        picked: list[int] = []
+        for port in random.sample(LISTENING, len(LISTENING)):
+            probe = held.enter_context(socket.socket(_family(host), socket.SOCK_STREAM))
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise LaunchError(f"cannot bind {host}:{port}: {error.strerror}") from error
+            else:
+                picked.append(port)
+                if len(picked) == count:
+                    return picked
+    raise LaunchError(f"no free port on {host} from {LISTENING.start} to {LISTENING.stop - 1}")

@@ -4,6 +4,7 @@ from contextlib import closing
 import pytest
 
 from launch import PortTakenError, StackConfig
+from launch.errors import LaunchError
 from launch.ports import check_free, check_ports, pick_free
 
 
@@ -46,3 +47,27 @@ def test_picked_ports_are_different_and_free() -> None:
     assert len(set(picked)) == 8
     for port in picked:
         check_free("127.0.0.1", port, what="test", option="--port")
+
+
+def test_a_picked_port_is_none_that_an_outgoing_connection_may_get() -> None:
+    with closing(listener()) as server:
+        outgoing = [socket.create_connection(server.getsockname()) for _ in range(50)]
+        try:
+            taken = {connection.getsockname()[1] for connection in outgoing}
+        finally:
+            for connection in outgoing:
+                connection.close()
+    assert max(pick_free("127.0.0.1", 50)) < min(taken)
+
+
+def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(listener()) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr("launch.ports.LISTENING", range(port, port + 1))
+        with pytest.raises(LaunchError, match="no free port"):
+            pick_free("127.0.0.1", 1)
+
+
+def test_an_address_that_is_not_ours_is_an_error() -> None:
+    with pytest.raises(LaunchError, match=r"cannot bind 192\.0\.2\.1"):
+        pick_free("192.0.2.1", 1)
