@@ -21,6 +21,7 @@ class Workers:
     goals: tuple[Goal, ...] = GOALS
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
+        systems.stop()  # the two have the machine to themselves
         one, two = systems.replica, systems.stack("2 workers", workers=2)
         return side(self.name, "2 workers", two, systems), side(self.name, "1 worker", one, systems)
 

@@ -151,7 +151,7 @@ class Systems:
         env = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))}
         settings = replace(self.settings, args=(*self.settings.args, "--enforce-eager"))
         start = partial(tritonlive, settings, env=env, frontend_args=frontend_args)
-        return self._once(f"replica {half + 1}", start)
+        return self._once(" ".join((f"replica {half + 1}", *frontend_args)), start)
 
     def stack(self, label: str, **options: Any) -> TritonLive:
         """A stack of ours with further options of StackConfig."""

@@ -48,14 +48,17 @@ def pick_free(host: str, count: int) -> list[int]:
     """
     with ExitStack() as held:
         picked: list[int] = []
-        for port in random.sample(LISTENING, len(LISTENING)):
-            probe = held.enter_context(socket.socket(_family(host), socket.SOCK_STREAM))
+        # Not of the process's own random numbers: programs with the same seed would pick the same ports.
+        for port in random.SystemRandom().sample(LISTENING, len(LISTENING)):
+            probe = socket.socket(_family(host), socket.SOCK_STREAM)
             try:
                 probe.bind((host, port))
             except OSError as error:
+                probe.close()
                 if error.errno != errno.EADDRINUSE:
                     raise LaunchError(f"cannot bind {host}:{port}: {error.strerror}") from error
             else:
+                held.enter_context(probe)
                 picked.append(port)
                 if len(picked) == count:
                     return picked

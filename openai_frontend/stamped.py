@@ -96,7 +96,7 @@ async def stamped(
     finish: Callable[[int, RequestOutput], Callable[[str], str]],
     way: Shortcut | None = None,
 ) -> AsyncGenerator[str, None]:
-    """The events of the generator that `build` makes over `items`, those in between stamped.
+    """The events of the generator that `build` makes over `items`, those in between stamped, an item's in one piece.
 
     result_of: an item's result, and the number of the first choice in it.
     stamps: None for a stream whose events have to be built, every one.
@@ -106,7 +106,7 @@ async def stamped(
     feed: Feed[T] = Feed()
     pull = Pull(build(feed))
     source = aiter(items)
-    last = ""  # what comes at the end comes at once: one write to the client, and one thing for it to wake up for
+    piece = ""  # events that come together: one write to the client, and one thing for it to wake up for
     try:
         while True:
             if way is not None and stamps is not None:
@@ -126,27 +126,25 @@ async def stamped(
             if stamps is not None:
                 if (events := stamps.make(first_choice, result)) is not None:
                     stamps.skip(first_choice, result)
-                    for event in events:
-                        yield event
+                    yield "".join(events)
                     continue
                 stamps.restore(first_choice, result)
             change, made = finish(first_choice, result), None
             feed.give(item)
-            while (event := await pull.next()) is not HUNGRY:
-                if event is None:
-                    if last:
-                        yield last
-                    return
-                made = event
-                if way is not None and result.finished:
-                    last += change(event)
-                else:
-                    yield change(event)
+            while (event := await pull.next()) is not HUNGRY and event is not None:
+                piece, made = piece + change(event), event
+            if event is None:
+                break
+            if way is not None and result.finished:
+                continue  # the items end at once, and with them comes more
+            if piece:
+                yield piece
+                piece = ""
             if stamps is not None:
                 stamps.learn(first_choice, result, made)
         while (event := await pull.next()) is not None:
-            last += event
-        if last:
-            yield last
+            piece += event
+        if piece:
+            yield piece
     finally:
         await pull.close()

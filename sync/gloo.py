@@ -10,6 +10,7 @@ What travels in one update, in this order (a control call starts it; see gloo_tr
 A verdict is VERDICT_BYTES bytes: UTF-8 text padded with zeros; empty text is consent, UNCHANGED is consent, too.
 """
 
+import atexit
 import socket
 import threading
 import time
@@ -32,8 +33,15 @@ POLL_S = 0.25
 STALL_TIMEOUT_S = 30.0
 # Broadcasts started before the first is waited for: some on the way while one is filled or checked.
 BUCKETS_UNDER_WAY = 4
+# So many of them at the same time.
+NUM_THREADS = 2
 
 Work = distributed.Work
+
+# Held while a group is destroyed, and for good when the interpreter ends: a destructor that has let go of the
+# interpreter's lock and finds it gone would abort the process.
+destroying = threading.Lock()
+atexit.register(destroying.acquire)
 
 
 class GlooGroup:
@@ -44,9 +52,20 @@ class GlooGroup:
     """
 
     def __init__(
-        self, store: distributed.Store, rank: int, world_size: int, address: str, name: str, timeout: float
+        self,
+        store: distributed.Store,
+        rank: int,
+        world_size: int,
+        address: str,
+        name: str,
+        timeout: float,
+        num_devices: int,
     ) -> None:
-        """Meet the others; blocks without the interpreter lock until all are there. Raises TransferError."""
+        """Meet the others; blocks without the interpreter lock until all are there. Raises TransferError.
+
+        num_devices: the same for all. Operations take them in turn, each with a thread and connections of its own, so
+            that several replicas get their bytes side by side.
+        """
         self._store = store
         self.world_size = world_size
         self._stall_timeout = timedelta(seconds=min(timeout, STALL_TIMEOUT_S))
@@ -55,10 +74,9 @@ class GlooGroup:
         self._lock = threading.Lock()  # an operation must not begin while the group is being handed over
         gloo: Any = distributed.ProcessGroupGloo  # torch's type stubs leave out what only this backend has
         options = gloo._Options()
-        # Each with a thread and connections of its own, taken in turn: several replicas get their bytes side by side.
-        options._devices = [gloo.create_device(hostname=address) for _ in range(BUCKETS_UNDER_WAY)]
+        options._devices = [gloo.create_device(hostname=address) for _ in range(num_devices)]
         options._timeout = timedelta(seconds=timeout)
-        options._threads = 2
+        options._threads = NUM_THREADS
         try:
             prefixed = distributed.PrefixStore(name, store)
             self._group: Any = gloo(prefixed, rank, world_size, options)
@@ -121,9 +139,11 @@ class GlooGroup:
             self._closed.set()
             group, self._group = self._group, None
             pending, self._pending = self._pending, []
-        linger = (self._stall_timeout + timedelta(seconds=5)).total_seconds()
-        arguments = (group, self._store, pending, linger)
-        threading.Thread(target=_retire, args=arguments, name="gloo-retire", daemon=True).start()
+        # An operation's time begins when a thread takes it up.
+        linger = self._stall_timeout.total_seconds() * BUCKETS_UNDER_WAY / NUM_THREADS + 5
+        owned = [group, self._store, pending]
+        del group, pending
+        threading.Thread(target=_retire, args=(owned, linger), name="gloo-retire", daemon=True).start()
 
     def _begin(self, start: Callable[[Any], Work]) -> Work:
         with self._lock:
@@ -137,11 +157,13 @@ class GlooGroup:
             return work
 
 
-def _retire(group: Any, store: distributed.Store, pending: list[Work], linger: float) -> None:
-    """Hold the group and its rendezvous until no operation is under way."""
+def _retire(owned: list[Any], linger: float) -> None:
+    """Hold a group, its rendezvous and its operations until none of these is under way; then destroy all of it."""
     give_up = time.monotonic() + linger
-    while any(not work.is_completed() for work in pending) and time.monotonic() < give_up:
+    while any(not work.is_completed() for work in owned[2]) and time.monotonic() < give_up:
         time.sleep(POLL_S)
+    with destroying:
+        owned.clear()
 
 
 def listen(address: str, port: int) -> socket.socket:

@@ -46,6 +46,7 @@ class Membership:
     world_size: int
     group_name: str
     timeout_s: float
+    num_devices: int
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class GlooReceiver:
         to = self._membership
         store = join_store(to.master_address, to.master_port, to.timeout_s)
         address = own_address_towards(to.master_address, to.master_port)
-        group = GlooGroup(store, to.rank, to.world_size, address, to.group_name, to.timeout_s)
+        group = GlooGroup(store, to.rank, to.world_size, address, to.group_name, to.timeout_s, to.num_devices)
         if self._closed.is_set():
             group.close()
             raise TransferError("gloo: closed while joining")
@@ -164,14 +165,11 @@ class GlooReceiver:
         buckets = lay_out(announcement.metas, announcement.bucket_bytes)
         starts = list(accumulate((align(bucket.num_bytes) for bucket in buckets), initial=0))
         memory = self._kept.take_memory(starts[-1])
-        try:
-            places = [memory[at : at + bucket.num_bytes] for at, bucket in zip(starts, buckets, strict=False)]
-            staged, values, broken = self._receive_buckets(group, buckets, places)
-            sent = torch.empty(max(1, len(values)) * DIGEST_BYTES, dtype=torch.uint8)
-            group.wait(group.broadcast(sent))
-        except BaseException:
-            self._kept.release(memory)
-            raise
+        places = [memory[at : at + bucket.num_bytes] for at, bucket in zip(starts, buckets, strict=False)]
+        # When this fails the memory is not released: gloo may still write into it, and nobody else must have it.
+        staged, values, broken = self._receive_buckets(group, buckets, places)
+        sent = torch.empty(max(1, len(values)) * DIGEST_BYTES, dtype=torch.uint8)
+        group.wait(group.broadcast(sent))
         pairs = zip(staged, values, unpack_digests(sent), strict=False)
         damaged = [name for (name, _), mine, theirs in pairs if mine != theirs]
         objection = ""

@@ -46,6 +46,7 @@ class GlooTrainerInitInfo:
     timeout_s: float
     bucket_bytes: int = DEFAULT_BUCKET_BYTES
     keep_previous: bool = True
+    num_devices: int = BUCKETS_UNDER_WAY
 
 
 class GlooTrainer:
@@ -65,7 +66,15 @@ class GlooTrainer:
         wire = asdict(init_info) | {"master_port": port, "rank_offset": 1, "group_name": name}
         del wire["bucket_bytes"]
         client.init_weight_transfer_engine(wire)
-        self._group = GlooGroup(store, 0, init_info.world_size, init_info.master_address, name, init_info.timeout_s)
+        self._group = GlooGroup(
+            store,
+            0,
+            init_info.world_size,
+            init_info.master_address,
+            name,
+            init_info.timeout_s,
+            init_info.num_devices,
+        )
 
     def send_weights(self) -> None:
         """One update: start, transfer, finish. Raises TransferError before `finish` when a worker objects."""

@@ -46,6 +46,8 @@ class GlooInitInfo(WeightTransferInitInfo):
     group_name: str = "tritonlive"
     timeout_s: float = 300.0
     keep_previous: bool = True
+    num_devices: int = 1
+    """Of the group (GlooGroup); a trainer that does not name it has one."""
 
 
 @dataclass
@@ -113,6 +115,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 init_info.world_size,
                 init_info.group_name,
                 init_info.timeout_s,
+                init_info.num_devices,
             ),
             self.kept,
         )

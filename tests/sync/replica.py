@@ -73,6 +73,7 @@ class Replica(StandIn):
                 info["world_size"],
                 info["group_name"],
                 info["timeout_s"],
+                info["num_devices"],
             )
             self.receivers.append(GlooReceiver(membership, KeptWeights(lambda: None)))
         return {}

@@ -130,7 +130,7 @@ def receiver_of(membership: Membership) -> GlooReceiver:
 
 
 def membership(port: int, group_name: str = "test", timeout_s: float = 2.0) -> Membership:
-    return Membership("127.0.0.1", port, 1, 2, group_name, timeout_s)
+    return Membership("127.0.0.1", port, 1, 2, group_name, timeout_s, num_devices=2)
 
 
 @pytest.mark.fault
@@ -174,7 +174,7 @@ def test_an_uninvited_joiner_gets_no_rank():
     store, port = host_store("127.0.0.1", 0, 5)
     stranger = receiver_of(membership(port, group_name="guess", timeout_s=1.5))
     invited = receiver_of(membership(port, group_name="secret"))
-    group = GlooGroup(store, 0, 2, "127.0.0.1", "secret", 2.0)
+    group = GlooGroup(store, 0, 2, "127.0.0.1", "secret", 2.0, num_devices=2)
     meta = ParamMeta("a", torch.float32, (4,))
     invited.announce(Announcement([meta], 1024))
     assert group.gather_verdicts() == {}
