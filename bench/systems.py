@@ -136,7 +136,7 @@ class Systems:
     @property
     def replica(self) -> TritonLive:
         """The stack of ours that a trainer pushes to."""
-        return self._once("tritonlive", lambda: tritonlive(self.settings))
+        return self.stack("tritonlive")
 
     @property
     def fleet(self) -> list[TritonLive]:

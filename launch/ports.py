@@ -3,7 +3,7 @@
 import errno
 import random
 import socket
-from contextlib import ExitStack
+from contextlib import suppress
 
 from launch.config import StackConfig
 from launch.errors import LaunchError, PortTakenError
@@ -46,20 +46,12 @@ def pick_free(host: str, count: int) -> list[int]:
     Whoever gets them binds them only when its engine is up, so they are not of those that the kernel gives to outgoing
     connections meanwhile.
     """
-    with ExitStack() as held:
-        picked: list[int] = []
-        # Not of the process's own random numbers: programs with the same seed would pick the same ports.
-        for port in random.SystemRandom().sample(LISTENING, len(LISTENING)):
-            probe = socket.socket(_family(host), socket.SOCK_STREAM)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                probe.close()
-                if error.errno != errno.EADDRINUSE:
-                    raise LaunchError(f"cannot bind {host}:{port}: {error.strerror}") from error
-            else:
-                held.enter_context(probe)
-                picked.append(port)
-                if len(picked) == count:
-                    return picked
+    picked: list[int] = []
+    # Not of the process's own random numbers: programs with the same seed would pick the same ports.
+    for port in random.SystemRandom().sample(LISTENING, len(LISTENING)):
+        with suppress(PortTakenError):
+            check_free(host, port, what="a free port", option="--host")
+            picked.append(port)
+        if len(picked) == count:
+            return picked
     raise LaunchError(f"no free port on {host} from {LISTENING.start} to {LISTENING.stop - 1}")

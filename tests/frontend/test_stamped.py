@@ -51,9 +51,7 @@ def completion(
     return handler.completion_stream_generator(request, inputs, results, "cmpl-1", 0, "m", **rest)
 
 
-def chat(
-    handler: Any, results: AsyncIterator[RequestOutput], num_prompts: int = 1, **options: Any
-) -> AsyncGenerator[str, None]:
+def chat(handler: Any, results: AsyncIterator[RequestOutput], **options: Any) -> AsyncGenerator[str, None]:
     request = ChatCompletionRequest(model="m", messages=MESSAGES, stream=True, **options)
     return handler.chat_completion_stream_generator(request, results, "chatcmpl-1", "m", [], object(), METADATA)
 
@@ -209,8 +207,11 @@ def test_what_ends_a_stream_of_one_generation_is_one_piece(make: Any) -> None:
         shortcut.current.set(shortcut.Shortcut(send))  # as an HTTP request has one
         name = "openai_serving_completion" if make is completion else "openai_serving_chat"
         ends = [result(output(0, [5], text="x")), result(output(0, [9], ("v1", 0, 2), text="end"))]
-        items = [(0, step) for step in ends] if make is completion else ends
-        return [piece async for piece in make(serving(name), each(items), num_prompts=1, **USAGE)]
+        if make is completion:
+            pieces = completion(serving(name), each([(0, step) for step in ends]), num_prompts=1, **USAGE)
+        else:
+            pieces = chat(serving(name), each(ends), **USAGE)
+        return [piece async for piece in pieces]
 
     *_, first, last = asyncio.run(run())
     assert '"x"' in first
