@@ -3,7 +3,7 @@
 What travels in one update, in this order (a control call starts it; see gloo_trainer.py and gloo_receiver.py):
 
     verdict        every worker → trainer    whether it takes what the control call announced
-    broadcast      trainer → workers         one per bucket (buckets.py)
+    bytes          trainer → workers         bucket by bucket (buckets.py), by broadcasts.py or shared_memory.py
     broadcast      trainer → workers         the digests of all tensors (digest.py)
     verdict        every worker → trainer    whether what arrived is what was sent, finite, and new
 
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -44,6 +45,23 @@ destroying = threading.Lock()
 atexit.register(destroying.acquire)
 
 
+@dataclass(frozen=True)
+class Membership:
+    """Which group to join, and as whom."""
+
+    master_address: str
+    master_port: int
+    rank: int
+    world_size: int
+    group_name: str
+    timeout_s: float
+    num_devices: int = 1
+    """The same for all. Operations take them in turn, each with a thread and connections of its own, so that several
+    replicas get their bytes side by side."""
+    memory_address: str = ""
+    """Where the trainer offers to share memory (shared_memory.py); empty: it does not."""
+
+
 class GlooGroup:
     """A process group of its own (never torch's default one), bound to one address, in which nothing waits for ever.
 
@@ -51,37 +69,28 @@ class GlooGroup:
     that first waits until no operation is under way.
     """
 
-    def __init__(
-        self,
-        store: distributed.Store,
-        rank: int,
-        world_size: int,
-        address: str,
-        name: str,
-        timeout: float,
-        num_devices: int,
-    ) -> None:
+    def __init__(self, store: distributed.Store, own: Membership, address: str) -> None:
         """Meet the others; blocks without the interpreter lock until all are there. Raises TransferError.
 
-        num_devices: the same for all. Operations take them in turn, each with a thread and connections of its own, so
-            that several replicas get their bytes side by side.
+        address: of this machine, where this end listens.
         """
         self._store = store
-        self.world_size = world_size
-        self._stall_timeout = timedelta(seconds=min(timeout, STALL_TIMEOUT_S))
+        self.world_size = own.world_size
+        self.stall_timeout_s = min(own.timeout_s, STALL_TIMEOUT_S)
+        self._stall_timeout = timedelta(seconds=self.stall_timeout_s)
         self._pending: list[Work] = []
         self._closed = threading.Event()
         self._lock = threading.Lock()  # an operation must not begin while the group is being handed over
         gloo: Any = distributed.ProcessGroupGloo  # torch's type stubs leave out what only this backend has
         options = gloo._Options()
-        options._devices = [gloo.create_device(hostname=address) for _ in range(num_devices)]
-        options._timeout = timedelta(seconds=timeout)
+        options._devices = [gloo.create_device(hostname=address) for _ in range(own.num_devices)]
+        options._timeout = timedelta(seconds=own.timeout_s)
         options._threads = NUM_THREADS
         try:
-            prefixed = distributed.PrefixStore(name, store)
-            self._group: Any = gloo(prefixed, rank, world_size, options)
+            prefixed = distributed.PrefixStore(own.group_name, store)
+            self._group: Any = gloo(prefixed, own.rank, own.world_size, options)
         except RuntimeError as error:
-            why = f"{world_size} ranks did not meet within {timeout:g} s: {_brief(error)}"
+            why = f"{own.world_size} ranks did not meet within {own.timeout_s:g} s: {_brief(error)}"
             raise TransferError(f"gloo: {why}") from None
 
     def broadcast(self, data: torch.Tensor) -> Work:
@@ -140,7 +149,7 @@ class GlooGroup:
             group, self._group = self._group, None
             pending, self._pending = self._pending, []
         # An operation's time begins when a thread takes it up.
-        linger = self._stall_timeout.total_seconds() * BUCKETS_UNDER_WAY / NUM_THREADS + 5
+        linger = self.stall_timeout_s * BUCKETS_UNDER_WAY / NUM_THREADS + 5
         owned = [group, self._store, pending]
         del group, pending
         threading.Thread(target=_retire, args=(owned, linger), name="gloo-retire", daemon=True).start()

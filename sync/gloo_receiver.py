@@ -12,19 +12,20 @@ A worker's RPCs run between the engine's steps, so none of them may wait for the
 import os
 import queue
 import threading
-from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 
 import torch
 
-from .buckets import Bucket, align, lay_out
+from .broadcasts import BroadcastReceiver
+from .buckets import align, lay_out
 from .digest import DIGEST_BYTES, digest, unpack_digests
 from .errors import SyncError, TransferError
 from .finite import is_finite
-from .gloo import BUCKETS_UNDER_WAY, POLL_S, UNCHANGED, GlooGroup, Work, join_store, own_address_towards
+from .gloo import POLL_S, UNCHANGED, GlooGroup, Membership, join_store, own_address_towards
 from .kept import KeptWeights, Staged, Update
+from .shared_memory import Guest, SharedReceiver
 from .sources import ParamMeta
 
 
@@ -34,19 +35,6 @@ class State(StrEnum):
     RECEIVING = "receiving"
     STAGED = "staged"
     FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Membership:
-    """Which group to join, and as whom."""
-
-    master_address: str
-    master_port: int
-    rank: int
-    world_size: int
-    group_name: str
-    timeout_s: float
-    num_devices: int
 
 
 @dataclass(frozen=True)
@@ -118,9 +106,9 @@ class GlooReceiver:
 
     def _run(self) -> None:
         use_any_core()
+        incoming: SharedReceiver | BroadcastReceiver | None = None
         try:
-            group = self._join()
-            self._group = group
+            group, incoming = self._join()
             with self._changed:
                 if self._state is State.JOINING:  # an announcement may have come meanwhile
                     self._state = State.READY
@@ -129,7 +117,7 @@ class GlooReceiver:
                 objection = announcement.objection
                 group.send_verdict(objection)
                 if not objection:
-                    objection = self._receive(group, announcement)
+                    objection = self._receive(group, incoming, announcement)
                 if objection:
                     self.reason = objection
                     self._move(State.READY)
@@ -141,16 +129,18 @@ class GlooReceiver:
         finally:
             if self._group is not None:
                 self._group.close()
+            if incoming is not None:
+                incoming.close()
 
-    def _join(self) -> GlooGroup:
-        to = self._membership
-        store = join_store(to.master_address, to.master_port, to.timeout_s)
-        address = own_address_towards(to.master_address, to.master_port)
-        group = GlooGroup(store, to.rank, to.world_size, address, to.group_name, to.timeout_s, to.num_devices)
-        if self._closed.is_set():
-            group.close()
-            raise TransferError("gloo: closed while joining")
-        return group
+    def _join(self) -> tuple[GlooGroup, "SharedReceiver | BroadcastReceiver"]:
+        """The group, and the way its bytes come."""
+        own = self._membership
+        store = join_store(own.master_address, own.master_port, own.timeout_s)
+        with Guest(own.memory_address, own.group_name, own.rank) as guest:
+            self._group = GlooGroup(store, own, own_address_towards(own.master_address, own.master_port))
+            if self._closed.is_set():
+                raise TransferError("gloo: closed while joining")
+            return self._group, guest.meet(self._group) or BroadcastReceiver(self._group)
 
     def _next(self, group: GlooGroup) -> Announcement:
         """The next announcement; as long as there is none, watch that the trainer lives."""
@@ -160,14 +150,25 @@ class GlooReceiver:
             except queue.Empty:
                 group.check_peer()
 
-    def _receive(self, group: GlooGroup, announcement: Announcement) -> str:
+    def _receive(
+        self, group: GlooGroup, incoming: "SharedReceiver | BroadcastReceiver", announcement: Announcement
+    ) -> str:
         """All buckets and their digests; tells the trainer, and returns, what is wrong with them."""
         buckets = lay_out(announcement.metas, announcement.bucket_bytes)
         starts = list(accumulate((align(bucket.num_bytes) for bucket in buckets), initial=0))
         memory = self._kept.take_memory(starts[-1])
         places = [memory[at : at + bucket.num_bytes] for at, bucket in zip(starts, buckets, strict=False)]
+        staged: Staged = []
+        values: list[int] = []
+        broken: list[str] = []
         # When this fails the memory is not released: gloo may still write into it, and nobody else must have it.
-        staged, values, broken = self._receive_buckets(group, buckets, places)
+        for bucket, data in zip(buckets, incoming.receive(places), strict=True):
+            for slot in bucket.slots:
+                piece = data[slot.offset : slot.end]
+                staged.append((slot.meta.name, piece.view(slot.meta.dtype).view(slot.meta.shape)))
+                values.append(digest(piece))
+                if not is_finite(piece.numpy(), slot.meta.dtype):
+                    broken.append(slot.meta.name)
         sent = torch.empty(max(1, len(values)) * DIGEST_BYTES, dtype=torch.uint8)
         group.wait(group.broadcast(sent))
         pairs = zip(staged, values, unpack_digests(sent), strict=False)
@@ -185,29 +186,6 @@ class GlooReceiver:
         self._update = Update(staged, digests, memory, is_unchanged=self._kept.matches(digests))
         group.send_verdict(UNCHANGED if self._update.is_unchanged else "")
         return ""
-
-    def _receive_buckets(
-        self, group: GlooGroup, buckets: list[Bucket], places: list[torch.Tensor]
-    ) -> tuple[Staged, list[int], list[str]]:
-        """Each bucket is checked while the next ones arrive. Returns tensors, digests, names with NaN or Inf."""
-        staged: Staged = []
-        values: list[int] = []
-        broken: list[str] = []
-        arriving: deque[tuple[Bucket, torch.Tensor, Work]] = deque()
-        to_come = iter(zip(buckets, places, strict=True))
-        while True:
-            while len(arriving) < BUCKETS_UNDER_WAY and (following := next(to_come, None)):
-                arriving.append((*following, group.broadcast(following[1])))
-            if not arriving:
-                return staged, values, broken
-            bucket, data, work = arriving.popleft()
-            group.wait(work)
-            for slot in bucket.slots:
-                piece = data[slot.offset : slot.end]
-                staged.append((slot.meta.name, piece.view(slot.meta.dtype).view(slot.meta.shape)))
-                values.append(digest(piece))
-                if not is_finite(piece.numpy(), slot.meta.dtype):
-                    broken.append(slot.meta.name)
 
     def _move(self, state: State) -> None:
         with self._changed:

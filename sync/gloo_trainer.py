@@ -1,21 +1,22 @@
-"""The trainer's end of a gloo push: packs tensors into buckets and broadcasts them.
+"""The trainer's end of a gloo push: packs tensors into buckets and sends them.
 
 Shaped like vLLM's `TrainerWeightTransferEngine` (`send_weights` drives start, transfer and finish through the control
 client), but it needs no vLLM.
 """
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 
-from .buckets import DEFAULT_BUCKET_BYTES, Bucket, host_buffer, lay_out
+from .broadcasts import BroadcastSender
+from .buckets import DEFAULT_BUCKET_BYTES, Bucket, lay_out
 from .digest import digest, pack_digests
 from .errors import RejectedError, TransferError
-from .gloo import BUCKETS_UNDER_WAY, UNCHANGED, GlooGroup, Work, host_store
+from .gloo import BUCKETS_UNDER_WAY, UNCHANGED, GlooGroup, Membership, host_store
+from .shared_memory import Host, SharedSender
 from .sources import WeightSource
 
 Progress = Callable[[int, int], None]
@@ -38,7 +39,10 @@ class SyncClient(Protocol):
 
 @dataclass(frozen=True)
 class GlooTrainerInitInfo:
-    """The group: `world_size` counts the trainer; port 0 picks a free one; timeout in seconds."""
+    """The group: `world_size` counts the trainer; port 0 picks a free one; timeout in seconds.
+
+    With `shared_memory` the bytes go through memory if all workers are on this machine.
+    """
 
     master_address: str
     master_port: int
@@ -47,6 +51,7 @@ class GlooTrainerInitInfo:
     bucket_bytes: int = DEFAULT_BUCKET_BYTES
     keep_previous: bool = True
     num_devices: int = BUCKETS_UNDER_WAY
+    shared_memory: bool = True
 
 
 class GlooTrainer:
@@ -63,18 +68,22 @@ class GlooTrainer:
         store, port = host_store(init_info.master_address, init_info.master_port, init_info.timeout_s)
         # A name nobody can guess: whoever reaches the port but was not told it cannot take a worker's place.
         name = secrets.token_hex(16)
-        wire = asdict(init_info) | {"master_port": port, "rank_offset": 1, "group_name": name}
-        del wire["bucket_bytes"]
-        client.init_weight_transfer_engine(wire)
-        self._group = GlooGroup(
-            store,
-            0,
-            init_info.world_size,
-            init_info.master_address,
-            name,
-            init_info.timeout_s,
-            init_info.num_devices,
-        )
+        with Host(name, is_wanted=init_info.shared_memory) as host:
+            own = Membership(
+                init_info.master_address,
+                port,
+                0,
+                init_info.world_size,
+                name,
+                init_info.timeout_s,
+                init_info.num_devices,
+                host.address,
+            )
+            wire = asdict(own) | {"rank_offset": 1, "keep_previous": init_info.keep_previous}
+            del wire["rank"]
+            client.init_weight_transfer_engine(wire)
+            self._group = GlooGroup(store, own, init_info.master_address)
+            self._bytes: SharedSender | BroadcastSender = host.meet(self._group) or BroadcastSender(self._group)
 
     def send_weights(self) -> None:
         """One update: start, transfer, finish. Raises TransferError before `finish` when a worker objects."""
@@ -89,39 +98,28 @@ class GlooTrainer:
             }
         )
         self._expect_consent("does not take the update")
-        self._broadcast(lay_out(metas, self._bucket_bytes))
+        self._send(lay_out(metas, self._bucket_bytes))
         unchanged = self._expect_consent("refuses what arrived")
         self.client.finish_weight_update(unchanged=unchanged)
 
     def shutdown(self) -> None:
         """Leave the group; returns at once."""
         self._group.close()
+        self._bytes.close()
 
     @torch.no_grad()
-    def _broadcast(self, buckets: list[Bucket]) -> None:
-        total, sent = sum(bucket.num_bytes for bucket in buckets), 0
-        tensors = iter(self.source)
-        # Buffers are filled in turn, each again when its broadcast is over. A tensor sent as it is stays referenced.
-        size = max((bucket.num_bytes for bucket in buckets if len(bucket.slots) > 1), default=0)
-        buffers = [host_buffer(size) for _ in range(BUCKETS_UNDER_WAY)]
+    def _send(self, buckets: list[Bucket]) -> None:
+        total, tensors = sum(bucket.num_bytes for bucket in buckets), iter(self.source)
+        before = self._bytes.num_sent
         digests: list[int] = []
-        under_way: deque[tuple[Bucket, torch.Tensor, Work]] = deque()
-        for number, bucket in enumerate(buckets):
-            while len(under_way) >= BUCKETS_UNDER_WAY:
-                sent += self._wait_for_oldest(under_way)
-                self._report(sent, total)
-            data = _pack(bucket, tensors, buffers[number % BUCKETS_UNDER_WAY])
-            under_way.append((bucket, data, self._group.broadcast(data)))
+        for bucket in buckets:
+            data = _pack(bucket, tensors, self._bytes.buffer)
+            self._bytes.send(data)
             digests += [digest(data[slot.offset : slot.end]) for slot in bucket.slots]
-        while under_way:
-            sent += self._wait_for_oldest(under_way)
-            self._report(sent, total)
+            self._report(self._bytes.num_sent - before, total)
+        self._bytes.flush()
+        self._report(total, total)
         self._group.wait(self._group.broadcast(pack_digests(digests)))
-
-    def _wait_for_oldest(self, under_way: "deque[tuple[Bucket, torch.Tensor, Work]]") -> int:
-        bucket, _, work = under_way.popleft()
-        self._group.wait(work)
-        return bucket.num_bytes
 
     def _report(self, sent: int, total: int) -> None:
         if self.progress is not None:
@@ -136,14 +134,16 @@ class GlooTrainer:
         return frozenset(verdicts)
 
 
-def _pack(bucket: Bucket, tensors: Iterator[tuple[str, torch.Tensor]], buffer: torch.Tensor) -> torch.Tensor:
-    """The bucket's bytes, uint8[num_bytes]: a single tensor in host memory as it is, several copied into the buffer."""
+def _pack(
+    bucket: Bucket, tensors: Iterator[tuple[str, torch.Tensor]], buffer: Callable[[int], torch.Tensor]
+) -> torch.Tensor:
+    """The bucket's bytes, uint8[num_bytes]: a single tensor in host memory as it is, several copied into a buffer."""
     if len(bucket.slots) == 1:
         tensor = _next_tensor(bucket, 0, tensors).to("cpu").contiguous()
         if tensor.numel():
             return tensor.reshape(-1).view(torch.uint8)
         return torch.zeros(bucket.num_bytes, dtype=torch.uint8)
-    data = buffer[: bucket.num_bytes]
+    data = buffer(bucket.num_bytes)
     for index, slot in enumerate(bucket.slots):
         tensor = _next_tensor(bucket, index, tensors)
         data[slot.offset : slot.end].view(slot.meta.dtype).view(slot.meta.shape).copy_(tensor)

@@ -24,7 +24,8 @@ from vllm.logger import init_logger
 from .buckets import DEFAULT_BUCKET_BYTES
 from .check import ServedModel, fit
 from .errors import CheckError, SourceError, TransferError
-from .gloo_receiver import Announcement, GlooReceiver, Membership
+from .gloo import Membership
+from .gloo_receiver import Announcement, GlooReceiver
 from .kept import KeptWeights, Update
 from .loading import load
 from .sources import CheckpointSource, ParamMeta, TensorSource
@@ -47,7 +48,9 @@ class GlooInitInfo(WeightTransferInitInfo):
     timeout_s: float = 300.0
     keep_previous: bool = True
     num_devices: int = 1
-    """Of the group (GlooGroup); a trainer that does not name it has one."""
+    """Of the group (Membership); a trainer that does not name it has one."""
+    memory_address: str = ""
+    """Where the trainer offers to share memory (Membership)."""
 
 
 @dataclass
@@ -116,6 +119,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 init_info.group_name,
                 init_info.timeout_s,
                 init_info.num_devices,
+                init_info.memory_address,
             ),
             self.kept,
         )

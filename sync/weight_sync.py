@@ -46,6 +46,8 @@ class WeightSync(Closing):
     lease: seconds after which the replicas let go of this trainer if they hear nothing of it. While it is connected a
         thread renews it; other trainers are refused meanwhile.
     keep_previous: whether the workers keep the version before in host memory, for `rollback` (gloo).
+    shared_memory: whether the bytes go through memory when all workers are on this machine (gloo); else, and without
+        it, they are broadcast.
 
     The group formed by the first push is kept for the next ones. After any failure, Ctrl-C included, the update is
     aborted at every replica and the group torn down; the next push forms a new one. Not safe for several threads.
@@ -62,6 +64,7 @@ class WeightSync(Closing):
         master_port: int = 0,
         lease: float = DEFAULT_LEASE_S,
         keep_previous: bool = True,
+        shared_memory: bool = True,
     ) -> None:
         if backend not in SERVER_BACKENDS:
             raise ValueError(f"backend: {backend!r} is not one of {', '.join(SERVER_BACKENDS)}")
@@ -79,6 +82,7 @@ class WeightSync(Closing):
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.lease = lease
         self.keep_previous = keep_previous
+        self.shared_memory = shared_memory
         self._myself = Trainer(self.holder, backend, master_address, master_port)
         self._distrust: str | None = None  # what the canary found: no push before it is found well
         self._heartbeat: Heartbeat | None = None
@@ -310,6 +314,7 @@ class WeightSync(Closing):
                 fleet.world_size + 1,
                 seconds,
                 keep_previous=self.keep_previous,
+                shared_memory=self.shared_memory,
             )
             return GlooTrainer(info, fleet, fitted)
         from .vllm_trainer import vllm_trainer

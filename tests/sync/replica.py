@@ -8,7 +8,8 @@ from urllib.parse import SplitResult
 import torch
 
 from sync.buckets import DEFAULT_BUCKET_BYTES
-from sync.gloo_receiver import Announcement, GlooReceiver, Membership
+from sync.gloo import Membership
+from sync.gloo_receiver import Announcement, GlooReceiver
 from sync.kept import KeptWeights
 from sync.sources import ParamMeta
 from tests.sync.stand_in import StandIn
@@ -74,6 +75,7 @@ class Replica(StandIn):
                 info["group_name"],
                 info["timeout_s"],
                 info["num_devices"],
+                info["memory_address"],
             )
             self.receivers.append(GlooReceiver(membership, KeptWeights(lambda: None)))
         return {}

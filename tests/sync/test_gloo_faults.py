@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,8 +14,8 @@ import torch
 
 from sync import TransferError, WeightSync
 from sync.digest import digest, pack_digests
-from sync.gloo import GlooGroup, host_store, join_store
-from sync.gloo_receiver import Announcement, GlooReceiver, Membership, State
+from sync.gloo import GlooGroup, Membership, host_store, join_store
+from sync.gloo_receiver import Announcement, GlooReceiver, State
 from sync.kept import KeptWeights
 from sync.sources import ParamMeta
 from tests.sync.replica import Replica
@@ -174,7 +175,7 @@ def test_an_uninvited_joiner_gets_no_rank():
     store, port = host_store("127.0.0.1", 0, 5)
     stranger = receiver_of(membership(port, group_name="guess", timeout_s=1.5))
     invited = receiver_of(membership(port, group_name="secret"))
-    group = GlooGroup(store, 0, 2, "127.0.0.1", "secret", 2.0, num_devices=2)
+    group = GlooGroup(store, replace(membership(port, group_name="secret"), rank=0), "127.0.0.1")
     meta = ParamMeta("a", torch.float32, (4,))
     invited.announce(Announcement([meta], 1024))
     assert group.gather_verdicts() == {}
