@@ -5,13 +5,15 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .buckets import host_buffer
+from .buckets import Pieces, gather, host_buffer
 from .closing import Closing
 from .gloo import BUCKETS_UNDER_WAY, GlooGroup, Work
 
 
 class BroadcastSender(Closing):
     """The trainer's way to send; some broadcasts are under way at a time."""
+
+    transport = "gloo"
 
     def __init__(self, group: GlooGroup) -> None:
         self.num_sent = 0  # bytes that all workers have
@@ -20,19 +22,16 @@ class BroadcastSender(Closing):
         # Filled in turn, each again when the broadcast of what it held is over.
         self._buffers = deque([torch.empty(0, dtype=torch.uint8)] * BUCKETS_UNDER_WAY)
 
-    def buffer(self, num_bytes: int) -> torch.Tensor:
-        """uint8[num_bytes] to pack the next bytes into."""
-        self._make_room()
-        buffer = self._buffers.popleft()
-        if buffer.numel() < num_bytes:
-            buffer = host_buffer(num_bytes)
-        self._buffers.append(buffer)
-        return buffer[:num_bytes]
+    def send(self, pieces: Pieces, num_bytes: int) -> torch.Tensor:
+        """One bucket; returns it, uint8[num_bytes]. The tensors must stay as they are until `flush`.
 
-    def send(self, data: torch.Tensor) -> None:
-        """uint8 data[num_bytes], which must stay as it is until `flush`, or be a `buffer`. Raises TransferError."""
-        self._make_room()
+        Raises TransferError.
+        """
+        while len(self._under_way) >= BUCKETS_UNDER_WAY:
+            self._wait_for_oldest()
+        data = gather(pieces, num_bytes, self._buffer)
         self._under_way.append((data, self._group.broadcast(data)))
+        return data
 
     def flush(self) -> None:
         """Until all has arrived. Raises TransferError."""
@@ -42,14 +41,17 @@ class BroadcastSender(Closing):
     def close(self) -> None:
         """Nothing: the group is closed by itself."""
 
-    def _make_room(self) -> None:
-        while len(self._under_way) >= BUCKETS_UNDER_WAY:
-            self._wait_for_oldest()
+    def _buffer(self, num_bytes: int) -> torch.Tensor:
+        buffer = self._buffers.popleft()
+        if len(buffer) < num_bytes:
+            buffer = host_buffer(num_bytes)
+        self._buffers.append(buffer)
+        return buffer[:num_bytes]
 
     def _wait_for_oldest(self) -> None:
         data, work = self._under_way.popleft()
         self._group.wait(work)
-        self.num_sent += data.numel()
+        self.num_sent += len(data)
 
 
 class BroadcastReceiver(Closing):

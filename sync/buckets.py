@@ -1,6 +1,6 @@
 """How tensors are laid out in the byte buckets that travel: both sides compute it from the same list."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,10 @@ DEFAULT_BUCKET_BYTES = 4 * 2**20
 ALONE_BYTES = 2**20
 # Every tensor starts at a multiple, so that a bucket's bytes can be viewed as any dtype.
 ALIGNMENT = 64
+
+
+Pieces = Sequence[tuple[int, torch.Tensor]]
+"""What a bucket is filled with: offsets, and uint8[num_bytes] in host memory."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,22 @@ def _fill(metas: Sequence[ParamMeta], bucket_bytes: int) -> Iterator[list[Slot]]
 def align(offset: int) -> int:
     """The next multiple of ALIGNMENT."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def fill(data: torch.Tensor, pieces: Pieces) -> None:
+    """Copy the pieces into a bucket, uint8 data[num_bytes]."""
+    for offset, piece in pieces:
+        # By numpy: torch would have other threads help, and they spin between pieces as small as these.
+        np.copyto(data[offset : offset + len(piece)].numpy(), piece.numpy())
+
+
+def gather(pieces: Pieces, num_bytes: int, buffer: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    """A bucket, uint8[num_bytes]: a single tensor from where it is, several copied into a `buffer(num_bytes)`."""
+    if len(pieces) == 1 and len(pieces[0][1]) == num_bytes:
+        return pieces[0][1]
+    data = buffer(num_bytes)
+    fill(data, pieces)
+    return data
 
 
 def host_buffer(num_bytes: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from .broadcasts import BroadcastSender
-from .buckets import DEFAULT_BUCKET_BYTES, Bucket, lay_out
+from .buckets import DEFAULT_BUCKET_BYTES, Bucket, Pieces, lay_out
 from .digest import digest, pack_digests
 from .errors import RejectedError, TransferError
 from .gloo import BUCKETS_UNDER_WAY, UNCHANGED, GlooGroup, Membership, host_store
@@ -85,6 +85,11 @@ class GlooTrainer:
             self._group = GlooGroup(store, own, init_info.master_address)
             self._bytes: SharedSender | BroadcastSender = host.meet(self._group) or BroadcastSender(self._group)
 
+    @property
+    def transport(self) -> str:
+        """How the bytes go, for a report."""
+        return self._bytes.transport
+
     def send_weights(self) -> None:
         """One update: start, transfer, finish. Raises TransferError before `finish` when a worker objects."""
         metas = self.source.metadata()
@@ -113,8 +118,7 @@ class GlooTrainer:
         before = self._bytes.num_sent
         digests: list[int] = []
         for bucket in buckets:
-            data = _pack(bucket, tensors, self._bytes.buffer)
-            self._bytes.send(data)
+            data = self._bytes.send(_pieces(bucket, tensors), bucket.num_bytes)
             digests += [digest(data[slot.offset : slot.end]) for slot in bucket.slots]
             self._report(self._bytes.num_sent - before, total)
         self._bytes.flush()
@@ -134,20 +138,13 @@ class GlooTrainer:
         return frozenset(verdicts)
 
 
-def _pack(
-    bucket: Bucket, tensors: Iterator[tuple[str, torch.Tensor]], buffer: Callable[[int], torch.Tensor]
-) -> torch.Tensor:
-    """The bucket's bytes, uint8[num_bytes]: a single tensor in host memory as it is, several copied into a buffer."""
-    if len(bucket.slots) == 1:
-        tensor = _next_tensor(bucket, 0, tensors).to("cpu").contiguous()
-        if tensor.numel():
-            return tensor.reshape(-1).view(torch.uint8)
-        return torch.zeros(bucket.num_bytes, dtype=torch.uint8)
-    data = buffer(bucket.num_bytes)
-    for index, slot in enumerate(bucket.slots):
-        tensor = _next_tensor(bucket, index, tensors)
-        data[slot.offset : slot.end].view(slot.meta.dtype).view(slot.meta.shape).copy_(tensor)
-    return data
+def _pieces(bucket: Bucket, tensors: Iterator[tuple[str, torch.Tensor]]) -> Pieces:
+    """The bytes of the bucket's tensors; where they can be, the tensors' own."""
+    named = [_next_tensor(bucket, index, tensors) for index in range(len(bucket.slots))]
+    return [
+        (slot.offset, tensor.to("cpu").contiguous().reshape(-1).view(torch.uint8))
+        for slot, tensor in zip(bucket.slots, named, strict=True)
+    ]
 
 
 def _next_tensor(bucket: Bucket, index: int, tensors: Iterator[tuple[str, torch.Tensor]]) -> torch.Tensor:

@@ -24,12 +24,14 @@ class PushReport:
     targets: tuple[str, ...]
     unchanged: tuple[str, ...] = ()
     """The targets that served these very weights already: there only the version moved."""
+    transport: str = ""
+    """How the bytes went: "shared memory", "gloo", "nccl" or "ipc"."""
 
     def __str__(self) -> str:
         same = f", unchanged at {', '.join(self.unchanged)}" if self.unchanged else ""
         return (
             f"{self.version} is live at {', '.join(self.targets)}{same}: {self.num_tensors} tensors, "
-            f"{self.num_bytes / 1e6:.1f} MB in {self.seconds:.2f} s (connect {self.connect_s:.2f}, "
+            f"{self.num_bytes / 1e6:.1f} MB by {self.transport} in {self.seconds:.2f} s (connect {self.connect_s:.2f}, "
             f"check {self.check_s:.2f}, transfer {self.transfer_s:.2f}, commit {self.commit_s:.2f}); "
             f"generation paused for {self.paused_s:.2f} s"
         )

@@ -1,4 +1,4 @@
-"""The ring of shared_memory.py: memory without a name, which only the process that made it can write to. Linux only."""
+"""The ring of shared_memory.py: memory without a name that only the process which made it can write to. Linux only."""
 
 import fcntl
 import mmap

@@ -3,15 +3,15 @@
     trainer  copies a piece into the ring's next slot  ──one byte──►  each worker copies it out
              fills that slot again when all have       ◄──one byte──
 
-It saves what a broadcast costs: the kernel copies every byte twice for each worker. A group uses it when all its workers
-reach it; otherwise the bytes are broadcast (broadcasts.py). How the two sides find that out:
+It saves most of what a broadcast costs: the kernel copies every byte twice for each worker. A group uses it when all
+its workers reach it; otherwise the bytes are broadcast (broadcasts.py). How the two sides find that out:
 
     trainer: listens at a Unix socket and names it when it calls the workers in
-    worker:  connects there, shows that it knows the group's name, joins the group, and says there whether it got through
+    worker:  connects, shows that it knows the group's name, joins the group, and says there whether it got through
     trainer: when all did, sends each the ring's descriptor; tells the group what it will be
 
-The socket is in Linux's abstract namespace and the ring has no name at all (memfd), so that a killed process leaves
-nothing behind. Workers cannot write into the ring, and nobody can take memory away from under them.
+The socket is in Linux's abstract namespace and the ring has no name at all (ring.py), so that a killed process leaves
+nothing behind.
 """
 
 import hmac
@@ -19,17 +19,19 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from .buckets import host_buffer
+from .buckets import Pieces, fill, gather, host_buffer
 from .closing import Closing
 from .errors import TransferError
 from .gloo import POLL_S, GlooGroup
 
+T = TypeVar("T")
 REACHED = "reached"
 # A worker has connected, and shown what it knows, before the trainer looks; strangers may have, too.
 MEET_TIMEOUT_S = 2.0
@@ -135,7 +137,7 @@ class Guest(Closing):
 
 
 class Link(Closing):
-    """One side's end of a connection: each byte on it says that a piece is there, or that it was copied out."""
+    """One side's end of a connection: each byte says that a piece is there, or that it was copied out."""
 
     def __init__(self, connection: socket.socket, group: GlooGroup, peer: str) -> None:
         connection.settimeout(POLL_S)
@@ -145,84 +147,76 @@ class Link(Closing):
         self._heard = 0
 
     def tell(self) -> None:
-        """One more. Raises TransferError."""
-        try:
-            self._connection.sendall(b"\0")
-        except OSError as error:
-            raise self._gone(error) from None
+        """One more. Raises TransferError as `wait_for`."""
+        self._persist(lambda: self._connection.send(b"\0"))
 
     def wait_for(self, count: int) -> None:
         """Until the peer has told so many since the beginning.
 
         Raises TransferError when it is gone, stalls, or the group is closed meanwhile.
         """
-        give_up = time.monotonic() + self._group.stall_timeout_s
         while self._heard < count:
+            told = self._persist(lambda: self._connection.recv(64))
+            if not told:
+                raise TransferError(f"shared memory: {self._peer} is gone")
+            self._heard += len(told)
+
+    def send_descriptor(self, descriptor: int) -> None:
+        """Raises TransferError as `wait_for`."""
+        self._persist(lambda: socket.send_fds(self._connection, [b"\0"], [descriptor]))
+
+    def receive_descriptor(self) -> int:
+        """The caller closes it. Raises TransferError as `wait_for`."""
+        _, descriptors, _, _ = self._persist(lambda: socket.recv_fds(self._connection, 1, 1))
+        if not descriptors:
+            raise TransferError(f"shared memory: {self._peer} is gone")
+        return descriptors[0]
+
+    def close(self) -> None:
+        """Whoever waits on it, on either side, hears of it at once."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        give_up = time.monotonic() + self._group.stall_timeout_s
+        while True:
             try:
-                told = self._connection.recv(64)
+                return call()
             except TimeoutError:
                 self._group.check_peer()
                 if time.monotonic() > give_up:
                     why = f"{self._peer} did nothing for {self._group.stall_timeout_s:g} s"
                     raise TransferError(f"shared memory: {why}") from None
-                continue
             except OSError as error:
-                raise self._gone(error) from None
-            if not told:
-                raise self._gone()
-            self._heard += len(told)
-
-    def send_descriptor(self, descriptor: int) -> None:
-        """Raises TransferError."""
-        try:
-            socket.send_fds(self._connection, [b"\0"], [descriptor])
-        except OSError as error:
-            raise self._gone(error) from None
-
-    def receive_descriptor(self) -> int:
-        """The caller closes it. Raises TransferError."""
-        try:
-            _, descriptors, _, _ = socket.recv_fds(self._connection, 1, 1)
-        except OSError as error:
-            raise self._gone(error) from None
-        if not descriptors:
-            raise self._gone()
-        return descriptors[0]
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _gone(self, error: OSError | None = None) -> TransferError:
-        return TransferError(f"shared memory: {self._peer} is gone{f': {error}' if error else ''}")
+                raise TransferError(f"shared memory: {self._peer} is gone: {error}") from None
 
 
 class SharedSender(Closing):
     """The trainer's way to send (as BroadcastSender)."""
 
+    transport = "shared memory"
+
     def __init__(self, ring: np.ndarray, links: Sequence[Link]) -> None:
         """ring: uint8[slots, bytes of each]."""
-        self.num_sent = 0
+        self.num_sent = 0  # bytes that all workers can have
         self._slots = torch.from_numpy(ring)
         self._links = links
         self._pieces = 0
-        self._scratch = torch.empty(0, dtype=torch.uint8)
 
-    def buffer(self, num_bytes: int) -> torch.Tensor:
-        """uint8[num_bytes] to pack the next bytes into."""
-        if self._scratch.numel() < num_bytes:
-            self._scratch = host_buffer(num_bytes)
-        return self._scratch[:num_bytes]
-
-    def send(self, data: torch.Tensor) -> None:
-        """uint8 data[num_bytes]; it may change afterwards. Raises TransferError."""
-        for piece in data.split(self._slots.shape[1]):
-            for link in self._links:
-                link.wait_for(self._pieces - len(self._slots) + 1)
-            self._slots[self._pieces % len(self._slots), : piece.numel()].copy_(piece)
-            for link in self._links:
-                link.tell()
-            self._pieces += 1
-        self.num_sent += data.numel()
+    def send(self, pieces: Pieces, num_bytes: int) -> torch.Tensor:
+        """One bucket; returns it, uint8[num_bytes], which is there until the next. Raises TransferError."""
+        if num_bytes <= self._slots.shape[1]:
+            data = self._free_slot()[:num_bytes]
+            fill(data, pieces)
+            self._tell()
+        else:
+            data = gather(pieces, num_bytes, host_buffer)
+            for part in data.split(self._slots.shape[1]):
+                fill(self._free_slot(), [(0, part)])
+                self._tell()
+        self.num_sent += num_bytes
+        return data
 
     def flush(self) -> None:
         """Until all is copied out. Raises TransferError."""
@@ -232,6 +226,17 @@ class SharedSender(Closing):
     def close(self) -> None:
         for link in self._links:
             link.close()
+
+    def _free_slot(self) -> torch.Tensor:
+        """Waits until all workers have copied out what it held."""
+        for link in self._links:
+            link.wait_for(self._pieces - len(self._slots) + 1)
+        return self._slots[self._pieces % len(self._slots)]
+
+    def _tell(self) -> None:
+        self._pieces += 1
+        for link in self._links:
+            link.tell()
 
 
 def _share_ring(links: Sequence[Link]) -> SharedSender | None:
@@ -264,10 +269,10 @@ class SharedReceiver(Closing):
     def receive(self, places: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Fill them in order, uint8[num_bytes] each; yields each when it is full. Raises TransferError."""
         for place in places:
-            for piece in place.split(self._slots.shape[1]):
+            for part in place.split(self._slots.shape[1]):
                 self._link.wait_for(self._pieces + 1)
                 # By numpy, in this thread: torch would take the threads that generate.
-                np.copyto(piece.numpy(), self._slots[self._pieces % len(self._slots), : piece.numel()])
+                np.copyto(part.numpy(), self._slots[self._pieces % len(self._slots), : len(part)])
                 self._pieces += 1
                 self._link.tell()
             yield place

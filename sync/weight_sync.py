@@ -164,6 +164,7 @@ class WeightSync(Closing):
             load_s=max(answer.get("load_s", 0.0) for answer in answers),
             targets=tuple(fleet.commits),
             unchanged=tuple(target for target, answer in fleet.commits.items() if not answer.get("is_changed", True)),
+            transport=getattr(self._trainer, "transport", self.backend),
         )
 
     def catch_up(self, source: Any, version: str | int) -> PushReport | None:

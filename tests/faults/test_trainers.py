@@ -60,7 +60,7 @@ def test_a_trainer_that_never_joins(
 
 
 @pytest.mark.row(22)
-@pytest.mark.parametrize("mode", ["after-init", "mid-transfer", "before-commit"])
+@pytest.mark.parametrize("mode", ["after-init", "mid-transfer", "mid-broadcast", "before-commit"])
 def test_a_trainer_that_is_killed(
     stack: Stack, control: ControlClient, complete: Complete, original: tuple[str, str], tiny_model_dir: Path, mode: str
 ) -> None:

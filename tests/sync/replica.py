@@ -75,10 +75,13 @@ class Replica(StandIn):
                 info["group_name"],
                 info["timeout_s"],
                 info["num_devices"],
-                info["memory_address"],
+                self.memory_address(worker, info),
             )
             self.receivers.append(GlooReceiver(membership, KeptWeights(lambda: None)))
         return {}
+
+    def memory_address(self, _worker: int, info: dict[str, Any]) -> str:
+        return info["memory_address"]
 
     def start_weight_update(self, _body: dict[str, Any]) -> dict[str, Any]:
         self.state = "updating"

@@ -21,8 +21,9 @@ def main(target: str, checkpoint: str, mode: str, lease: str = "30") -> None:
         Fleet.start_weight_update = die
     elif mode == "before-commit":
         Fleet.finish_weight_update = die
-    progress = die if mode == "mid-transfer" else None
-    with WeightSync(target, backend="gloo", timeout=30, lease=float(lease)) as sync:
+    progress = die if mode in ("mid-transfer", "mid-broadcast") else None
+    is_shared = mode != "mid-broadcast"
+    with WeightSync(target, backend="gloo", timeout=30, lease=float(lease), shared_memory=is_shared) as sync:
         if mode == "on-command":
             sync.check(checkpoint)  # everything is imported and answers
             print("ready", flush=True)  # noqa: T201 - read by the test

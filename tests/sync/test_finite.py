@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sync.finite import CHUNK, EXPONENTS, is_finite
+from sync.finite import CHUNK_BYTES, EXPONENTS, is_finite
 
 
 def read(tensor: torch.Tensor) -> bool:
@@ -9,7 +9,7 @@ def read(tensor: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("dtype", EXPONENTS)
-@pytest.mark.parametrize("size", [1, CHUNK, CHUNK + 3])
+@pytest.mark.parametrize("size", [1, CHUNK_BYTES, CHUNK_BYTES + 3])
 def test_finite_and_not(dtype, size):
     tensor = torch.linspace(-200, 200, size).to(dtype)
     assert read(tensor)

@@ -23,6 +23,7 @@ from tests.sync.stand_in import KEY
 from tests.sync.trainer import NUM_ELEMENTS, NUM_TENSORS, weights
 
 TRAINER = Path(__file__).with_name("trainer.py")
+WAYS = pytest.mark.parametrize("way", ["shared", "broadcast"])
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def replica():
 def start_trainer(replica):
     started: list[subprocess.Popen] = []
 
-    def start(mode: str) -> subprocess.Popen:
-        command = [sys.executable, str(TRAINER), replica.address, KEY, mode]
+    def start(mode: str, way: str = "shared") -> subprocess.Popen:
+        command = [sys.executable, str(TRAINER), replica.address, KEY, mode, way]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(process)
         return process
@@ -64,9 +65,10 @@ def another_trainer_succeeds(replica: Replica) -> None:
 
 
 @pytest.mark.fault
+@WAYS
 @pytest.mark.parametrize("mode", ["kill", "hang"])
-def test_a_trainer_killed_in_the_middle_of_a_transfer(replica, start_trainer, mode):
-    trainer = start_trainer(mode)
+def test_a_trainer_killed_in_the_middle_of_a_transfer(replica, start_trainer, mode, way):
+    trainer = start_trainer(mode, way)
     if mode == "hang":  # waits between two messages
         assert trainer.stdout.readline() == "halfway\n"
         trainer.kill()
@@ -98,8 +100,9 @@ def test_a_trainer_killed_between_pushes(replica, start_trainer):
 
 
 @pytest.mark.fault
-def test_ctrl_c_gives_up_cleanly(replica, start_trainer):
-    trainer = start_trainer("interrupt")
+@WAYS
+def test_ctrl_c_gives_up_cleanly(replica, start_trainer, way):
+    trainer = start_trainer("interrupt", way)
     assert trainer.stdout.readline() == "halfway\n"
     trainer.send_signal(signal.SIGINT)
     trainer.wait(10)
@@ -110,13 +113,15 @@ def test_ctrl_c_gives_up_cleanly(replica, start_trainer):
 
 
 @pytest.mark.fault
-def test_a_worker_that_goes_in_the_middle_of_a_transfer(replica):
+@WAYS
+def test_a_worker_that_goes_in_the_middle_of_a_transfer(replica, way):
     def leave(sent: int, total: int) -> None:
         if sent * 2 > total and replica.receivers:
             replica.receivers.pop().close()
 
     began = time.monotonic()
-    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20) as sync:
+    is_shared = way == "shared"
+    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20, shared_memory=is_shared) as sync:
         with pytest.raises(TransferError):
             sync.push(weights(), progress=leave)
         assert sync.push(weights()).version == "v1"
