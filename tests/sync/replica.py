@@ -75,12 +75,12 @@ class Replica(StandIn):
                 info["group_name"],
                 info["timeout_s"],
                 info["num_devices"],
-                self.memory_address(worker, info),
+                self.memory_address(info, worker),
             )
             self.receivers.append(GlooReceiver(membership, KeptWeights(lambda: None)))
         return {}
 
-    def memory_address(self, _worker: int, info: dict[str, Any]) -> str:
+    def memory_address(self, info: dict[str, Any], worker: int) -> str:
         return info["memory_address"]
 
     def start_weight_update(self, _body: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Elsewhere(Replica):
 
     num_elsewhere = 1
 
-    def memory_address(self, worker: int, info: dict[str, Any]) -> str:
+    def memory_address(self, info: dict[str, Any], worker: int) -> str:
         return "nobody-listens-here" if worker < self.num_elsewhere else info["memory_address"]
 
 

@@ -88,8 +88,10 @@ class Service:
             if channels is not None:
                 await self._serve_front_end(request, sender, channels[0])
             elif (operation := read_string(request, "control_operation")) is not None:
-                self._may_have_garbage |= operation not in KEYLESS
-                result = await self._control.run(request)
+                try:
+                    result = await self._control.run(request)
+                finally:  # not before: a call may outlast the next look for garbage
+                    self._may_have_garbage |= operation not in KEYLESS
                 self._writer.send(sender, {"control_result": strings([result])}, final=True)
             else:
                 await self._serve_native(read_request(request), sender)
@@ -167,8 +169,9 @@ class Service:
                 if self._may_have_garbage:
                     # Triton does not unload a model while one of its response senders lives, and an error's
                     # traceback can keep one in a cycle.
-                    gc.collect()
                     self._may_have_garbage = False
+                    await self._writer.drained()  # an answer that waits to be sent is not garbage yet
+                    gc.collect()
             sending = SendingStatistics(
                 self._lag.max_s, self._writer.queue_length, self._relay.num_messages, self._relay.num_steps
             )
