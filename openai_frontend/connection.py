@@ -25,6 +25,9 @@ CHANNEL_OPTIONS = [
     # No HTTP/2 keepalive: Triton ends connections that ping while nothing else travels ("too_many_pings").
 ]
 
+# What Triton says of a model's readiness once it has begun to stop.
+STOPPING = "Server not ready"
+
 Tensors = Mapping[str, str | bytes | list[bytes]]
 Contents = Mapping[str, bytes]
 """A response's tensors by name, as raw bytes."""
@@ -50,16 +53,13 @@ class TritonConnection:
         Raises EngineUnavailable when Triton does not answer, or its model is not ready, within `timeout_s`.
         """
         channel = grpc.aio.insecure_channel(url, CHANNEL_OPTIONS)
-        asking = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady
-        request = service_pb2.ModelReadyRequest(name=MODEL)  # ty: ignore[missing-attribute] - generated
         try:
-            answer = await asking(request, timeout=timeout_s)
+            trouble = None if await is_model_ready(channel, timeout_s) else f"has no ready model {MODEL!r} yet"
         except grpc.aio.AioRpcError as error:
+            trouble = f"does not answer: {error.details()}"
+        if trouble is not None:
             await channel.close()
-            raise EngineUnavailable(f"Triton at {url} does not answer: {error.details()}") from None
-        if not answer.ready:
-            await channel.close()
-            raise EngineUnavailable(f"Triton at {url} has no ready model {MODEL!r} yet")
+            raise EngineUnavailable(f"Triton at {url} {trouble}")
         return cls(channel)
 
     def send(self, request_id: str, tensors: Tensors, on_answer: OnAnswer) -> None:
@@ -105,14 +105,15 @@ class TritonConnection:
             self.forget(request_id)
         return json.loads(read_strings(contents["control_result"])[0])
 
-    async def is_answering(self, timeout_s: float) -> bool:
-        """Whether Triton is there, whatever its model is busy with."""
-        request = service_pb2.ServerLiveRequest()  # ty: ignore[missing-attribute] - generated
+    async def has_model(self, timeout_s: float) -> bool:
+        """Whether Triton serves the model, whatever the model is busy with.
+
+        Raises EngineUnavailable when Triton does not answer within `timeout_s`.
+        """
         try:
-            answer = await self._stub.ServerLive(request, timeout=timeout_s)
-        except grpc.RpcError:
-            return False
-        return answer.live
+            return await is_model_ready(self._channel, timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise EngineUnavailable(f"Triton does not answer: {error.details()}") from None
 
     async def close(self) -> None:
         """End it; Triton cancels what is still running."""
@@ -144,3 +145,14 @@ class TritonConnection:
         waiting, self._waiting = self._waiting, {}
         for on_answer in waiting.values():
             on_answer(None, EngineUnavailable(reason))
+
+
+async def is_model_ready(channel: grpc.aio.Channel, timeout_s: float) -> bool:
+    """Triton's own word. Raises grpc.aio.AioRpcError without one."""
+    request = service_pb2.ModelReadyRequest(name=MODEL)  # ty: ignore[missing-attribute] - generated
+    try:
+        return (await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(request, timeout=timeout_s)).ready
+    except grpc.aio.AioRpcError as error:
+        if error.details() == STOPPING:
+            return False
+        raise

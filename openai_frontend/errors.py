@@ -8,6 +8,8 @@ from vllm.exceptions import GracefulHTTPError
 
 # A gRPC stream carries an error's message but not its code, so the model writes the code behind the message.
 CODED = re.compile(r"^(?P<message>.*) \[(?P<code>[A-Z_]+)\]$", re.DOTALL)
+# What Triton itself answers, without a code, while it stops or unloads the model.
+NO_MODEL = "Request for unknown model"
 STATUSES = {
     "INVALID_ARG": HTTPStatus.BAD_REQUEST,
     "NOT_FOUND": HTTPStatus.NOT_FOUND,
@@ -24,7 +26,8 @@ class TritonError(GracefulHTTPError):
         """From the message of a Triton error."""
         match = CODED.match(text)
         if match is None:
-            return cls(text, HTTPStatus.INTERNAL_SERVER_ERROR)
+            is_gone = text.startswith(NO_MODEL)
+            return cls(text, HTTPStatus.SERVICE_UNAVAILABLE if is_gone else HTTPStatus.INTERNAL_SERVER_ERROR)
         status = STATUSES.get(match["code"], HTTPStatus.INTERNAL_SERVER_ERROR)
         return cls(match["message"], status)
 

@@ -162,11 +162,21 @@ class Replica:
             self._asked_at = time.monotonic()
             try:
                 await self.ask_health(SILENCE_TIMEOUT_S)
+                trouble = self._trouble
             except EngineUnavailable as error:
-                # A model that loads, or waits in a broadcast, is silent and all the same there.
-                if not await channel.connection.is_answering(HEALTH_TIMEOUT_S):
-                    channel.close(error.reason)
+                trouble = error.reason
+            if trouble is not None and await self._is_over(channel):
+                channel.close(trouble)
             self._asked_at = None
+
+    async def _is_over(self, channel: Channel) -> bool:
+        """Whether a channel whose model is in trouble will be of no use any more."""
+        try:
+            # A model that loads, or waits in a broadcast, is silent and all the same there. One that Triton unloads is
+            # not: Triton waits for what runs on the channel, and then for the channel itself.
+            return not await channel.connection.has_model(HEALTH_TIMEOUT_S) and not self.generations
+        except EngineUnavailable:
+            return True
 
     async def ask_health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> None:
         """Renew `trouble` by the model's own word. Raises EngineUnavailable when there is none within `timeout_s`."""

@@ -53,17 +53,22 @@ class GrpcControl(ControlClient):
         tensors = control_tensors(operation, arguments, self.target.control_key, payload)
         seconds = self.timeout if timeout is None else timeout
         responses = self._stub.ModelStreamInfer(iter([build_request(tensors)]), timeout=seconds, metadata=METADATA)
+        answer: dict[str, Any] | None = None
         try:
+            # To the end of the call, though the answer is all there is: a call cancelled just while Triton sends leaves
+            # a request behind in Triton 2.51, and with it the model could not be unloaded any more.
             for response in responses:
                 if response.error_message:
                     raise InvalidError(str(self.target), operation, response.error_message)
                 if response.infer_response.raw_output_contents:
-                    return json.loads(read_strings(response.infer_response.raw_output_contents[0])[0])
+                    answer = json.loads(read_strings(response.infer_response.raw_output_contents[0])[0])
         except grpc.RpcError as error:
             raise typed(self.target, operation, error, seconds) from None
         finally:
-            responses.cancel()
-        raise ControlError(str(self.target), operation, "the server ended the call without an answer")
+            responses.cancel()  # what was interrupted
+        if answer is None:
+            raise ControlError(str(self.target), operation, "the server ended the call without an answer")
+        return answer
 
     def close(self) -> None:
         self._channel.close()

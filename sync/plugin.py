@@ -1,5 +1,9 @@
 """What vLLM calls in each of its processes (entry point group `vllm.general_plugins`)."""
 
+import multiprocessing
+
+from .orphan import end_with_parent
+
 
 def register() -> None:
     """Make our weight transfer backends known to vLLM; more than once is fine.
@@ -16,3 +20,6 @@ def register() -> None:
     for name, (module, class_name) in engines.items():
         if name not in WeightTransferEngineFactory._registry:
             WeightTransferEngineFactory.register_engine(name, module, class_name)
+    if multiprocessing.parent_process() is not None:
+        # An engine core would outlive a killed server, and keep the model's memory.
+        end_with_parent()

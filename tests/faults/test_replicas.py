@@ -1,5 +1,7 @@
 """Row 28, seen by a client: one front end over two Triton servers, of which one dies, is fenced, or lags behind."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -65,6 +67,10 @@ def statuses(replica: Stack) -> list[dict[str, Any]]:
 
 def left_out(replica: Stack) -> list[str | None]:
     return [status["left_out"] for status in statuses(replica)]
+
+
+def processes(replica: Stack) -> list[str]:
+    return [process.name() for process in replica.triton.members()]
 
 
 class Load:
@@ -150,7 +156,7 @@ def test_one_is_killed_and_the_other_answers_until_it_has_caught_up(
 ) -> None:
     with Load(second) as load:
         wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)
-        second.triton.kill()
+        os.kill(second.triton.pid, signal.SIGKILL)
         wait_until(lambda: left_out(second)[0] is not None, 10)
         known = time.monotonic()
         time.sleep(2)
@@ -160,6 +166,8 @@ def test_one_is_killed_and_the_other_answers_until_it_has_caught_up(
     assert all("connection to Triton" in answer.text for answer in failed)
     assert len(failed) <= 6, "those that had begun there"
 
+    wait_until(lambda: not second.triton.is_running, 10)
+    wait_until(lambda: processes(second) == [], 30)  # its model's end by themselves
     second.triton.start()
     wait_until(lambda: left_out(second)[0] == "serves 'default', not 'original'", 180)
     assert {complete(second).headers["x-weight-version"] for _ in range(4)} == {"original"}
@@ -175,3 +183,15 @@ def test_one_is_killed_and_the_other_answers_until_it_has_caught_up(
     wait_until(lambda: left_out(second) == [None, None], 10)
     with Load(second):
         wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)
+
+
+@pytest.mark.row(30)
+def test_one_stops_after_what_runs_there_and_leaves_nothing_behind(second: Stack, fleet: WeightSync) -> None:
+    """With a front end and a trainer connected: Triton would wait for them, for half a minute, and then break off."""
+    with Load(second) as load:
+        wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)
+        os.kill(second.triton.pid, signal.SIGTERM)
+        wait_until(lambda: not second.triton.is_running, 25)
+    assert {answer.status_code for _, answer in load.answers} == {200}
+    assert second.triton.log_contains("successfully unloaded 'llm'")
+    wait_until(lambda: processes(second) == [], 5)

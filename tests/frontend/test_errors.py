@@ -13,6 +13,7 @@ from openai_frontend.errors import TritonError
         ("engine: died [UNAVAILABLE]", "engine: died", 503),
         ("two\nlines [INTERNAL]", "two\nlines", 500),
         ("without a code", "without a code", 500),
+        ("Request for unknown model: 'llm' is not found", "Request for unknown model: 'llm' is not found", 503),
         ("a list [1, 2]", "a list [1, 2]", 500),
     ],
 )

@@ -36,8 +36,10 @@ class FakeConnection:
             self.server.channel = on_answer
             on_answer(message([]), None)
 
-    async def is_answering(self, timeout_s: float) -> bool:
-        return False
+    async def has_model(self, timeout_s: float) -> bool:
+        if not self.server.is_up:
+            raise EngineUnavailable("Triton does not answer")
+        return self.server.has_model
 
     def forget(self, request_id: str) -> None:
         self.waiting.pop(request_id, None)
@@ -68,6 +70,7 @@ class FakeServer:
         self.weight_version = "default"
         self.trouble: TritonError | None = None
         self.is_up = True
+        self.has_model = True
         self.channel: OnAnswer = lambda result, error: None
         self.connections: list[FakeConnection] = []
 
@@ -200,6 +203,25 @@ async def test_what_runs_on_a_lost_one_fails_and_it_comes_back(
     await until(lambda: replica.trouble is None)
     assert len(server.connections) == 2
     assert server.connections[0].closed.done()
+
+
+async def test_a_model_being_unloaded_is_let_go_after_what_runs(replica: Replica, server: FakeServer) -> None:
+    replica.generate(Generation("1", b"request"))
+    server.has_model, server.trouble = False, TritonError.parse("Request for unknown model: 'llm' is not found")
+    await until(lambda: replica.trouble is not None)
+    await asyncio.sleep(0.1)  # several questions about its health
+    assert replica.is_connected, "what runs there goes on"
+    last = EngineCoreOutput("1", [6], finish_reason=FinishReason.STOP)
+    server.channel(message([EngineCoreOutputs(outputs=[last])]), None)
+    await until(lambda: server.connections[0].closed.done())
+
+
+async def test_a_silent_one_is_let_go_only_when_triton_is_silent_too(replica: Replica, server: FakeServer) -> None:
+    server.trouble = EngineUnavailable("no answer to health within 45 s")
+    await asyncio.sleep(0.1)
+    assert replica.is_connected, "its model loads"
+    server.is_up = False
+    await until(lambda: server.connections[0].closed.done())
 
 
 async def test_tokens_and_the_end_of_a_generation(replica: Replica, server: FakeServer, listener: Listener) -> None:

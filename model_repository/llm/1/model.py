@@ -23,8 +23,11 @@ class TritonPythonModel:
         locale.setlocale(locale.LC_ALL, "C.UTF-8")
         # Imported here, not above: Triton loads this file once more beforehand, in a process without a
         # model, to ask for its configuration; vLLM's import alone takes ten seconds.
+        from sync.orphan import end_with_parent
+
         from .assembly import assemble
 
+        end_with_parent()  # a tritonserver that is killed, or gives up waiting for its model, leaves us behind
         self._service = assemble(Path(__file__).parent)
         self._service.start()
 
