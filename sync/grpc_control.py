@@ -1,6 +1,7 @@
 """Control over Triton's gRPC: the tensors control_… of the model `llm`."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -23,6 +24,8 @@ CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
+END_TIMEOUT_S = 1.0
+
 ERRORS: dict[grpc.StatusCode, type[ControlError]] = {
     grpc.StatusCode.UNAUTHENTICATED: RefusedError,
     grpc.StatusCode.PERMISSION_DENIED: RefusedError,
@@ -34,6 +37,27 @@ ERRORS: dict[grpc.StatusCode, type[ControlError]] = {
 }
 
 
+class AnsweredCalls:
+    """Calls that have brought their answers, and which Triton is about to end.
+
+    They must end by themselves: one that is cancelled, as it would be if it were forgotten, while Triton 2.51 sends,
+    leaves its request in there, and keeps the model from being unloaded.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[Any] = set()
+
+    def add(self, call: Any) -> None:
+        self._running.add(call)
+        call.add_done_callback(self._running.discard)
+
+    def wait(self) -> None:
+        """Until they have ended, a second each at most."""
+        for call in list(self._running):
+            with suppress(grpc.FutureTimeoutError, grpc.FutureCancelledError):
+                call.exception(timeout=END_TIMEOUT_S)
+
+
 class GrpcControl(ControlClient):
     """Control client of a Triton server."""
 
@@ -41,6 +65,7 @@ class GrpcControl(ControlClient):
         super().__init__(target, timeout)
         self._channel = open_channel(target)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._answered = AnsweredCalls()
 
     def call(
         self,
@@ -53,24 +78,20 @@ class GrpcControl(ControlClient):
         tensors = control_tensors(operation, arguments, self.target.control_key, payload)
         seconds = self.timeout if timeout is None else timeout
         responses = self._stub.ModelStreamInfer(iter([build_request(tensors)]), timeout=seconds, metadata=METADATA)
-        answer: dict[str, Any] | None = None
         try:
-            # To the end of the call, though the answer is all there is: a call cancelled just while Triton sends leaves
-            # a request behind in Triton 2.51, and with it the model could not be unloaded any more.
             for response in responses:
                 if response.error_message:
                     raise InvalidError(str(self.target), operation, response.error_message)
                 if response.infer_response.raw_output_contents:
-                    answer = json.loads(read_strings(response.infer_response.raw_output_contents[0])[0])
+                    return json.loads(read_strings(response.infer_response.raw_output_contents[0])[0])
         except grpc.RpcError as error:
             raise typed(self.target, operation, error, seconds) from None
         finally:
-            responses.cancel()  # what was interrupted
-        if answer is None:
-            raise ControlError(str(self.target), operation, "the server ended the call without an answer")
-        return answer
+            self._answered.add(responses)
+        raise ControlError(str(self.target), operation, "the server ended the call without an answer")
 
     def close(self) -> None:
+        self._answered.wait()
         self._channel.close()
 
 

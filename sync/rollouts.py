@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2_grpc
 from .batches import RolloutBatch, Scores, read_spans, stack_rows
 from .closing import Closing
 from .errors import ConflictError, ControlError, InvalidError, TargetError, UnavailableError
-from .grpc_control import open_channel, typed
+from .grpc_control import AnsweredCalls, open_channel, typed
 from .target import Target
 from .triton_tensors import build_request, read_arrays, read_texts
 
@@ -62,6 +62,7 @@ class Rollouts(Closing):
                 raise TargetError(f"target {target}: rollouts need Triton's gRPC address, grpc://host:8001")
         self.timeout = timeout
         self._channels = [open_channel(target) for target in self.targets]
+        self._answered = AnsweredCalls()
         self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
 
     def generate(
@@ -112,6 +113,7 @@ class Rollouts(Closing):
 
     def close(self) -> None:
         """Close the connections."""
+        self._answered.wait()
         for channel in self._channels:
             channel.close()
 
@@ -136,9 +138,12 @@ class Rollouts(Closing):
                     answers |= read_stream(target, operation, stream, len(share))
                 except grpc.RpcError as error:
                     raise typed(target, operation, error, seconds) from None
-        finally:
+        except BaseException:
             for stream in streams:
                 stream.cancel()
+            raise
+        for stream in streams:
+            self._answered.add(stream)
         return [answers[index] for index in range(len(requests))]
 
 

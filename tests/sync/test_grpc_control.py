@@ -1,5 +1,6 @@
 """The gRPC client against a server that answers as Triton's decoupled model does."""
 
+import gc
 import json
 import logging
 import threading
@@ -26,6 +27,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.error: tuple[grpc.StatusCode, str] | None = None
         self.delay = threading.Event()
         self.requests: list[dict[str, str]] = []
+        self.ends_late = threading.Event()
+        self.were_active: list[bool] = []  # calls, when they were ended
 
     def ModelStreamInfer(self, request_iterator, context):  # noqa: N802 - generated
         for request in request_iterator:
@@ -43,6 +46,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.outputs.add(name="control_result", datatype="BYTES", shape=[1, 1])
             response.raw_output_contents.append(len(answer).to_bytes(4, "little") + answer)
             yield service_pb2.ModelStreamInferResponse(infer_response=response)  # ty: ignore[missing-attribute]
+            if self.ends_late.is_set():
+                time.sleep(0.2)
+            self.were_active.append(context.is_active())
 
 
 @pytest.fixture
@@ -108,6 +114,16 @@ def test_a_server_that_never_answers(triton, control):
     with pytest.raises(DeadlineError, match=r"no answer within 0\.2 s"):
         control.status(timeout=0.2)
     assert time.monotonic() - began < 0.9
+
+
+def test_an_answered_call_is_not_cancelled(triton):
+    triton.ends_late.set()
+    with connect(Target.parse(f"grpc://127.0.0.1:{triton.port}", KEY), timeout=5) as client:
+        began = time.monotonic()
+        client.status()
+        assert time.monotonic() - began < 0.19, "nor waited for"
+        gc.collect()
+    assert triton.were_active == [True]
 
 
 def test_nobody_there():
