@@ -1,4 +1,4 @@
-"""The loads of a trainer: pushes over gloo, beside what they cannot do without."""
+"""The loads of a trainer: pushes from a CPU, beside what they cannot do without."""
 
 import time
 from collections.abc import Callable

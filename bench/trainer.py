@@ -14,7 +14,7 @@ UNMEASURED_PUSHES = 3
 
 
 class Trainer:
-    """Pushes over gloo, with a group that is formed, and has pushed, before what is measured."""
+    """Pushes from a CPU, with a group that is formed, and has pushed, before what is measured."""
 
     def __init__(self, checkpoint: Path) -> None:
         self._sets = [weight_set(checkpoint, seed) for seed in range(NUM_SETS)]
