@@ -1,6 +1,5 @@
 """The command line: `python -m sync push | check | status | timeline | rollback`, and of adapters."""
 
-import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -245,7 +244,6 @@ def opened(to: list[str], control_key: str | None, timeout: float, **options: An
     """A WeightSync for the length of a `with` block, whose errors are reported."""
     from .weight_sync import WeightSync  # here: --help does not wait for torch
 
-    gc.freeze()  # torch's objects stay anyway; the interpreter would look through them at exit, for 0.4 s
     with reported(), WeightSync(to, control_key=control_key, timeout=timeout, **options) as sync:
         yield sync
 
