@@ -157,7 +157,7 @@ class Replica:
         await channel.connection.close()
 
     async def _keep_asking(self, channel: Channel) -> None:
-        while True:
+        while channel.is_open:  # not only until it is cancelled: an error that comes at the same moment swallows that
             await asyncio.sleep(HEALTH_INTERVAL_S)
             self._asked_at = time.monotonic()
             try:
@@ -165,7 +165,7 @@ class Replica:
                 trouble = self._trouble
             except EngineUnavailable as error:
                 trouble = error.reason
-            if trouble is not None and await self._is_over(channel):
+            if trouble is not None and channel.is_open and await self._is_over(channel):
                 channel.close(trouble)
             self._asked_at = None
 

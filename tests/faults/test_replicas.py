@@ -15,6 +15,7 @@ import pytest
 from launch import Stack, StackConfig
 from sync import InvalidError, UnavailableError, WeightSync
 from sync.control import ControlClient, connect
+from sync.orphan import STUB_NAME
 from sync.target import Target
 from tests.stack.conftest import bearer, wait_until
 
@@ -195,3 +196,15 @@ def test_one_stops_after_what_runs_there_and_leaves_nothing_behind(second: Stack
     assert {answer.status_code for _, answer in load.answers} == {200}
     assert second.triton.log_contains("successfully unloaded 'llm'")
     wait_until(lambda: processes(second) == [], 5)
+
+
+@pytest.mark.row(30)
+def test_one_that_is_killed_leaves_nothing_behind_though_its_stub_hangs(second: Stack) -> None:
+    """A stub can wait for a lock that the killed server held, and runs no Python then; nor does a stopped one."""
+    if not second.triton.is_running:
+        second.triton.start()
+        wait_until(lambda: statuses(second)[0]["state"] == "serving", 180)
+    (stub,) = [process for process in second.triton.members() if process.name() == STUB_NAME]
+    stub.suspend()
+    os.kill(second.triton.pid, signal.SIGKILL)
+    wait_until(lambda: processes(second) == [], 30)

@@ -37,6 +37,7 @@ class FakeConnection:
             on_answer(message([]), None)
 
     async def has_model(self, timeout_s: float) -> bool:
+        self.server.asked_after_close = self.server.asked_after_close or self.closed.done()
         if not self.server.is_up:
             raise EngineUnavailable("Triton does not answer")
         return self.server.has_model
@@ -48,6 +49,10 @@ class FakeConnection:
         self, operation: str, arguments: dict[str, Any], key: str | None, timeout_s: float, payload: bytes | None = None
     ) -> Any:
         if operation == "health":
+            if self.server.is_silent:
+                answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                self.waiting["health"] = lambda contents, error: answer.set_exception(cast(TritonError, error))
+                return await asyncio.wait_for(answer, timeout_s)
             if self.server.trouble is not None:
                 raise self.server.trouble
             return {"healthy": True}
@@ -71,6 +76,8 @@ class FakeServer:
         self.trouble: TritonError | None = None
         self.is_up = True
         self.has_model = True
+        self.is_silent = False
+        self.asked_after_close = False
         self.channel: OnAnswer = lambda result, error: None
         self.connections: list[FakeConnection] = []
 
@@ -222,6 +229,20 @@ async def test_a_silent_one_is_let_go_only_when_triton_is_silent_too(replica: Re
     assert replica.is_connected, "its model loads"
     server.is_up = False
     await until(lambda: server.connections[0].closed.done())
+
+
+async def test_a_connection_that_breaks_during_a_question_is_asked_nothing_more(
+    replica: Replica, server: FakeServer
+) -> None:
+    """The question's error comes together with its cancellation, and asyncio.wait_for raises the error."""
+    server.is_silent = True
+    await until(lambda: "health" in server.connections[0].waiting)
+    server.is_silent = False
+    server.connections[0].lose("broke")
+    await until(lambda: replica.is_connected and replica.trouble is None)
+    assert not server.asked_after_close
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    assert names.count(f"health-{replica.url}") == 1
 
 
 async def test_tokens_and_the_end_of_a_generation(replica: Replica, server: FakeServer, listener: Listener) -> None:

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
+
+from sync.orphan import STUB_NAME
 
 CHILD = """
 import os, signal, sys, time
@@ -32,3 +35,32 @@ def test_it_ends_with_its_parent(manner: str) -> None:
         assert child.is_running(), "as long as its parent does"
         os.kill(parent.pid, signal.SIGKILL)
         child.wait(timeout=30)
+
+
+@pytest.mark.parametrize("name", [STUB_NAME, "python"])
+def test_a_stub_that_hangs_without_its_server_is_ended_and_nothing_else_is(name: str, tmp_path: Path) -> None:
+    """One that is stopped runs no Python, as one that waits with the interpreter's lock."""
+    stub_path = tmp_path / name
+    stub_path.symlink_to(os.path.realpath(sys.executable))
+    server = f"import subprocess, sys; subprocess.run([{str(stub_path)!r}, '-c', *sys.argv[1:]])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHOME": sys.base_prefix}
+    stub = PARENT.replace("sys.executable", repr(sys.executable))
+    command = [sys.executable, "-c", server, stub, CHILD, "obedient"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        hanging = child.parent()
+        assert hanging is not None
+        hanging.suspend()
+        os.kill(parent.pid, signal.SIGKILL)
+        try:
+            if name == STUB_NAME:
+                hanging.wait(timeout=30)
+                child.wait(timeout=30)
+            else:
+                time.sleep(10)
+                assert hanging.is_running(), "another program with a child of ours is not ours to end"
+        finally:
+            for process in (hanging, child):
+                if process.is_running():
+                    process.kill()
