@@ -1,14 +1,19 @@
 """Loading checkpoint-format weights into a model that vLLM serves; all that leans on its layerwise reload is here."""
 
 from collections.abc import Iterable, Iterator
+from functools import wraps
 from typing import Any
 
 import torch
 from vllm.model_executor.layers.attention import is_deferred_attention_layer
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
+)
 from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
 
 from .errors import TransferError
 
@@ -19,7 +24,7 @@ def load(model: Any, model_config: Any, weights: Iterable[tuple[str, torch.Tenso
     When that fails the error is raised; the model's structure is whole again, its weights are partly replaced. Raises
     TransferError when the weights left a layer as it was: vLLM by itself would go on with its old ones.
     """
-    initialize_layerwise_reload(model)
+    _initialize(model)
     try:
         load_part(model, weights)
         check_complete(model)
@@ -34,7 +39,7 @@ def begin(model: Any, model_config: Any) -> None:
     this load's, and take the layer for complete before the last new one is there.
     """
     finalize_layerwise_reload(model, model_config)
-    initialize_layerwise_reload(model)
+    _initialize(model)
 
 
 def load_part(model: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -52,23 +57,62 @@ def check_complete(model: Any) -> None:
 def end(model: Any, model_config: Any) -> None:
     """Make the model's structure whole again, whatever was loaded."""
     finalize_layerwise_reload(model, model_config)
-    repack_tied_heads(model)
+    heads = {head.weight.data_ptr(): head for head in model.modules() if isinstance(head, ParallelLMHead)}
+    for embedding in _embeddings(model):
+        tied_head = heads.get(embedding.weight.data_ptr())
+        if _is_plain(embedding):
+            _put_loader_back(embedding.weight)
+        if tied_head is not None or _is_plain(embedding):
+            _repack(embedding, tied_head)
 
 
-def repack_tied_heads(model: Any) -> None:
-    """Give an output head that shares the embedding's weight its packed copy anew.
+def _initialize(model: Any) -> None:
+    initialize_layerwise_reload(model)
+    for embedding in _embeddings(model):
+        if _is_plain(embedding):
+            _load_in_place(embedding)
+
+
+def _load_in_place(embedding: Any) -> None:
+    """Load the embedding where it is, not into fresh memory to be copied from: it can be a fifth of a model."""
+    info = get_layerwise_info(embedding)
+    _place_kernel_tensors(embedding, info)
+    _put_loader_back(embedding.weight)
+    loader = embedding.weight.weight_loader
+
+    @wraps(loader)
+    def load_in_place(*args: Any, **kwargs: Any) -> None:
+        loader(*args, **kwargs)
+        info.load_numel = info.load_numel_total or 0  # vLLM has nothing left to do for it
+
+    embedding.weight.weight_loader = load_in_place
+
+
+def _put_loader_back(weight: Any) -> None:
+    weight.weight_loader = getattr(weight.weight_loader, "__wrapped__", weight.weight_loader)
+
+
+def _repack(embedding: Any, tied_head: Any) -> None:
+    """Give an embedding, or the output head that shares its weight, its packed copy anew.
 
     On a CPU vLLM multiplies with a copy packed by oneDNN, made after loading. The layerwise reload makes it anew for
     layers that load a tensor of their own; a tied head loads none, and would answer with the old weights.
     """
-    embeddings = {
-        module.weight.data_ptr()
-        for module in model.modules()
-        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
-    }
+    layer = tied_head if tied_head is not None else embedding
+    layer.quant_method.process_weights_after_loading(layer)
+    if tied_head is not None and hasattr(tied_head, "cpu_linear") and _is_plain(embedding):
+        embedding.cpu_linear = tied_head.cpu_linear  # of the same weight: one copy will do
+
+
+def _embeddings(model: Any) -> Iterator[Any]:
     for module in model.modules():
-        if isinstance(module, ParallelLMHead) and module.weight.data_ptr() in embeddings:
-            module.quant_method.process_weights_after_loading(module)
+        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead):
+            yield module
+
+
+def _is_plain(embedding: Any) -> bool:
+    """Whether its weight is in the model as it is in the checkpoint."""
+    return type(embedding.quant_method) is UnquantizedEmbeddingMethod
 
 
 def unloaded_layers(model: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from vllm import LLM, SamplingParams
 from vllm.config import WeightTransferConfig
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from sync.check import ServedModel, fit
 from sync.errors import TransferError
@@ -59,6 +60,23 @@ class LoadPartly:
         return ""
 
 
+def look_at_embedding(model: Any) -> dict[str, Any]:
+    """Where the embedding is, and how far what the tied head computes is from its product; run inside the worker."""
+    modules = list(model.modules())
+    (head,) = (module for module in modules if isinstance(module, ParallelLMHead))
+    (embedding,) = (m for m in modules if isinstance(m, VocabParallelEmbedding) and m is not head)
+    x = torch.ones(1, embedding.weight.shape[1], dtype=embedding.weight.dtype)
+    expected = torch.nn.functional.linear(x, embedding.weight)
+    products = [layer.quant_method.apply(layer, x) for layer in (embedding, head)]
+    return {
+        "address": embedding.weight.data_ptr(),
+        "head_address": head.weight.data_ptr(),
+        "loader": embedding.weight.weight_loader == embedding.weight_loader,
+        "difference": max(float((product - expected).abs().max() / expected.abs().max()) for product in products),
+        "sum": float(embedding.weight.float().abs().sum()),
+    }
+
+
 def main(model: str) -> dict[str, Any]:
     llm = LLM(
         model,
@@ -89,11 +107,13 @@ def main(model: str) -> dict[str, Any]:
         return time.perf_counter() - began
 
     result: dict[str, Any] = {"before": generate(), "seconds": [], "finish_s": []}
+    result["embeddings"] = llm.apply_model(look_at_embedding)
     trainer = connect()
     for weights, after in ((perturbed, "perturbed"), (original, "restored"), (perturbed, "again"), (original, "twice")):
         result["seconds"].append(push(trainer, weights))
         result["finish_s"].append(client.finish_s)
         result[after] = generate()
+        result["embeddings"] += llm.apply_model(look_at_embedding)
 
     # Objections: what the worker does not take changes nothing, and the next trainer connects.
     result["objections"] = []
@@ -113,8 +133,10 @@ def main(model: str) -> dict[str, Any]:
     trainer.shutdown()
 
     # A model whose loader passes a tensor over: vLLM would go on with the layer's old weights and say nothing.
-    partial = {name: tensor for name, tensor in original.items() if "layers.1.self_attn" not in name}
-    (result["partial"],) = llm.apply_model(LoadPartly(partial, llm.model_config))
+    for left_out, named in (("layers.1.self_attn", "partial"), ("embed_tokens", "without_embedding")):
+        partial = {name: tensor for name, tensor in original.items() if left_out not in name}
+        (result[named],) = llm.apply_model(LoadPartly(partial, llm.model_config))
+    result["embeddings"] += llm.apply_model(look_at_embedding)
     result["bytes"] = fit(source, served).num_bytes
     return result
 

@@ -48,3 +48,14 @@ def test_a_layer_that_gets_no_weights_is_named(result):
     assert result["partial"].startswith("the model's own loader left these layers as they were:")
     assert "model.layers.1.self_attn.qkv_proj" in result["partial"]
     assert "lm_head" not in result["partial"]
+    assert result["without_embedding"].endswith("as they were: model.embed_tokens")
+
+
+def test_an_embedding_is_loaded_where_it_is_and_its_tied_head_answers_with_it(result):
+    before, perturbed, restored, *_, last = result["embeddings"]
+    for embedding in result["embeddings"]:
+        assert embedding["address"] == embedding["head_address"] == before["address"]
+        assert embedding["loader"], "vLLM's own loader is in its place again"
+        assert embedding["difference"] < 0.02
+    assert perturbed["sum"] != before["sum"]
+    assert restored["sum"] == last["sum"] == before["sum"]
