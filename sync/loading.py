@@ -1,7 +1,6 @@
 """Loading checkpoint-format weights into a model that vLLM serves; all that leans on its layerwise reload is here."""
 
 from collections.abc import Iterable, Iterator
-from functools import wraps
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ def begin(model: Any, model_config: Any) -> None:
     One that was given up is ended first. vLLM would count the tensors it left waiting for the rest of their layer as
     this load's, and take the layer for complete before the last new one is there.
     """
-    finalize_layerwise_reload(model, model_config)
+    _finalize(model, model_config)
     _initialize(model)
 
 
@@ -56,40 +55,38 @@ def check_complete(model: Any) -> None:
 
 def end(model: Any, model_config: Any) -> None:
     """Make the model's structure whole again, whatever was loaded."""
-    finalize_layerwise_reload(model, model_config)
+    _finalize(model, model_config)
     heads = {head.weight.data_ptr(): head for head in model.modules() if isinstance(head, ParallelLMHead)}
     for embedding in _embeddings(model):
         tied_head = heads.get(embedding.weight.data_ptr())
-        if _is_plain(embedding):
-            _put_loader_back(embedding.weight)
         if tied_head is not None or _is_plain(embedding):
             _repack(embedding, tied_head)
 
 
 def _initialize(model: Any) -> None:
     initialize_layerwise_reload(model)
-    for embedding in _embeddings(model):
-        if _is_plain(embedding):
-            _load_in_place(embedding)
+    for embedding in filter(_is_plain, _embeddings(model)):
+        _place_kernel_tensors(embedding, get_layerwise_info(embedding))
+        embedding.weight.weight_loader = _LoadInPlace(embedding)
 
 
-def _load_in_place(embedding: Any) -> None:
-    """Load the embedding where it is, not into fresh memory to be copied from: it can be a fifth of a model."""
-    info = get_layerwise_info(embedding)
-    _place_kernel_tensors(embedding, info)
-    _put_loader_back(embedding.weight)
-    loader = embedding.weight.weight_loader
-
-    @wraps(loader)
-    def load_in_place(*args: Any, **kwargs: Any) -> None:
-        loader(*args, **kwargs)
-        info.load_numel = info.load_numel_total or 0  # vLLM has nothing left to do for it
-
-    embedding.weight.weight_loader = load_in_place
+def _finalize(model: Any, model_config: Any) -> None:
+    finalize_layerwise_reload(model, model_config)
+    for embedding in filter(_is_plain, _embeddings(model)):
+        if isinstance(embedding.weight.weight_loader, _LoadInPlace):
+            embedding.weight.weight_loader = embedding.weight.weight_loader.own
 
 
-def _put_loader_back(weight: Any) -> None:
-    weight.weight_loader = getattr(weight.weight_loader, "__wrapped__", weight.weight_loader)
+class _LoadInPlace:
+    """Loads an embedding where it is, not into fresh memory to be copied from: it can be a fifth of a model."""
+
+    def __init__(self, embedding: Any) -> None:
+        self.own = embedding.weight.weight_loader
+        self._info = get_layerwise_info(embedding)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self.own(*args, **kwargs)
+        self._info.load_numel = self._info.load_numel_total or 0  # vLLM has nothing left to do for it
 
 
 def _repack(embedding: Any, tied_head: Any) -> None:

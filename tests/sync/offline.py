@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ class LoadPartly:
         return ""
 
 
+def wrap_loader(model: Any) -> None:
+    """Give the embedding a loader that wraps another, as a model may have; run inside the worker."""
+    (embedding,) = (m for m in model.modules() if type(m) is VocabParallelEmbedding)
+    embedding.weight_loader = wraps(embedding.weight_loader)(lambda *args, own=embedding.weight_loader: own(*args))
+    embedding.weight.weight_loader = embedding.weight_loader
+
+
 def look_at_embedding(model: Any) -> dict[str, Any]:
     """Where the embedding is, and how far what the tied head computes is from its product; run inside the worker."""
     modules = list(model.modules())
@@ -107,6 +115,7 @@ def main(model: str) -> dict[str, Any]:
         return time.perf_counter() - began
 
     result: dict[str, Any] = {"before": generate(), "seconds": [], "finish_s": []}
+    llm.apply_model(wrap_loader)
     result["embeddings"] = llm.apply_model(look_at_embedding)
     trainer = connect()
     for weights, after in ((perturbed, "perturbed"), (original, "restored"), (perturbed, "again"), (original, "twice")):
