@@ -15,7 +15,7 @@ class CudaIpcWeightTransferEngine(IPCWeightTransferEngine):
 
     def parse_update_info(self, update_dict: dict[str, Any]) -> IPCWeightTransferUpdateInfo:
         """As the base class; pickled handles are refused whatever vLLM's settings allow."""
-        if "ipc_handles_pickled" in update_dict:
+        if update_dict.get("ipc_handles_pickled") is not None:  # vLLM's trainer has the field, empty
             raise ValueError("ipc_handles_pickled: pickle is not accepted; send ipc_handles as JSON")
         if "ipc_handles" not in update_dict:
             raise ValueError("ipc_handles: missing")

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,3 +53,31 @@ def test_anything_else_is_refused(field, value):
 def test_other_shapes_are_refused(wire):
     with pytest.raises(ValueError, match="ipc_handles"):
         decode_handles(wire)
+
+
+def test_what_vllms_trainer_sends_is_what_the_worker_takes():
+    """Everything but the GPU: vLLM's fields, packed as `vllm_trainer` has them, through our control client's JSON."""
+    from dataclasses import asdict
+
+    from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferUpdateInfo
+
+    from sync.ipc_worker import CudaIpcWeightTransferEngine
+    from sync.vllm_trainer import _JsonHandles
+
+    sent = IPCWeightTransferUpdateInfo(
+        names=["a"], dtype_names=["bfloat16"], shapes=[[4, 2]], ipc_handles={"GPU-1": ARGUMENTS}, tensor_sizes=[16]
+    )
+    calls: list[dict] = []
+    fleet = SimpleNamespace(update_weights=calls.append)
+    _JsonHandles(fleet).update_weights(asdict(sent))
+    engine = CudaIpcWeightTransferEngine.__new__(CudaIpcWeightTransferEngine)
+    assert engine.parse_update_info(json.loads(json.dumps(calls[0]))) == sent
+
+
+def test_a_pickle_is_refused():
+    from sync.ipc_worker import CudaIpcWeightTransferEngine
+
+    engine = CudaIpcWeightTransferEngine.__new__(CudaIpcWeightTransferEngine)
+    fields = {"names": [], "dtype_names": [], "shapes": [], "ipc_handles_pickled": "gASVCg=="}
+    with pytest.raises(ValueError, match="pickle is not accepted"):
+        engine.parse_update_info(fields)
