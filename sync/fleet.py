@@ -23,7 +23,7 @@ class Fleet:
         self.world_sizes: list[int] = []
         self.version: str | None = None
         self.in_flight = "keep"
-        self.lease: dict[str, Any] = {}  # holder and lease_s, sent along when the workers are called in
+        self.lease: dict[str, Any] = {}  # holder, lease_s and timeout_s, sent along when the workers are called in
         self._joined: set[ControlClient] = set()  # replicas that this trainer's failure concerns
         self.commits: dict[str, dict[str, Any]] = {}
         self.commit_seconds = 0.0
@@ -64,7 +64,7 @@ class Fleet:
             offset += size
 
         def init(client: ControlClient, seconds: float) -> None:
-            ranked = init_info | self.lease
+            ranked = self.lease | init_info
             if "rank_offset" in init_info:
                 ranked["rank_offset"] = offsets[client]
             self._joined.add(client)

@@ -274,7 +274,7 @@ class WeightSync(Closing):
             client.holder = self.holder
         self._served = []
         self._fleet = Fleet(self._clients, Deadline(self.timeout))
-        self._fleet.lease = {"holder": self.holder, "lease_s": self.lease}
+        self._fleet.lease = {"holder": self.holder, "lease_s": self.lease, "timeout_s": self.timeout}
 
     def _leave(self) -> None:
         if self._heartbeat is not None:

@@ -1,6 +1,7 @@
 """Updates that come tensor by tensor into the model itself (NCCL), over an engine that only remembers its calls."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -101,3 +102,54 @@ async def test_trainers_that_the_workers_listen_to_are_told_apart_by_their_gpu(
     await weights.connect(INIT)
     with pytest.raises(load("tensors").Conflict, match="trainer GPU 1 is connected"):
         await weights.connect(INIT | {"client_device_uuid": "2"})
+
+
+class StuckLLM(FakeLLM):
+    """Its workers receive for ever."""
+
+    async def update_weights(self, _request: Any) -> None:
+        self.calls.append("update_weights")
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("is_gone", [True, False], ids=["trainer gone", "trainer lives"])
+async def test_workers_that_a_dead_trainer_left_in_a_collective(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
+) -> None:
+    """Nothing but the engine's end gets them out; with a trainer that lives they are waited for."""
+    module = load("weights")
+    monkeypatch.setattr(module, "STUCK_S", 0.1)
+    loop = asyncio.get_running_loop()
+    engine = SimpleNamespace(llm=StuckLLM("nccl"), died=loop.create_future(), is_running=True)
+    hooks: list[Callable[[str], None]] = []
+    engine.on_death = hooks.append
+
+    def kill() -> None:
+        engine.is_running = False
+        hooks[0]("killed")
+        engine.died.set_result(None)
+
+    engine.kill = kill
+    weights = module.Weights(engine, lambda _version: None)
+    with socket.create_server(("127.0.0.1", 0)) as rendezvous:
+        rendezvous.settimeout(0)
+        address, port = rendezvous.getsockname()
+        init_info = {"master_address": address, "master_port": port, "holder": "a", "timeout_s": 60}
+        await weights.connect(init_info)
+        watcher, _ = await loop.sock_accept(rendezvous)
+    with watcher:
+        await weights.start()
+        update = asyncio.create_task(weights.update(tensor("a")))
+        await asyncio.sleep(0.5)
+        assert not update.done()
+        if is_gone:
+            watcher.close()
+            with pytest.raises(module.Unavailable):
+                await asyncio.wait_for(update, 10)
+            assert (weights.state, weights.lease.is_held) == ("serving", False)
+            assert weights.history.last.outcome == "failed"
+        else:
+            await asyncio.sleep(0.5)
+            assert not update.done()
+            update.cancel()
+    assert engine.died.done() is is_gone

@@ -30,6 +30,8 @@ LOCK_TIMEOUT_S = 60.0
 STAGING_BACKENDS = frozenset({"gloo"})
 # What such an engine's error says when it failed before it loaded anything (see sync/gloo_worker.py).
 UNTOUCHED = "the model is untouched"
+# A worker that receives from a trainer which is gone will not come back by itself (NCCL).
+STUCK_S = 5.0
 
 
 class State(StrEnum):
@@ -59,6 +61,7 @@ class Weights:
         self._keeps_previous = True
         self._resting: tuple[State, str | None] = (State.SERVING, None)  # state and reason before the running update
         self._is_touched = False  # whether the running update may have changed the model
+        self._is_receiving = False  # whether workers are busy with tensors
         self._timeout_s = OPERATION_TIMEOUT_S  # from start to finish, as the trainer asked
         self._watch = TrainerWatch(self.lease, self._trainer_gone, self._lease_ran_out)
         self._expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
@@ -95,10 +98,17 @@ class Weights:
                     "init_weight_transfer_engine",
                     'weight transfer is off; start vLLM with --weight-transfer-config \'{"backend": "gloo"}\'',
                 )
-            await self._workers.connect(init_info)
+            is_staged = self.backend in STAGING_BACKENDS
+            # vLLM's own engines know no deadline.
+            timeout_s = init_info.get("timeout_s") if is_staged else init_info.pop("timeout_s", None)
+            self._timeout_s = float(timeout_s or OPERATION_TIMEOUT_S)
+            self._workers.deadline = time.monotonic() + self._timeout_s
+            try:
+                await self._workers.connect(init_info)
+            finally:
+                self._workers.deadline = None
             self.lease.take(holder, lease_s, is_anonymous=is_anonymous)
-            self._timeout_s = float(init_info.get("timeout_s") or OPERATION_TIMEOUT_S)
-            self._keeps_previous = self.backend in STAGING_BACKENDS and init_info.get("keep_previous", True)
+            self._keeps_previous = is_staged and init_info.get("keep_previous", True)
             self._watch.start(init_info)
 
     async def disconnect(self) -> None:
@@ -138,11 +148,14 @@ class Weights:
     async def update(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         async with self._exclusive():
             record = self._running_update("update_weights")
+            self._is_receiving = True
             try:
                 await self._workers.update(update_info)
             except RequestError as error:
                 await self._fail(record, f"update_weights failed: {error}")
                 raise
+            finally:
+                self._is_receiving = False
             for num_tensors, num_bytes in map(size_of, update_info if isinstance(update_info, list) else [update_info]):
                 record.num_tensors += num_tensors
                 record.num_bytes += num_bytes
@@ -306,15 +319,23 @@ class Weights:
             await self._workers.resume()
 
     async def _trainer_gone(self, generation: int, reason: str) -> None:
-        async with self._exclusive(timeout_s=None):
-            if self.lease.generation == generation:
-                await self._let_go(reason)
+        await self._let_go_if(lambda: self.lease.generation == generation, reason)
 
     async def _lease_ran_out(self, generation: int) -> None:
-        async with self._exclusive(timeout_s=None):
-            # A call of the trainer's may have been under way, and has renewed it.
-            if self.lease.generation == generation and self.lease.left_s == 0:
-                await self._let_go(f"the lease of {self.lease.holder} ran out")
+        # A call of the trainer's may have been under way, and has renewed it.
+        reason = f"the lease of {self.lease.holder} ran out"
+        await self._let_go_if(lambda: self.lease.generation == generation and self.lease.left_s == 0, reason)
+
+    async def _let_go_if(self, is_lost: Callable[[], bool], reason: str) -> None:
+        """Let go of a trainer that is lost. If it left workers in a collective, the engine is started again."""
+        is_stuck = self._is_receiving and self.backend not in STAGING_BACKENDS
+        try:
+            async with self._exclusive(timeout_s=STUCK_S if is_stuck else None):
+                if is_lost():
+                    await self._let_go(reason)
+        except Conflict:
+            if self._is_receiving and is_lost():
+                self.engine.kill()
 
     async def _abort_when_late(self, record: Record) -> None:
         await asyncio.sleep(self._timeout_s)
