@@ -1,11 +1,15 @@
 """Shared by every test: the tiny model, and one running stack for the whole session."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from launch import Stack, StackConfig
 from launch.config import default_cache_dir
@@ -13,6 +17,7 @@ from launch.default_model import default_model
 from launch.tiny_model import tiny_model
 
 STACK_READY_TIMEOUT_S = 300
+LEGACY_TRL_VERSION = "1.10.0"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,6 +76,21 @@ def tiny_model_dir(cache_dir: Path) -> Path:
 def smollm2_dir(cache_dir: Path) -> Path:
     """SmolLM2-135M-Instruct, bfloat16."""
     return default_model(cache_dir)
+
+
+@pytest.fixture(scope="session")
+def legacy_trl_dir(cache_dir: Path) -> Path:
+    """TRL 1.10.0 as its wheel has it, beside the installed one; fetched once per machine."""
+    target = cache_dir / f"trl-{LEGACY_TRL_VERSION}"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(target.name + ".lock")):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{target.name}-") as temporary:
+                incoming = Path(temporary) / "packages"
+                pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(incoming)]
+                subprocess.run([*pip, f"trl=={LEGACY_TRL_VERSION}"], check=True)
+                incoming.rename(target)
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Pushes a checkpoint with TRL's client as a program: `python legacy_trainer.py URL WEIGHTS.safetensors DEVICE`."""
+"""Pushes a checkpoint with TRL 1.10: `python legacy_trl_trainer.py URL WEIGHTS.safetensors DEVICE`."""
 
 import sys
 

@@ -4,18 +4,15 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from launch import Stack, StackConfig
 
-LEGACY_VERSION = "1.10.0"
 LEGACY_CLIENT = Path(__file__).with_name("legacy_client.py")
 
 # ChatML that shows tools: SmolLM2's own template passes over them.
@@ -57,21 +54,6 @@ def trainer_url(trl_stack: Stack) -> str:
     return trl_stack.frontend_url.replace("http://", f"http://trainer:{trl_stack.control_key}@")
 
 
-@pytest.fixture(scope="session")
-def legacy_trl_dir(cache_dir: Path) -> Path:
-    """TRL 1.10.0 as its wheel has it, beside the installed one; fetched once per machine."""
-    target = cache_dir / f"trl-{LEGACY_VERSION}"
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(target.name + ".lock")):
-        if not target.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{target.name}-") as temporary:
-                incoming = Path(temporary) / "packages"
-                pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(incoming)]
-                subprocess.run([*pip, f"trl=={LEGACY_VERSION}"], check=True)
-                incoming.rename(target)
-    return target
-
-
 @pytest.fixture(scope="package")
 def legacy_client(legacy_trl_dir: Path, trainer_url: str) -> Callable[[dict[str, Call]], dict[str, Any]]:
     """Runs calls of TRL 1.10.0's client in a process of its own; results by name."""
@@ -87,7 +69,7 @@ def legacy_client(legacy_trl_dir: Path, trainer_url: str) -> Callable[[dict[str,
             check=True,
         )
         results = json.loads(child.stdout.splitlines()[-1])
-        assert results.pop("trl") == [LEGACY_VERSION, str(legacy_trl_dir / "trl" / "__init__.py")]
+        assert results.pop("trl") == ["1.10.0", str(legacy_trl_dir / "trl" / "__init__.py")]
         return results
 
     return run
