@@ -5,28 +5,27 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .buckets import Pieces, gather, host_buffer
-from .closing import Closing
+from .buckets import Bucket, Pieces, cut, gather, host_buffer, total_bytes
+from .findings import Findings
 from .gloo import BUCKETS_UNDER_WAY, GlooGroup, Work
+from .kept import KeptWeights
+from .memory import HostMemory
+from .transports import Receive, Receiver, Sender
 
 
-class BroadcastSender(Closing):
-    """The trainer's way to send; some broadcasts are under way at a time."""
+class BroadcastSender(Sender):
+    """The trainer's end; some broadcasts are under way at a time."""
 
     transport = "gloo"
 
     def __init__(self, group: GlooGroup) -> None:
-        self.num_sent = 0  # bytes that all workers have
         self._group = group
         self._under_way: deque[tuple[torch.Tensor, Work]] = deque()
         # Filled in turn, each again when the broadcast of what it held is over.
         self._buffers = deque([torch.empty(0, dtype=torch.uint8)] * BUCKETS_UNDER_WAY)
 
     def send(self, pieces: Pieces, num_bytes: int) -> torch.Tensor:
-        """One bucket; returns it, uint8[num_bytes]. The tensors must stay as they are until `flush`.
-
-        Raises TransferError.
-        """
+        """As the base class."""
         while len(self._under_way) >= BUCKETS_UNDER_WAY:
             self._wait_for_oldest()
         data = gather(pieces, num_bytes, self._buffer)
@@ -34,7 +33,7 @@ class BroadcastSender(Closing):
         return data
 
     def flush(self) -> None:
-        """Until all has arrived. Raises TransferError."""
+        """As the base class."""
         while self._under_way:
             self._wait_for_oldest()
 
@@ -54,14 +53,26 @@ class BroadcastSender(Closing):
         self.num_sent += len(data)
 
 
-class BroadcastReceiver(Closing):
-    """A worker's way to receive."""
+class BroadcastReceiver(Receiver):
+    """A worker's end."""
 
-    def __init__(self, group: GlooGroup) -> None:
+    def __init__(self, group: GlooGroup, kept: KeptWeights) -> None:
         self._group = group
+        self._kept = kept
 
-    def receive(self, places: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Fill them in order, uint8[num_bytes] each; yields each when it is full. Raises TransferError."""
+    def prepare(self, buckets: Sequence[Bucket]) -> Receive:
+        """As the base class."""
+        num_bytes = total_bytes(buckets)
+        memory = self._kept.take_memory(
+            HostMemory, lambda spare: len(spare.data) == num_bytes, lambda: HostMemory(num_bytes)
+        )
+        return lambda: (memory, Findings.examine(buckets, self._fill(cut(buckets, memory.data))))
+
+    def close(self) -> None:
+        """Nothing: the group is closed by itself."""
+
+    def _fill(self, places: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Each when it is full."""
         arriving: deque[tuple[torch.Tensor, Work]] = deque()
         to_come = iter(places)
         while True:
@@ -72,6 +83,3 @@ class BroadcastReceiver(Closing):
             place, work = arriving.popleft()
             self._group.wait(work)
             yield place
-
-    def close(self) -> None:
-        """Nothing: the group is closed by itself."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -68,6 +69,31 @@ def _fill(metas: Sequence[ParamMeta], bucket_bytes: int) -> Iterator[list[Slot]]
 def align(offset: int) -> int:
     """The next multiple of ALIGNMENT."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def total_bytes(buckets: Sequence[Bucket]) -> int:
+    """Of memory with all of them one after another."""
+    return sum(align(bucket.num_bytes) for bucket in buckets)
+
+
+def num_tensors(buckets: Sequence[Bucket]) -> int:
+    """In all of them."""
+    return sum(len(bucket.slots) for bucket in buckets)
+
+
+def cut(buckets: Sequence[Bucket], memory: torch.Tensor) -> list[torch.Tensor]:
+    """The places of the buckets, uint8[num_bytes] each, one after another in uint8 memory[total_bytes]."""
+    starts = accumulate((align(bucket.num_bytes) for bucket in buckets), initial=0)
+    return [memory[at : at + bucket.num_bytes] for at, bucket in zip(starts, buckets, strict=False)]
+
+
+def view_tensors(buckets: Sequence[Bucket], memory: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """The tensors in buckets that lie there as `cut` says, with their names."""
+    return [
+        (slot.meta.name, data[slot.offset : slot.end].view(slot.meta.dtype).view(slot.meta.shape))
+        for bucket, data in zip(buckets, cut(buckets, memory), strict=True)
+        for slot in bucket.slots
+    ]
 
 
 def fill(data: torch.Tensor, pieces: Pieces) -> None:

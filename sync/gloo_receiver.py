@@ -14,19 +14,18 @@ import queue
 import threading
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate
 
 import torch
 
 from .broadcasts import BroadcastReceiver
-from .buckets import align, lay_out
-from .digest import DIGEST_BYTES, digest, unpack_digests
+from .buckets import Bucket, lay_out, view_tensors
+from .digest import DIGEST_BYTES, unpack_digests
 from .errors import SyncError, TransferError
-from .finite import is_finite
 from .gloo import POLL_S, UNCHANGED, GlooGroup, Membership, join_store, own_address_towards
-from .kept import KeptWeights, Staged, Update
-from .shared_memory import Guest, SharedReceiver
+from .kept import KeptWeights, Update
+from .shared_memory import Guest
 from .sources import ParamMeta
+from .transports import Receive, Receiver
 
 
 class State(StrEnum):
@@ -106,23 +105,15 @@ class GlooReceiver:
 
     def _run(self) -> None:
         use_any_core()
-        incoming: SharedReceiver | BroadcastReceiver | None = None
+        incoming: Receiver | None = None
         try:
             group, incoming = self._join()
             with self._changed:
                 if self._state is State.JOINING:  # an announcement may have come meanwhile
                     self._state = State.READY
             while True:
-                announcement = self._next(group)
-                objection = announcement.objection
-                group.send_verdict(objection)
-                if not objection:
-                    objection = self._receive(group, incoming, announcement)
-                if objection:
-                    self.reason = objection
-                    self._move(State.READY)
-                else:
-                    self._move(State.STAGED)
+                self.reason = self._stage(group, incoming, self._next(group))
+                self._move(State.READY if self.reason else State.STAGED)
         except (SyncError, RuntimeError, OSError, MemoryError) as error:
             self.reason = str(error)
             self._move(State.FAILED)
@@ -132,7 +123,7 @@ class GlooReceiver:
             if incoming is not None:
                 incoming.close()
 
-    def _join(self) -> tuple[GlooGroup, "SharedReceiver | BroadcastReceiver"]:
+    def _join(self) -> tuple[GlooGroup, Receiver]:
         """The group, and the way its bytes come."""
         own = self._membership
         store = join_store(own.master_address, own.master_port, own.timeout_s)
@@ -140,7 +131,7 @@ class GlooReceiver:
             self._group = GlooGroup(store, own, own_address_towards(own.master_address, own.master_port))
             if self._closed.is_set():
                 raise TransferError("gloo: closed while joining")
-            return self._group, guest.meet(self._group) or BroadcastReceiver(self._group)
+            return self._group, guest.meet(self._group, self._kept) or BroadcastReceiver(self._group, self._kept)
 
     def _next(self, group: GlooGroup) -> Announcement:
         """The next announcement; as long as there is none, watch that the trainer lives."""
@@ -150,41 +141,34 @@ class GlooReceiver:
             except queue.Empty:
                 group.check_peer()
 
-    def _receive(
-        self, group: GlooGroup, incoming: "SharedReceiver | BroadcastReceiver", announcement: Announcement
-    ) -> str:
-        """All buckets and their digests; tells the trainer, and returns, what is wrong with them."""
+    def _stage(self, group: GlooGroup, incoming: Receiver, announcement: Announcement) -> str:
+        """What was announced; tells the trainer, and returns, what is wrong with it."""
         buckets = lay_out(announcement.metas, announcement.bucket_bytes)
-        starts = list(accumulate((align(bucket.num_bytes) for bucket in buckets), initial=0))
-        memory = self._kept.take_memory(starts[-1])
-        places = [memory[at : at + bucket.num_bytes] for at, bucket in zip(starts, buckets, strict=False)]
-        staged: Staged = []
-        values: list[int] = []
-        broken: list[str] = []
+        objection = announcement.objection
+        if not objection:
+            try:
+                receive = incoming.prepare(buckets)
+            except TransferError as error:
+                objection = str(error)
+        group.send_verdict(objection)
+        return objection or self._receive(group, buckets, receive)
+
+    def _receive(self, group: GlooGroup, buckets: list[Bucket], receive: Receive) -> str:
+        """The tensors and their digests; tells the trainer, and returns, what is wrong with them."""
         # When this fails the memory is not released: gloo may still write into it, and nobody else must have it.
-        for bucket, data in zip(buckets, incoming.receive(places), strict=True):
-            for slot in bucket.slots:
-                piece = data[slot.offset : slot.end]
-                staged.append((slot.meta.name, piece.view(slot.meta.dtype).view(slot.meta.shape)))
-                values.append(digest(piece))
-                if not is_finite(piece.numpy(), slot.meta.dtype):
-                    broken.append(slot.meta.name)
-        sent = torch.empty(max(1, len(values)) * DIGEST_BYTES, dtype=torch.uint8)
+        memory, findings = receive()
+        metas = [slot.meta for bucket in buckets for slot in bucket.slots]
+        sent = torch.empty(max(1, len(metas)) * DIGEST_BYTES, dtype=torch.uint8)
         group.wait(group.broadcast(sent))
-        pairs = zip(staged, values, unpack_digests(sent), strict=False)
-        damaged = [name for (name, _), mine, theirs in pairs if mine != theirs]
-        objection = ""
-        if broken:
-            objection = f"NaN or Inf in {', '.join(broken)}"
-        elif damaged:
-            objection = f"not the bytes that were sent: {', '.join(damaged)}"
+        objection = findings.objection([meta.name for meta in metas], unpack_digests(sent)[: len(metas)])
         if objection:
             self._kept.release(memory)
             group.send_verdict(objection)
             return objection
-        digests = dict(zip((slot.meta for bucket in buckets for slot in bucket.slots), values, strict=True))
-        self._update = Update(staged, digests, memory, is_unchanged=self._kept.matches(digests))
-        group.send_verdict(UNCHANGED if self._update.is_unchanged else "")
+        digests = dict(zip(metas, findings.digests, strict=True))
+        is_unchanged = self._kept.matches(digests)
+        self._update = Update(view_tensors(buckets, memory.data), digests, memory, is_unchanged)
+        group.send_verdict(UNCHANGED if is_unchanged else "")
         return ""
 
     def _move(self, state: State) -> None:

@@ -16,8 +16,9 @@ from .buckets import DEFAULT_BUCKET_BYTES, Bucket, Pieces, lay_out
 from .digest import digest, pack_digests
 from .errors import RejectedError, TransferError
 from .gloo import BUCKETS_UNDER_WAY, UNCHANGED, GlooGroup, Membership, host_store
-from .shared_memory import Host, SharedSender
+from .shared_memory import Host
 from .sources import WeightSource
+from .transports import Sender
 
 Progress = Callable[[int, int], None]
 """Called with the bytes sent so far and the bytes in all."""
@@ -83,7 +84,7 @@ class GlooTrainer:
             del wire["rank"]
             client.init_weight_transfer_engine(wire)
             self._group = GlooGroup(store, own, init_info.master_address)
-            self._bytes: SharedSender | BroadcastSender = host.meet(self._group) or BroadcastSender(self._group)
+            self._bytes: Sender = host.meet(self._group) or BroadcastSender(self._group)
 
     @property
     def transport(self) -> str:

@@ -7,24 +7,26 @@ Before the first push the current weights are the checkpoint that vLLM was start
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from .buckets import host_buffer
 from .digest import Digests, tensor_digest
 from .errors import TransferError
+from .memory import Memory
 from .sources import WeightSource
 
+M = TypeVar("M", bound=Memory)
 Staged = list[tuple[str, torch.Tensor]]
 
 
 @dataclass
 class Update:
-    """Tensors that arrived, as views of `memory` (uint8), and their digests."""
+    """Tensors that arrived, as views of `memory`, and their digests; without memory these alone."""
 
     tensors: Staged
     digests: Digests
-    memory: torch.Tensor
+    memory: Memory | None
     is_unchanged: bool = False
 
     def matches(self, digests: Digests) -> bool:
@@ -67,7 +69,7 @@ class KeptWeights:
         self.is_spoiled = False  # a load failed: the model holds neither version whole
         self._current: Update | Checkpoint | None = Checkpoint(find_checkpoint)
         self._previous: Update | Checkpoint | None = None
-        self._spare = torch.empty(0, dtype=torch.uint8)
+        self._spare: Memory | None = None
 
     def matches(self, digests: Digests) -> bool:
         """Whether the model holds exactly these tensors already."""
@@ -81,7 +83,7 @@ class KeptWeights:
             self._previous, self._current = self._current, update
         else:
             self.release(update.memory)
-            self._previous, self._current = None, Update([], update.digests, torch.empty(0, dtype=torch.uint8))
+            self._previous, self._current = None, Update([], update.digests, None)
         if isinstance(dropped, Update):
             self.release(dropped.memory)
 
@@ -101,15 +103,16 @@ class KeptWeights:
             self._current, self._previous = self._previous, self._current
         self.is_spoiled = False
 
-    def take_memory(self, num_bytes: int) -> torch.Tensor:
-        """uint8[num_bytes] to stage in; that of an update before is used again, since fresh pages are slow."""
-        memory, self._spare = self._spare, torch.empty(0, dtype=torch.uint8)
-        if memory.numel() == num_bytes:
+    def take_memory(self, kind: type[M], fits: Callable[[M], bool], make: Callable[[], M]) -> M:
+        """Memory to stage in; that of an update before is used again if it fits, since fresh pages are slow."""
+        memory, self._spare = self._spare, None
+        if isinstance(memory, kind) and fits(memory):
             return memory
         del memory  # the old goes before the new comes
-        return host_buffer(num_bytes)
+        return make()
 
-    def release(self, memory: torch.Tensor) -> None:
+    def release(self, memory: Memory | None) -> None:
         """Memory whose tensors nobody needs any more."""
-        if memory.numel():
+        if memory is not None:
+            memory.release()
             self._spare = memory

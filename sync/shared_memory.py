@@ -1,16 +1,13 @@
-"""A push's bytes through memory that the trainer shares with workers on its own machine.
+"""How a trainer and workers find out that they can share memory (shared_transfer.py).
 
-    trainer  copies a piece into the ring's next slot  ──one byte──►  each worker copies it out
-             fills that slot again when all have       ◄──one byte──
-
-It saves most of what a broadcast costs: the kernel copies every byte twice for each worker. A group uses it when all
-its workers reach it; otherwise the bytes are broadcast (broadcasts.py). How the two sides find that out:
+That saves most of what a broadcast costs: the kernel copies every byte twice for each worker. A group does it when all
+its workers reach the trainer so; otherwise the bytes are broadcast (broadcasts.py).
 
     trainer: listens at a Unix socket and names it when it calls the workers in
     worker:  connects, shows that it knows the group's name, joins the group, and says there whether it got through
-    trainer: when all did, sends each the ring's descriptor; tells the group what it will be
+    trainer: when all did, sends the leader the ring's descriptor; tells the group what it will be
 
-The socket is in Linux's abstract namespace and the ring has no name at all (ring.py), so that a killed process leaves
+The socket is in Linux's abstract namespace and no memory has a name (sealed.py), so that a killed process leaves
 nothing behind.
 """
 
@@ -19,19 +16,22 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from .buckets import Pieces, fill, gather, host_buffer
 from .closing import Closing
-from .errors import TransferError
 from .gloo import POLL_S, GlooGroup
+from .kept import KeptWeights
+from .links import Link
+from .transports import Receiver
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from .shared_transfer import SharedSender  # Linux only, as all that is imported further down
+
+LEADER_RANK = 1
 REACHED = "reached"
 # A worker has connected, and shown what it knows, before the trainer looks; strangers may have, too.
 MEET_TIMEOUT_S = 2.0
@@ -56,7 +56,7 @@ class Host(Closing):
         if not self.address:
             return None
         reached = [rank for rank, text in group.gather_verdicts().items() if text == REACHED]
-        links = self._accept(group, reached) if len(reached) == group.world_size - 1 else []
+        links = self._accept(group, reached) if len(reached) == group.world_size - 1 else {}
         sender = _share_ring(links) if links else None
         group.wait(group.broadcast(torch.tensor([sender is not None], dtype=torch.uint8)))
         return sender
@@ -66,8 +66,8 @@ class Host(Closing):
         if self.address:
             self._listener.close()
 
-    def _accept(self, group: GlooGroup, ranks: Sequence[int]) -> "list[Link]":
-        """A link to each of these; none when one does not show itself."""
+    def _accept(self, group: GlooGroup, ranks: Sequence[int]) -> dict[int, Link]:
+        """A link to each of these, by rank; none when one does not show itself."""
         links: dict[int, Link] = {}
         give_up = time.monotonic() + MEET_TIMEOUT_S
         while len(links) < len(ranks) and time.monotonic() < give_up:
@@ -80,10 +80,10 @@ class Host(Closing):
                 else:
                     connection.close()
         if len(links) == len(ranks):
-            return list(links.values())
+            return links
         for link in links.values():
             link.close()
-        return []
+        return {}
 
     def _greeted_by(self, connection: socket.socket) -> int:
         """A worker's rank; -1 for a stranger."""
@@ -102,6 +102,7 @@ class Guest(Closing):
     def __init__(self, address: str, group_name: str, rank: int) -> None:
         """Connect to `address`, if the trainer gave one."""
         self._is_asked = bool(address)
+        self._rank = rank
         self._connection: socket.socket | None = None
         if not address or not hasattr(os, "memfd_create"):
             return
@@ -115,7 +116,7 @@ class Guest(Closing):
         else:
             self._connection = connection
 
-    def meet(self, group: GlooGroup) -> "SharedReceiver | None":
+    def meet(self, group: GlooGroup, kept: KeptWeights) -> Receiver | None:
         """The way from the trainer; None when there is none to all workers. Raises TransferError."""
         if not self._is_asked:
             return None
@@ -124,11 +125,14 @@ class Guest(Closing):
         group.wait(group.broadcast(decision))
         if self._connection is None or not decision.item():
             return None
-        from .ring import map_ring  # Linux only
+        from .ring import map_ring
+        from .shared_transfer import Follower, Leader
 
         connection, self._connection = self._connection, None
         link = Link(connection, group, "the trainer")
-        return SharedReceiver(map_ring(link.receive_descriptor()), link)
+        if self._rank == LEADER_RANK:
+            return Leader(map_ring(link.receive_descriptor()), link, kept)
+        return Follower(link, kept)
 
     def close(self) -> None:
         """Leave, unless that is the link now."""
@@ -136,146 +140,20 @@ class Guest(Closing):
             self._connection.close()
 
 
-class Link(Closing):
-    """One side's end of a connection: each byte says that a piece is there, or that it was copied out."""
+def _share_ring(links: Mapping[int, Link]) -> "SharedSender | None":
+    """Send the leader the ring's descriptor. None when there is no memory for it: broadcasts need less."""
+    from .ring import create_ring
+    from .shared_transfer import SharedSender
 
-    def __init__(self, connection: socket.socket, group: GlooGroup, peer: str) -> None:
-        connection.settimeout(POLL_S)
-        self._connection = connection
-        self._group = group
-        self._peer = peer
-        self._heard = 0
-
-    def tell(self) -> None:
-        """One more. Raises TransferError as `wait_for`."""
-        self._persist(lambda: self._connection.send(b"\0"))
-
-    def wait_for(self, count: int) -> None:
-        """Until the peer has told so many since the beginning.
-
-        Raises TransferError when it is gone, stalls, or the group is closed meanwhile.
-        """
-        while self._heard < count:
-            told = self._persist(lambda: self._connection.recv(64))
-            if not told:
-                raise TransferError(f"shared memory: {self._peer} is gone")
-            self._heard += len(told)
-
-    def send_descriptor(self, descriptor: int) -> None:
-        """Raises TransferError as `wait_for`."""
-        self._persist(lambda: socket.send_fds(self._connection, [b"\0"], [descriptor]))
-
-    def receive_descriptor(self) -> int:
-        """The caller closes it. Raises TransferError as `wait_for`."""
-        _, descriptors, _, _ = self._persist(lambda: socket.recv_fds(self._connection, 1, 1))
-        if not descriptors:
-            raise TransferError(f"shared memory: {self._peer} is gone")
-        return descriptors[0]
-
-    def close(self) -> None:
-        """Whoever waits on it, on either side, hears of it at once."""
-        with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
-
-    def _persist(self, call: Callable[[], T]) -> T:
-        give_up = time.monotonic() + self._group.stall_timeout_s
-        while True:
-            try:
-                return call()
-            except TimeoutError:
-                self._group.check_peer()
-                if time.monotonic() > give_up:
-                    why = f"{self._peer} did nothing for {self._group.stall_timeout_s:g} s"
-                    raise TransferError(f"shared memory: {why}") from None
-            except OSError as error:
-                raise TransferError(f"shared memory: {self._peer} is gone: {error}") from None
-
-
-class SharedSender(Closing):
-    """The trainer's way to send (as BroadcastSender)."""
-
-    transport = "shared memory"
-
-    def __init__(self, ring: np.ndarray, links: Sequence[Link]) -> None:
-        """ring: uint8[slots, bytes of each]."""
-        self.num_sent = 0  # bytes that all workers can have
-        self._slots = torch.from_numpy(ring)
-        self._links = links
-        self._pieces = 0
-
-    def send(self, pieces: Pieces, num_bytes: int) -> torch.Tensor:
-        """One bucket; returns it, uint8[num_bytes], which is there until the next. Raises TransferError."""
-        if num_bytes <= self._slots.shape[1]:
-            data = self._free_slot()[:num_bytes]
-            fill(data, pieces)
-            self._tell()
-        else:
-            data = gather(pieces, num_bytes, host_buffer)
-            for part in data.split(self._slots.shape[1]):
-                fill(self._free_slot(), [(0, part)])
-                self._tell()
-        self.num_sent += num_bytes
-        return data
-
-    def flush(self) -> None:
-        """Until all is copied out. Raises TransferError."""
-        for link in self._links:
-            link.wait_for(self._pieces)
-
-    def close(self) -> None:
-        for link in self._links:
-            link.close()
-
-    def _free_slot(self) -> torch.Tensor:
-        """Waits until all workers have copied out what it held."""
-        for link in self._links:
-            link.wait_for(self._pieces - len(self._slots) + 1)
-        return self._slots[self._pieces % len(self._slots)]
-
-    def _tell(self) -> None:
-        self._pieces += 1
-        for link in self._links:
-            link.tell()
-
-
-def _share_ring(links: Sequence[Link]) -> SharedSender | None:
-    """Send each the ring's descriptor. None when there is no memory for it: broadcasts need less."""
-    from .ring import create_ring  # Linux only
-
+    leader, *followers = [links[rank] for rank in sorted(links)]
     try:
         descriptor, ring = create_ring()
     except OSError:
-        for link in links:
+        for link in links.values():
             link.close()
         return None
     try:
-        for link in links:
-            link.send_descriptor(descriptor)
+        leader.send_descriptor(descriptor)
     finally:
         os.close(descriptor)
-    return SharedSender(ring, links)
-
-
-class SharedReceiver(Closing):
-    """A worker's way to receive (as BroadcastReceiver)."""
-
-    def __init__(self, ring: np.ndarray, link: Link) -> None:
-        """ring: uint8[slots, bytes of each], read-only."""
-        self._slots = ring
-        self._link = link
-        self._pieces = 0
-
-    def receive(self, places: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Fill them in order, uint8[num_bytes] each; yields each when it is full. Raises TransferError."""
-        for place in places:
-            for part in place.split(self._slots.shape[1]):
-                self._link.wait_for(self._pieces + 1)
-                # By numpy, in this thread: torch would take the threads that generate.
-                np.copyto(part.numpy(), self._slots[self._pieces % len(self._slots), : len(part)])
-                self._pieces += 1
-                self._link.tell()
-            yield place
-
-    def close(self) -> None:
-        self._link.close()
+    return SharedSender(ring, leader, followers)

@@ -1,18 +1,29 @@
 """What a worker remembers of its weights."""
 
+import weakref
+
 import pytest
 import torch
 
 from sync import TransferError
 from sync.digest import digest, pack_digests, tensor_digest, unpack_digests
 from sync.kept import KeptWeights, Update
+from sync.memory import HostMemory
 from sync.sources import ParamMeta, TensorSource
 
 
 def update(value: float) -> Update:
-    memory = torch.full((4,), float(value)).view(torch.uint8)
-    tensor = memory.view(torch.float32)
+    memory = HostMemory(16)
+    tensor = memory.data.view(torch.float32).fill_(float(value))
     return Update([("a", tensor)], {ParamMeta("a", torch.float32, (4,)): tensor_digest(tensor)}, memory)
+
+
+class Other(HostMemory):
+    """Memory of another kind."""
+
+
+def take(kept: KeptWeights) -> HostMemory:
+    return kept.take_memory(HostMemory, lambda _: True, lambda: HostMemory(16))
 
 
 def loaded(kept: KeptWeights) -> float:
@@ -65,8 +76,20 @@ def test_memory_is_used_again_two_updates_later(kept):
     kept.commit(first)
     kept.commit(update(2))
     kept.commit(update(3))
-    assert kept.take_memory(16).data_ptr() == first.memory.data_ptr()
-    assert kept.take_memory(16).data_ptr() != first.memory.data_ptr()
+    assert take(kept) is first.memory
+    assert take(kept) is not first.memory
+
+
+def test_memory_that_does_not_fit_goes_before_other_is_made(kept):
+    kept.release(HostMemory(16))
+    gone = weakref.ref(kept._spare)
+    made = kept.take_memory(HostMemory, lambda _: False, lambda: (gone(), HostMemory(8))[gone() is None])
+    assert len(made.data) == 8
+
+
+def test_memory_of_another_kind_does_not_fit(kept):
+    kept.release(HostMemory(16))
+    assert type(kept.take_memory(Other, lambda _: True, lambda: Other(16))) is Other
 
 
 def test_without_keeping_only_digests_are_kept(kept):
@@ -74,7 +97,7 @@ def test_without_keeping_only_digests_are_kept(kept):
     pushed = update(1)
     kept.commit(pushed)
     assert kept.matches(update(1).digests)
-    assert kept.take_memory(16).data_ptr() == pushed.memory.data_ptr()
+    assert take(kept) is pushed.memory
     with pytest.raises(TransferError, match="no previous version is kept"):
         kept.before()
 

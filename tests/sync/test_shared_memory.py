@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sync import TransferError, WeightSync
+from sync.links import Link
 from sync.ring import SLOT_BYTES
-from sync.shared_memory import Link
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
 

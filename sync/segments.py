@@ -1,0 +1,105 @@
+"""Memory that one worker of a machine stages an update in, and the others load it from. Linux only.
+
+    leader    Segment      writes the tensors, then what it found in them; lends out the descriptor
+    follower  SegmentView  reads both
+
+A follower locks a segment (flock, for reading) for as long as it needs the tensors, and the leader writes only to one
+that nobody has locked. So neither has to know what the other keeps, and a process that is killed leaves no lock.
+"""
+
+import fcntl
+import mmap
+import os
+import weakref
+
+import numpy as np
+import torch
+
+from .errors import TransferError
+from .findings import BYTES_PER_TENSOR, Findings
+from .memory import Memory, no_memory
+from .sealed import F_SEAL_FUTURE_WRITE, SIZE_SEALS, check_sealed, create_sealed
+
+
+class Segment(Memory):
+    """The leader's: it alone can write to it."""
+
+    def __init__(self, num_bytes: int, num_tensors: int) -> None:
+        """Raises TransferError when there is too little memory."""
+        size = _size(num_bytes, num_tensors)
+        try:
+            self.descriptor, memory = create_sealed("tritonlive-update", size)
+        except OSError as error:
+            raise no_memory(size, str(error.strerror)) from None
+        weakref.finalize(self, os.close, self.descriptor)
+        self.data, self._findings = _split(memory, num_bytes, num_tensors)
+
+    def fits(self, num_bytes: int, num_tensors: int) -> bool:
+        """Whether it has this size and nobody needs what is in it. The caller has released it."""
+        if (len(self.data), len(self._findings)) != (num_bytes, num_tensors * BYTES_PER_TENSOR):
+            return False
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        return True
+
+    def vouch(self, findings: Findings) -> None:
+        """Say what is in it, when it is full."""
+        np.copyto(self._findings, findings.pack())
+
+    def release(self) -> None:
+        """Nothing: it holds no lock on its own."""
+
+
+class SegmentView(Memory):
+    """A follower's."""
+
+    def __init__(self, descriptor: int, num_bytes: int, num_tensors: int) -> None:
+        """Of the segment behind the descriptor, which stays open. Raises TransferError when it is not such a one."""
+        size = _size(num_bytes, num_tensors)
+        check_sealed(descriptor, size, SIZE_SEALS | F_SEAL_FUTURE_WRITE)
+        try:
+            # Opened once more: locks belong to what `open` made, and the leader has this descriptor, too.
+            self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, _close, self._descriptor)
+            # Private, since torch wants memory that can be written: what nobody has written is the leader's.
+            memory = mmap.mmap(self._descriptor, size, flags=mmap.MAP_PRIVATE)
+        except OSError as error:
+            raise TransferError(f"shared memory: {error}") from None
+        self.data, self._findings = _split(memory, num_bytes, num_tensors)
+
+    def fits(self, descriptor: int, num_bytes: int, num_tensors: int) -> bool:
+        """Whether it is of the segment behind the descriptor, and cut like this."""
+        is_same = os.path.sameopenfile(self._descriptor, descriptor)
+        sizes = (len(self.data), len(self._findings))
+        return is_same and sizes == (num_bytes, num_tensors * BYTES_PER_TENSOR)
+
+    def hold(self) -> None:
+        """The tensors are needed until `release`. Raises BlockingIOError when the leader is about to write."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def findings(self) -> Findings:
+        """What the leader found in the tensors."""
+        return Findings.unpack(self._findings)
+
+    def release(self) -> None:
+        """The leader may write to it again."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _size(num_bytes: int, num_tensors: int) -> int:
+    return max(1, num_bytes + num_tensors * BYTES_PER_TENSOR)  # memory of no size cannot be mapped
+
+
+def _split(memory: mmap.mmap, num_bytes: int, num_tensors: int) -> tuple[torch.Tensor, np.ndarray]:
+    """The tensors' bytes, uint8[num_bytes], and those of the findings."""
+    whole = np.frombuffer(memory, dtype=np.uint8)
+    return torch.from_numpy(whole[:num_bytes]), whole[num_bytes : num_bytes + num_tensors * BYTES_PER_TENSOR]
+
+
+def _close(descriptor: int) -> None:
+    """Unlocked first: a child that was forked meanwhile has the same lock."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
