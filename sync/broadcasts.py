@@ -63,9 +63,7 @@ class BroadcastReceiver(Receiver):
     def prepare(self, buckets: Sequence[Bucket]) -> Receive:
         """As the base class."""
         num_bytes = total_bytes(buckets)
-        memory = self._kept.take_memory(
-            HostMemory, lambda spare: len(spare.data) == num_bytes, lambda: HostMemory(num_bytes)
-        )
+        memory = self._kept.take_memory(HostMemory, num_bytes, lambda _: True, lambda: HostMemory(num_bytes))
         return lambda: (memory, Findings.examine(buckets, self._fill(cut(buckets, memory.data))))
 
     def close(self) -> None:

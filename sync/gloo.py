@@ -3,7 +3,7 @@
 What travels in one update, in this order (a control call starts it; see gloo_trainer.py and gloo_receiver.py):
 
     verdict        every worker → trainer    whether it takes what the control call announced
-    bytes          trainer → workers         bucket by bucket (buckets.py), by broadcasts.py or shared_memory.py
+    bytes          trainer → workers         bucket by bucket (buckets.py), by broadcasts.py or shared_transfer.py
     broadcast      trainer → workers         the digests of all tensors (digest.py)
     verdict        every worker → trainer    whether what arrived is what was sent, finite, and new
 

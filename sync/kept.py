@@ -17,6 +17,9 @@ from .memory import Memory
 from .sources import WeightSource
 
 M = TypeVar("M", bound=Memory)
+# Two workers that load from the same memory may keep different versions of it for a while, so that the memory of the
+# version dropped last is still needed by the other when that of the one before is not.
+MAX_SPARES = 2
 Staged = list[tuple[str, torch.Tensor]]
 
 
@@ -69,7 +72,7 @@ class KeptWeights:
         self.is_spoiled = False  # a load failed: the model holds neither version whole
         self._current: Update | Checkpoint | None = Checkpoint(find_checkpoint)
         self._previous: Update | Checkpoint | None = None
-        self._spare: Memory | None = None
+        self._spares: list[Memory] = []
 
     def matches(self, digests: Digests) -> bool:
         """Whether the model holds exactly these tensors already."""
@@ -103,16 +106,17 @@ class KeptWeights:
             self._current, self._previous = self._previous, self._current
         self.is_spoiled = False
 
-    def take_memory(self, kind: type[M], fits: Callable[[M], bool], make: Callable[[], M]) -> M:
-        """Memory to stage in; that of an update before is used again if it fits, since fresh pages are slow."""
-        memory, self._spare = self._spare, None
-        if isinstance(memory, kind) and fits(memory):
-            return memory
-        del memory  # the old goes before the new comes
-        return make()
+    def take_memory(self, kind: type[M], num_bytes: int, is_usable: Callable[[M], bool], make: Callable[[], M]) -> M:
+        """Memory to stage in; that of an update before is used again if possible, since fresh pages are slow."""
+        spares = [spare for spare in self._spares if isinstance(spare, kind) and len(spare.data) == num_bytes]
+        usable = next(filter(is_usable, spares), None)
+        # The old goes before the new comes.
+        self._spares = [spare for spare in spares if spare is not usable][-(MAX_SPARES - 1) :]
+        del spares
+        return usable or make()
 
     def release(self, memory: Memory | None) -> None:
         """Memory whose tensors nobody needs any more."""
         if memory is not None:
             memory.release()
-            self._spare = memory
+            self._spares = [*self._spares, memory][-MAX_SPARES:]

@@ -33,4 +33,4 @@ def check_sealed(descriptor: int, num_bytes: int, seals: int = SIZE_SEALS) -> No
     except OSError as error:
         raise TransferError(f"shared memory: {error}") from None
     if has & seals != seals or size != num_bytes:
-        raise TransferError(f"shared memory: not {num_bytes} bytes of a fixed size")
+        raise TransferError(f"shared memory: not {num_bytes} bytes, sealed")

@@ -34,9 +34,9 @@ class Segment(Memory):
         weakref.finalize(self, os.close, self.descriptor)
         self.data, self._findings = _split(memory, num_bytes, num_tensors)
 
-    def fits(self, num_bytes: int, num_tensors: int) -> bool:
-        """Whether it has this size and nobody needs what is in it. The caller has released it."""
-        if (len(self.data), len(self._findings)) != (num_bytes, num_tensors * BYTES_PER_TENSOR):
+    def is_free(self, num_tensors: int) -> bool:
+        """Whether it has room for so many and no follower needs what is in it."""
+        if len(self._findings) != num_tensors * BYTES_PER_TENSOR:
             return False
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,23 +62,23 @@ class SegmentView(Memory):
         check_sealed(descriptor, size, SIZE_SEALS | F_SEAL_FUTURE_WRITE)
         try:
             # Opened once more: locks belong to what `open` made, and the leader has this descriptor, too.
-            self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, _close, self._descriptor)
+            self.descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+            # Closed but not unlocked: in a child that was forked meanwhile, that would end this process's lock.
+            weakref.finalize(self, os.close, self.descriptor)
             # Private, since torch wants memory that can be written: what nobody has written is the leader's.
-            memory = mmap.mmap(self._descriptor, size, flags=mmap.MAP_PRIVATE)
+            memory = mmap.mmap(self.descriptor, size, flags=mmap.MAP_PRIVATE)
         except OSError as error:
             raise TransferError(f"shared memory: {error}") from None
         self.data, self._findings = _split(memory, num_bytes, num_tensors)
 
-    def fits(self, descriptor: int, num_bytes: int, num_tensors: int) -> bool:
-        """Whether it is of the segment behind the descriptor, and cut like this."""
-        is_same = os.path.sameopenfile(self._descriptor, descriptor)
-        sizes = (len(self.data), len(self._findings))
-        return is_same and sizes == (num_bytes, num_tensors * BYTES_PER_TENSOR)
+    def is_of(self, descriptor: int, num_tensors: int) -> bool:
+        """Whether it is of the segment behind the descriptor, with so many tensors."""
+        is_same = os.path.sameopenfile(self.descriptor, descriptor)
+        return is_same and len(self._findings) == num_tensors * BYTES_PER_TENSOR
 
     def hold(self) -> None:
         """The tensors are needed until `release`. Raises BlockingIOError when the leader is about to write."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def findings(self) -> Findings:
         """What the leader found in the tensors."""
@@ -86,7 +86,7 @@ class SegmentView(Memory):
 
     def release(self) -> None:
         """The leader may write to it again."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
 
 def _size(num_bytes: int, num_tensors: int) -> int:
@@ -97,9 +97,3 @@ def _split(memory: mmap.mmap, num_bytes: int, num_tensors: int) -> tuple[torch.T
     """The tensors' bytes, uint8[num_bytes], and those of the findings."""
     whole = np.frombuffer(memory, dtype=np.uint8)
     return torch.from_numpy(whole[:num_bytes]), whole[num_bytes : num_bytes + num_tensors * BYTES_PER_TENSOR]
-
-
-def _close(descriptor: int) -> None:
-    """Unlocked first: a child that was forked meanwhile has the same lock."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)

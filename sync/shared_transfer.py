@@ -91,8 +91,10 @@ class Leader(Receiver):
 
     def prepare(self, buckets: Sequence[Bucket]) -> Receive:
         """As the base class."""
-        sizes = total_bytes(buckets), num_tensors(buckets)
-        segment = self._kept.take_memory(Segment, lambda spare: spare.fits(*sizes), lambda: Segment(*sizes))
+        num_bytes, count = total_bytes(buckets), num_tensors(buckets)
+        segment = self._kept.take_memory(
+            Segment, num_bytes, lambda spare: spare.is_free(count), lambda: Segment(num_bytes, count)
+        )
         return lambda: self._receive(buckets, segment)
 
     def close(self) -> None:
@@ -131,11 +133,14 @@ class Follower(Receiver):
         self._link.close()
 
     def _receive(self, buckets: Sequence[Bucket]) -> tuple[Memory, Findings]:
-        sizes = total_bytes(buckets), num_tensors(buckets)
+        num_bytes, count = total_bytes(buckets), num_tensors(buckets)
         descriptor = self._link.receive_descriptor()
         try:
             view = self._kept.take_memory(
-                SegmentView, lambda spare: spare.fits(descriptor, *sizes), lambda: SegmentView(descriptor, *sizes)
+                SegmentView,
+                num_bytes,
+                lambda spare: spare.is_of(descriptor, count),
+                lambda: SegmentView(descriptor, num_bytes, count),
             )
         finally:
             os.close(descriptor)

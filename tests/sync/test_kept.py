@@ -22,8 +22,12 @@ class Other(HostMemory):
     """Memory of another kind."""
 
 
+class Third(HostMemory):
+    """Memory of a third kind."""
+
+
 def take(kept: KeptWeights) -> HostMemory:
-    return kept.take_memory(HostMemory, lambda _: True, lambda: HostMemory(16))
+    return kept.take_memory(HostMemory, 16, lambda _: True, lambda: HostMemory(16))
 
 
 def loaded(kept: KeptWeights) -> float:
@@ -80,16 +84,34 @@ def test_memory_is_used_again_two_updates_later(kept):
     assert take(kept) is not first.memory
 
 
-def test_memory_that_does_not_fit_goes_before_other_is_made(kept):
-    kept.release(HostMemory(16))
-    gone = weakref.ref(kept._spare)
-    made = kept.take_memory(HostMemory, lambda _: False, lambda: (gone(), HostMemory(8))[gone() is None])
-    assert len(made.data) == 8
+def test_memory_of_another_kind_or_size_goes_before_new_is_made(kept):
+    for memory in (HostMemory(8), Other(16)):
+        kept.release(memory)
+    gone = [weakref.ref(memory) for memory in kept._spares]
+    del memory
+
+    def seen() -> list[HostMemory | None]:
+        return [reference() for reference in gone]
+
+    made = kept.take_memory(Third, 16, lambda _: True, lambda: Third(16 if seen() == [None, None] else 0))
+    assert len(made.data) == 16
 
 
-def test_memory_of_another_kind_does_not_fit(kept):
-    kept.release(HostMemory(16))
-    assert type(kept.take_memory(Other, lambda _: True, lambda: Other(16))) is Other
+def test_memory_that_cannot_be_used_now_can_be_later(kept):
+    first, second = HostMemory(16), HostMemory(16)
+    kept.release(first)
+    made = kept.take_memory(HostMemory, 16, lambda _: False, lambda: HostMemory(16))
+    assert made is not first
+    kept.release(second)
+    assert kept.take_memory(HostMemory, 16, lambda spare: spare is second, lambda: HostMemory(16)) is second
+    assert take(kept) is first
+
+
+def test_no_more_than_two_wait_for_their_use(kept):
+    first = HostMemory(16)
+    for memory in (first, HostMemory(16), HostMemory(16)):
+        kept.release(memory)
+    assert first not in (take(kept), take(kept), take(kept))
 
 
 def test_without_keeping_only_digests_are_kept(kept):

@@ -38,7 +38,7 @@ def test_memory_that_could_be_taken_away_is_refused(size, seals):
     descriptor = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    with pytest.raises(TransferError, match="not 16777216 bytes of a fixed size"):
+    with pytest.raises(TransferError, match="not 16777216 bytes, sealed"):
         map_ring(descriptor)
 
 
