@@ -5,7 +5,7 @@
 Before the first push the current weights are the checkpoint that vLLM was started with.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -72,7 +72,7 @@ class KeptWeights:
         self.is_spoiled = False  # a load failed: the model holds neither version whole
         self._current: Update | Checkpoint | None = Checkpoint(find_checkpoint)
         self._previous: Update | Checkpoint | None = None
-        self._spares: list[Memory] = []
+        self._spares: Sequence[Memory] = ()
 
     def matches(self, digests: Digests) -> bool:
         """Whether the model holds exactly these tensors already."""
@@ -111,7 +111,7 @@ class KeptWeights:
         spares = [spare for spare in self._spares if isinstance(spare, kind) and len(spare.data) == num_bytes]
         usable = next(filter(is_usable, spares), None)
         # The old goes before the new comes.
-        self._spares = [spare for spare in spares if spare is not usable][-(MAX_SPARES - 1) :]
+        self._spares = [spare for spare in spares if spare is not usable][1 - MAX_SPARES :]
         del spares
         return usable or make()
 

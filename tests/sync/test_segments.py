@@ -87,6 +87,7 @@ def test_a_killed_follower_holds_nothing(segment):
         [sys.executable, "-c", holder, str(descriptor)], pass_fds=[descriptor], stdout=subprocess.PIPE, text=True
     )
     try:
+        assert process.stdout
         assert process.stdout.readline() == "held\n"
         assert not segment.is_free(2)
     finally:
