@@ -17,9 +17,9 @@ from .memory import Memory
 from .sources import WeightSource
 
 M = TypeVar("M", bound=Memory)
-# Two workers that load from the same memory may keep different versions of it for a while, so that the memory of the
-# version dropped last is still needed by the other when that of the one before is not.
-MAX_SPARES = 2
+# One is enough for a worker alone. One that stages for others (segments.py) cannot use what these still keep, which are
+# two versions; it costs no memory to have that ready for later.
+MAX_SPARES = 3
 Staged = list[tuple[str, torch.Tensor]]
 
 

@@ -216,18 +216,21 @@ def test_a_rollback_at_one_only(team, workers, who):
         assert all(worker.holds(version, version - 1) for worker in workers)
 
 
-def test_pushes_to_both_and_to_one_in_turns_take_four_segments(workers):
+def test_pushes_to_both_and_to_one_in_turns_take_five_segments(workers):
+    """What each of them keeps, and one to stage in."""
     leader, follower = workers
-    used = set()
-    for version in range(1, 13):
-        is_both = version % 2
+    used = []
+    shared = 0
+    for version in range(1, 17):
+        is_both = version % 4 < 2
         team = Team(workers if is_both else [leader])
         team.push(version)
         team.trainer.shutdown()
-        assert leader.holds(version, version - 1) if version > 1 else leader.holds(version)
-        assert follower.holds(version if is_both else version - 1)
-        used.add(leader.inodes[0])
-    assert len(used) == 4
+        shared = version if is_both else shared
+        assert leader.holds(*range(version, max(0, version - 2), -1))
+        assert not shared or follower.holds(shared)
+        used.append(leader.inodes[0])
+    assert len(set(used)) == 5
 
 
 def test_a_follower_alone_leads(team, workers):
