@@ -1,5 +1,6 @@
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_what_vllms_trainer_sends_is_what_the_worker_takes():
         names=["a"], dtype_names=["bfloat16"], shapes=[[4, 2]], ipc_handles={"GPU-1": ARGUMENTS}, tensor_sizes=[16]
     )
     calls: list[dict] = []
-    fleet = SimpleNamespace(update_weights=calls.append)
+    fleet: Any = SimpleNamespace(update_weights=calls.append)
     _JsonHandles(fleet).update_weights(asdict(sent))
     engine = CudaIpcWeightTransferEngine.__new__(CudaIpcWeightTransferEngine)
     assert engine.parse_update_info(json.loads(json.dumps(calls[0]))) == sent
