@@ -1,6 +1,6 @@
 """vLLM's CUDA IPC engine, taking its handles as JSON (backend "cuda_ipc", registered by plugin.py).
 
-Needs a GPU; no machine with one was at hand when this was written, so it has not been run.
+Needs a GPU. A push has never gone through whole there (docs/gpu.md).
 """
 
 from typing import Any

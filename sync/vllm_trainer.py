@@ -1,7 +1,7 @@
 """NCCL and CUDA IPC pushes: vLLM's own trainer engines, driven through our control client.
 
-Needs vLLM and a GPU in the trainer's process. No machine with a GPU was at hand when this was written: unlike gloo, it
-has not been run. A collective of NCCL cannot be interrupted: after a deadline its thread is left behind.
+Needs vLLM and a GPU in the trainer's process; docs/gpu.md says what has run of it. A collective of NCCL cannot be
+interrupted: after a deadline its thread is left behind.
 """
 
 import socket
