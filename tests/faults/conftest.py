@@ -1,20 +1,17 @@
 """What every fault has in common: weights to push, and a server that must still answer afterwards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from launch import Stack
 from sync import WeightSync
 from sync.control import ControlClient, connect
 from sync.target import Target
-
-Weights = dict[str, torch.Tensor]
-Complete = Callable[[], tuple[str, str]]
-PROMPT = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 16}
+from tests import answers
+from tests.answers import Complete, Weights, perturb
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +22,7 @@ def weights(tiny_model_dir) -> Weights:
 
 @pytest.fixture(scope="session")
 def perturbed(weights: Weights) -> Weights:
-    torch.manual_seed(1)
-    return {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in weights.items()}
+    return perturb(weights)
 
 
 @pytest.fixture
@@ -39,14 +35,7 @@ def control(stack: Stack) -> Iterator[ControlClient]:
 @pytest.fixture
 def complete(stack: Stack) -> Complete:
     """A greedy answer: its text and its weight version."""
-
-    def ask() -> tuple[str, str]:
-        headers = {"Authorization": f"Bearer {stack.api_key}"}
-        answer = httpx.post(f"{stack.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=60)
-        answer.raise_for_status()
-        return answer.json()["choices"][0]["text"], answer.headers["x-weight-version"]
-
-    return ask
+    return lambda: answers.complete(stack, 60)
 
 
 @pytest.fixture

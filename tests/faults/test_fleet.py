@@ -14,9 +14,8 @@ from sync import CommitError, SyncError, WeightSync
 from sync.control import ControlClient, connect
 from sync.fleet import Fleet
 from sync.target import Target
+from tests.answers import PROMPT, Weights
 from tests.stack.conftest import wait_until
-
-from .conftest import PROMPT, Weights
 
 pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
 

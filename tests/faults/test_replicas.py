@@ -17,9 +17,8 @@ from sync import InvalidError, UnavailableError, WeightSync
 from sync.control import ControlClient, connect
 from sync.orphan import STUB_NAME
 from sync.target import Target
+from tests.answers import PROMPT, Weights
 from tests.stack.conftest import bearer, wait_until
-
-from .conftest import PROMPT, Weights
 
 pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
 

@@ -20,9 +20,8 @@ from sync import CheckError, ConflictError, RejectedError, WeightSync
 from sync.control import ControlClient
 from sync.fleet import Fleet
 from sync.weight_sync import InFlight
+from tests.answers import PROMPT, Complete, Weights
 from tests.stack.conftest import wait_until
-
-from .conftest import PROMPT, Complete, Weights
 
 pytestmark = pytest.mark.fault
 ROOT = Path(__file__).parents[2]

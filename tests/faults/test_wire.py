@@ -16,8 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from launch import Stack
 from sync.control import ControlClient
-
-from .conftest import Complete
+from tests.answers import Complete
 
 pytestmark = [pytest.mark.fault, pytest.mark.row(19)]
 ROOT = Path(__file__).parents[2]

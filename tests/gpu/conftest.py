@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from launch import Stack, StackConfig
 from sync.control import ControlClient, connect
 from sync.target import Target
+from tests import answers
+from tests.answers import Complete, Weights, perturb
 
-Weights = dict[str, torch.Tensor]
-Complete = Callable[[], tuple[str, str]]
-PROMPT = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 16}
 NUM_GPUS = torch.cuda.device_count()
 TRAINER_DEVICE = f"cuda:{min(1, NUM_GPUS - 1)}"
 
@@ -51,8 +49,7 @@ def weights(tiny_model_dir: Path) -> Weights:
 
 @pytest.fixture(scope="session")
 def perturbed(weights: Weights) -> Weights:
-    torch.manual_seed(1)
-    return {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in weights.items()}
+    return perturb(weights)
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +69,4 @@ def control(server: Stack) -> Iterator[ControlClient]:
 @pytest.fixture
 def complete(server: Stack) -> Complete:
     """A greedy answer: its text and its weight version."""
-
-    def ask() -> tuple[str, str]:
-        headers = {"Authorization": f"Bearer {server.api_key}"}
-        answer = httpx.post(f"{server.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=120)
-        answer.raise_for_status()
-        return answer.json()["choices"][0]["text"], answer.headers["x-weight-version"]
-
-    return ask
+    return lambda: answers.complete(server, 120)

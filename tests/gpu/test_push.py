@@ -18,9 +18,10 @@ from launch import Stack
 from sync import CheckError, UnavailableError, WeightSync
 from sync.control import ControlClient
 from sync.preflight import SERVER_BACKENDS
+from tests.answers import PROMPT, Complete, Weights
 from tests.stack.conftest import wait_until
 
-from .conftest import PROMPT, TRAINER_DEVICE, Complete, Weights, needs_gpu, needs_nccl
+from .conftest import TRAINER_DEVICE, needs_gpu, needs_nccl
 
 pytestmark = [pytest.mark.gpu, pytest.mark.stack, needs_gpu]
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,9 @@ import pytest
 from safetensors.torch import save_file
 
 from launch import Stack
+from tests.answers import Complete, Weights
 
-from .conftest import TRAINER_DEVICE, Complete, Weights, needs_nccl
+from .conftest import TRAINER_DEVICE, needs_nccl
 
 pytestmark = [pytest.mark.gpu, pytest.mark.stack, needs_nccl]
 TRAINERS = Path(__file__).parent

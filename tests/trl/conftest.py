@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from launch import Stack, StackConfig
+from tests.conftest import LEGACY_TRL_VERSION
 
 LEGACY_CLIENT = Path(__file__).with_name("legacy_client.py")
 
@@ -69,7 +70,7 @@ def legacy_client(legacy_trl_dir: Path, trainer_url: str) -> Callable[[dict[str,
             check=True,
         )
         results = json.loads(child.stdout.splitlines()[-1])
-        assert results.pop("trl") == ["1.10.0", str(legacy_trl_dir / "trl" / "__init__.py")]
+        assert results.pop("trl") == [LEGACY_TRL_VERSION, str(legacy_trl_dir / "trl" / "__init__.py")]
         return results
 
     return run

@@ -1,0 +1,26 @@
+"""What tests of pushes have in common: other weights of the tiny model, and the greedy answer that tells them apart."""
+
+from collections.abc import Callable
+
+import httpx
+import torch
+
+from launch import Stack
+
+Weights = dict[str, torch.Tensor]
+Complete = Callable[[], tuple[str, str]]
+PROMPT = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 16}
+
+
+def perturb(weights: Weights) -> Weights:
+    """The same each time; far enough off for another answer."""
+    torch.manual_seed(1)
+    return {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in weights.items()}
+
+
+def complete(stack: Stack, timeout_s: float) -> tuple[str, str]:
+    """A greedy answer: its text and its weight version. Raises httpx.HTTPError."""
+    headers = {"Authorization": f"Bearer {stack.api_key}"}
+    answer = httpx.post(f"{stack.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=timeout_s)
+    answer.raise_for_status()
+    return answer.json()["choices"][0]["text"], answer.headers["x-weight-version"]
