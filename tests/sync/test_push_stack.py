@@ -18,21 +18,20 @@ from transformers import AutoModelForCausalLM
 from sync import CheckError, RefusedError, RejectedError, VerifyError, WeightSync
 from sync.control import connect
 from sync.target import Target
+from tests.answers import PROMPT, Weights, complete, perturb
 
 ROOT = Path(__file__).parents[2]
-PROMPT = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 24}
 NUM_STREAMS = 16
 
 
 @pytest.fixture(scope="module")
-def weights(tiny_model_dir) -> dict[str, torch.Tensor]:
+def weights(tiny_model_dir) -> Weights:
     return load_file(tiny_model_dir / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def perturbed(weights) -> dict[str, torch.Tensor]:
-    torch.manual_seed(1)
-    return {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in weights.items()}
+def perturbed(weights) -> Weights:
+    return perturb(weights)
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +65,6 @@ def original(stack, target, weights) -> None:
         client.push(weights)
 
 
-def complete(stack) -> tuple[str, str]:
-    headers = {"Authorization": f"Bearer {stack.api_key}"}
-    response = httpx.post(f"{stack.frontend_url}/v1/completions", json=PROMPT, headers=headers, timeout=60)
-    response.raise_for_status()
-    return response.json()["choices"][0]["text"], response.headers["x-weight-version"]
-
-
 def start_trainer(stack, target: str, checkpoint: Path, mode: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.sync.stack_trainer", target, str(checkpoint), mode]
     environment = os.environ | {"TRITONLIVE_CONTROL_KEY": stack.control_key}
@@ -87,7 +79,7 @@ def run_cli(stack, *arguments: str) -> subprocess.Popen:
 
 
 def test_a_push_while_streams_run(stack, target, control, weights, perturbed_dir, sync, original):
-    before, _ = complete(stack)
+    before, _ = complete(stack, 60)
 
     async def stream(client: httpx.AsyncClient, pushed: asyncio.Event) -> int:
         """One stream after another, until one has lived through the push; returns the number of tokens."""
@@ -125,11 +117,11 @@ def test_a_push_while_streams_run(stack, target, control, weights, perturbed_dir
         tokens = asyncio.run(under_load(trainer))
         assert trainer.returncode == 0
     assert min(tokens) >= 150
-    after, version = complete(stack)
+    after, version = complete(stack, 60)
     assert (after != before, version) == (True, "on-command")
     assert control.weight_version() == "on-command"
     report = sync.push(weights, "restored")
-    assert complete(stack) == (before, "restored")
+    assert complete(stack, 60) == (before, "restored")
     assert 0 < report.load_s <= report.paused_s < report.seconds
 
 
@@ -145,13 +137,13 @@ def test_what_does_not_fit_lists_everything_and_changes_nothing(stack, sync, con
 
 
 def test_nan_is_refused_and_the_next_push_works(stack, sync, control, weights, original):
-    text, version = complete(stack)
+    text, version = complete(stack, 60)
     with pytest.raises(RejectedError, match=r"NaN or Inf in model\.norm\.weight"):
         sync.push(weights | {"model.norm.weight": weights["model.norm.weight"] * float("nan")})
     assert control.status()["state"] == "serving"
-    assert complete(stack) == (text, version)
+    assert complete(stack, 60) == (text, version)
     sync.push(weights, "after-nan")
-    assert complete(stack) == (text, "after-nan")
+    assert complete(stack, 60) == (text, "after-nan")
 
 
 def test_without_the_key_nothing_happens(stack, target, weights):
@@ -164,24 +156,24 @@ def test_without_the_key_nothing_happens(stack, target, weights):
 @pytest.mark.fault
 @pytest.mark.parametrize("mode", ["after-init", "mid-transfer", "before-commit"])
 def test_a_trainer_killed_in_a_push(stack, target, control, sync, weights, perturbed_dir, original, mode):
-    text, version = complete(stack)
+    text, version = complete(stack, 60)
     with start_trainer(stack, target, perturbed_dir, mode) as trainer:
         assert trainer.wait(120) == -signal.SIGKILL
-    assert complete(stack) == (text, version)
+    assert complete(stack, 60) == (text, version)
     deadline = time.monotonic() + 10
     while (status := control.status())["state"] != "serving" or status["lease"] is not None:
         assert time.monotonic() < deadline, f"still {status}"
         time.sleep(0.1)
     sync.push(weights, f"after-{mode}")
-    assert complete(stack) == (text, f"after-{mode}")
+    assert complete(stack, 60) == (text, f"after-{mode}")
 
 
 def test_by_command_line(stack, target, control, perturbed_dir, original):
-    before, _ = complete(stack)
+    before, _ = complete(stack, 60)
     there = ("--to", target)
     assert run_cli(stack, "status", *there).wait(60) == 0
     assert run_cli(stack, "push", *there, "--checkpoint", str(perturbed_dir), "--version", "by-hand").wait(60) == 0
-    text, version = complete(stack)
+    text, version = complete(stack, 60)
     assert (text != before, version) == (True, "by-hand")
 
 
@@ -197,7 +189,7 @@ def test_the_canary_sees_weights_that_are_not_the_trainers_and_gates_the_next_pu
         sync.verify(model, prompts, atol=0.3, gate=True)
     with pytest.raises(VerifyError, match=r"no push before verify\(\) succeeds"):
         sync.push(weights, "not-yet")
-    assert complete(stack)[1] == "elsewhere"
+    assert complete(stack, 60)[1] == "elsewhere"
     model.load_state_dict({name: tensor.float() for name, tensor in perturbed.items()}, strict=False)
     model.tie_weights()
     sync.verify(model, prompts, atol=0.3, gate=True)
