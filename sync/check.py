@@ -1,16 +1,17 @@
 """Comparing weights with what a replica serves, before a byte moves."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .errors import CheckError
 from .sources import ParamMeta, WeightSource
 
+if TYPE_CHECKING:
+    import torch
+
 # Written into old checkpoints, computed by every engine.
 COMPUTED_SUFFIX = "rotary_emb.inv_freq"
-CASTABLE = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+CASTABLE = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 class ServedModel:
@@ -37,7 +38,7 @@ class FittedSource(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         return list(self._metas.values())
 
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         for name, tensor in self._source:
             if meta := self._metas.get(name):
                 yield name, tensor.to(meta.dtype)
@@ -70,7 +71,7 @@ def fit(source: WeightSource, served: ServedModel) -> FittedSource:
                 mismatches.append(f"{meta.name}: not a tensor of the served checkpoint")
         elif wanted.shape != meta.shape:
             mismatches.append(f"{meta.name}: shape is {list(meta.shape)}, served is {list(wanted.shape)}")
-        elif wanted.dtype != meta.dtype and not {wanted.dtype, meta.dtype} <= CASTABLE:
+        elif wanted.dtype_name != meta.dtype_name and not {wanted.dtype_name, meta.dtype_name} <= CASTABLE:
             mismatches.append(f"{meta.name}: dtype {meta.dtype_name} cannot be cast to {wanted.dtype_name}")
         else:
             metas.append(wanted)
@@ -95,6 +96,7 @@ def untied_heads(source: WeightSource, tied: frozenset[str]) -> list[tuple[str, 
         if len(alike) != 1 or alike[0] in aliases.get(head, ()):
             continue
         tensors = source.select({head, alike[0]})
-        if not tensors[head].is_meta and not torch.equal(tensors[head], tensors[alike[0]].to(tensors[head].dtype)):
+        own, embedding = tensors[head], tensors[alike[0]]
+        if not own.is_meta and not own.equal(embedding.to(own.dtype)):
             found.append((head, alike[0]))
     return found

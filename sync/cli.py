@@ -16,11 +16,11 @@ from rich.table import Table
 from .control import connect
 from .errors import CheckError, CommitError, DeadlineError, RefusedError, SyncError, UnavailableError
 from .target import Target
+from .weight_sync import WeightSync
 
 if TYPE_CHECKING:
     from .adapters import AdapterReport
     from .report import PushReport
-    from .weight_sync import WeightSync
 
 EXIT_CODES: dict[type[SyncError], int] = {
     CheckError: 3,
@@ -240,10 +240,8 @@ def reported() -> Iterator[None]:
 
 
 @contextmanager
-def opened(to: list[str], control_key: str | None, timeout: float, **options: Any) -> "Iterator[WeightSync]":
+def opened(to: list[str], control_key: str | None, timeout: float, **options: Any) -> Iterator[WeightSync]:
     """A WeightSync for the length of a `with` block, whose errors are reported."""
-    from .weight_sync import WeightSync  # here: --help does not wait for torch
-
     with reported(), WeightSync(to, control_key=control_key, timeout=timeout, **options) as sync:
         yield sync
 

@@ -11,7 +11,6 @@ A verdict is VERDICT_BYTES bytes: UTF-8 text padded with zeros; empty text is co
 """
 
 import atexit
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from .addresses import listen
 from .errors import TransferError
 
 VERDICT_BYTES = 4096
@@ -175,29 +175,6 @@ def _retire(owned: list[Any], linger: float) -> None:
         owned.clear()
 
 
-def listen(address: str, port: int) -> socket.socket:
-    """A socket that listens at one address only; port 0 picks a free one.
-
-    Raises TransferError when the address is not ours or the port is taken.
-    """
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(place)
-            listener.listen()
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise TransferError(
-            f"cannot listen on master_address {address}, master_port {port}: {error.strerror or error}; "
-            "give an address of this machine that the replicas reach, and a free port or 0"
-        ) from None
-    return listener
-
-
 def host_store(address: str, port: int, timeout: float) -> tuple[distributed.TCPStore, int]:
     """Host a rendezvous at one address only (TCPStore by itself listens on all of them); port 0 picks a free one.
 
@@ -222,14 +199,6 @@ def join_store(address: str, port: int, timeout: float) -> distributed.TCPStore:
         return distributed.TCPStore(address, port, timeout=timedelta(seconds=timeout), wait_for_workers=False)
     except RuntimeError as error:
         raise TransferError(f"gloo: no rendezvous at {address}:{port} within {timeout:g} s: {_brief(error)}") from None
-
-
-def own_address_towards(address: str, port: int) -> str:
-    """The address this machine has on the way to another one: what its end of the group listens on."""
-    family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(place)  # a datagram socket: nothing is sent
-        return probe.getsockname()[0]
 
 
 def _encode(text: str) -> torch.Tensor:

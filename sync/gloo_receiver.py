@@ -17,11 +17,12 @@ from enum import StrEnum
 
 import torch
 
+from .addresses import own_address_towards
 from .broadcasts import BroadcastReceiver
 from .buckets import Bucket, lay_out, view_tensors
 from .digest import DIGEST_BYTES, unpack_digests
 from .errors import SyncError, TransferError
-from .gloo import POLL_S, UNCHANGED, GlooGroup, Membership, join_store, own_address_towards
+from .gloo import POLL_S, UNCHANGED, GlooGroup, Membership, join_store
 from .kept import KeptWeights, Update
 from .shared_memory import Guest
 from .sources import ParamMeta

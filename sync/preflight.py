@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .addresses import listen
 from .check import FittedSource, ServedModel, fit
 from .errors import CheckError, ConflictError, ControlError, InvalidError, TransferError
-from .gloo import listen
 from .sources import WeightSource
 
 # What the server's --weight-transfer-config calls the other end of a backend.

@@ -1,56 +1,74 @@
 """Where a push takes its weights from: a module, a state dict, pairs of name and tensor, or a checkpoint on disk.
 
 Sources have the two channels of vLLM's `WeightSource` (`metadata()` and iteration), so its trainer engines take them;
-vLLM itself is not imported, since a trainer that pushes over gloo need not have it.
+vLLM itself is not imported, since a trainer that pushes over gloo need not have it. Neither is torch, which takes
+seconds, before there are tensors: `python -m sync check` compares what files and servers say of theirs.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import SourceError
 
+if TYPE_CHECKING:
+    import torch
+
 SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+# Bytes of one element, by torch's name of the dtype.
+ITEM_SIZES = {
+    **dict.fromkeys(("bool", "int8", "uint8"), 1),
+    **dict.fromkeys(("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"), 1),
+    "float4_e2m1fn_x2": 1,
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int32", "uint32", "float32", "complex32"), 4),
+    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
+    "complex128": 16,
 }
 
 
 class ParamMeta(NamedTuple):
-    """Name, dtype and full shape of one checkpoint tensor; the fields of vLLM's ParamMeta."""
+    """Name, dtype and full shape of one checkpoint tensor; what vLLM's ParamMeta has."""
 
     name: str
-    dtype: torch.dtype
+    dtype_name: str  # torch's, as the wire has it: "bfloat16"
     shape: tuple[int, ...]
 
-    @property
-    def num_bytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+    @classmethod
+    def of(cls, name: str, tensor: "torch.Tensor") -> "ParamMeta":
+        return cls(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
 
     @classmethod
     def from_names(cls, name: str, dtype_name: str, shape: Iterable[int]) -> "ParamMeta":
-        """From the form the wire has ("bfloat16"). Raises ValueError on a dtype torch does not have."""
-        dtype = getattr(torch, dtype_name, None)
-        if not isinstance(dtype, torch.dtype):
+        """From the form the wire has. Raises ValueError on a dtype torch does not have."""
+        if dtype_name not in ITEM_SIZES:
             raise ValueError(f"{name}: {dtype_name!r} is not a dtype")
-        return cls(name, dtype, tuple(shape))
+        return cls(name, dtype_name, tuple(shape))
 
     @property
-    def dtype_name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+    def dtype(self) -> "torch.dtype":
+        import torch
+
+        return getattr(torch, self.dtype_name)
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype_name]
 
     def __str__(self) -> str:
         return f"{self.dtype_name}[{', '.join(map(str, self.shape))}]"
@@ -64,14 +82,14 @@ class WeightSource(ABC):
         """What iteration yields, in its order, without gathering or reading any data."""
 
     @abstractmethod
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         """Full tensors, one at a time, on whatever device they are."""
 
     def aliases(self) -> dict[str, list[str]]:
         """For a name whose tensor is also there under other names (tied weights): those names."""
         return {}
 
-    def select(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+    def select(self, names: Collection[str]) -> "dict[str, torch.Tensor]":
         """Some of the tensors, by name."""
         return {name: tensor for name, tensor in self if name in names}
 
@@ -83,16 +101,18 @@ class TensorSource(WeightSource):
     holds; `named_parameters()` has neither. FSDP shards (DTensor) are gathered one by one when they are sent.
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, tensors: "Mapping[str, torch.Tensor]") -> None:
+        import torch
+
         for name, tensor in tensors.items():
             if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
                 raise SourceError(f"weights: expected names and tensors, got {name!r}: {type(tensor).__name__}")
         self._tensors = dict(tensors)
 
     def metadata(self) -> list[ParamMeta]:
-        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self._tensors.items()]
+        return [ParamMeta.of(name, tensor) for name, tensor in self._tensors.items()]
 
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         for name, tensor in self._tensors.items():
             gather = getattr(tensor, "full_tensor", None)
             yield name, (gather() if callable(gather) else tensor).detach()
@@ -117,22 +137,22 @@ class CheckpointSource(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         found: list[ParamMeta] = []
         for path in self._files:
-            with self._open(path, framework="pt") as tensors:
+            with self._open(path, framework="numpy") as tensors:  # read is its header; "pt" would import torch
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
                     piece = tensors.get_slice(name)
-                    dtype = SAFETENSORS_DTYPES.get(piece.get_dtype())
-                    if dtype is None:
+                    dtype_name = SAFETENSORS_DTYPES.get(piece.get_dtype())
+                    if dtype_name is None:
                         raise SourceError(f"{path.name}: {name}: dtype {piece.get_dtype()} is not known to torch")
-                    found.append(ParamMeta(name, dtype, tuple(piece.get_shape())))
+                    found.append(ParamMeta(name, dtype_name, tuple(piece.get_shape())))
         return found
 
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         yield from self._read(lambda name: True)
 
-    def select(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+    def select(self, names: Collection[str]) -> "dict[str, torch.Tensor]":
         return dict(self._read(lambda name: name in names))
 
-    def _read(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, torch.Tensor]]:
+    def _read(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, "torch.Tensor"]]:
         for path in self._files:
             with self._open(path, framework="pt") as tensors:
                 for name in filter(is_wanted, tensors.keys()):
@@ -169,10 +189,12 @@ def open_source(weights: Any) -> WeightSource:
     """
     if isinstance(weights, WeightSource):
         return weights
-    if isinstance(weights, torch.nn.Module):
-        return TensorSource(weights.state_dict())
     if isinstance(weights, str | Path):
         return CheckpointSource(weights)
+    import torch
+
+    if isinstance(weights, torch.nn.Module):
+        return TensorSource(weights.state_dict())
     if isinstance(weights, Mapping):
         return TensorSource(weights)
     if isinstance(weights, Iterable):

@@ -21,10 +21,10 @@ import httpx
 import torch
 from torch import nn
 
+from .addresses import own_address_towards
 from .closing import Closing
 from .deadline import Deadline, spawn, wait
 from .errors import TargetError
-from .gloo import own_address_towards
 from .report import PushReport
 from .rollouts import Rollouts
 from .target import Target

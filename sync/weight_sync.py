@@ -5,25 +5,27 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
-
-from .adapters import AdapterReport, open_adapter, push_adapter
-from .canary import CanaryReport, Prompts, compare, own_logprobs, worst
 from .check import FittedSource, ServedModel
 from .closing import Closing
 from .control import ControlClient, connect
 from .deadline import Deadline, spawn, wait
 from .errors import ControlError, InvalidError, RejectedError, SyncError, TransferError, VerifyError
 from .fleet import Fleet
-from .gloo_trainer import GlooTrainer, GlooTrainerInitInfo, Progress
 from .heartbeat import Heartbeat
 from .preflight import SERVER_BACKENDS, Replica, Trainer, require_alike, require_all, require_ready
 from .report import PushReport
 from .sources import WeightSource, open_source
 from .target import Target
 from .versions import next_version
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used: `check` does not
+    import torch
+
+    from .adapters import AdapterReport
+    from .canary import CanaryReport, Prompts
+    from .gloo_trainer import Progress
 
 T = TypeVar("T")
 Backend = Literal["nccl", "ipc", "gloo"]
@@ -96,7 +98,7 @@ class WeightSync(Closing):
         source: Any,
         version: str | int | None = None,
         *,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
         in_flight: InFlight = "keep",
     ) -> PushReport:
         """Make the weights live at every replica and return what it took.
@@ -127,7 +129,7 @@ class WeightSync(Closing):
         return self._push(weights, version, progress, deadline)
 
     def _push(
-        self, weights: WeightSource, version: str | int | None, progress: Progress | None, deadline: Deadline
+        self, weights: WeightSource, version: str | int | None, progress: "Progress | None", deadline: Deadline
     ) -> PushReport:
         began = time.perf_counter()
         fleet = self._fleet
@@ -204,8 +206,8 @@ class WeightSync(Closing):
         return versions[0]
 
     def verify(
-        self, model: torch.nn.Module, prompts: Prompts, atol: float = 1e-2, *, gate: bool = False
-    ) -> CanaryReport:
+        self, model: "torch.nn.Module", prompts: "Prompts", atol: float = 1e-2, *, gate: bool = False
+    ) -> "CanaryReport":
         """Compare the logprobs of the prompts' tokens, served and by a forward pass of `model`, at every replica.
 
         model: a transformers causal LM. prompts: lists of at least 2 token ids. atol: the largest difference allowed.
@@ -213,6 +215,8 @@ class WeightSync(Closing):
 
         Raises VerifyError when a difference is larger, ControlError, DeadlineError.
         """
+        from .canary import compare, own_logprobs, worst
+
         self._fleet.deadline = Deadline(self.timeout)
         own = own_logprobs(model, prompts)
         report = worst(self._fleet.each("score", lambda client, seconds: compare(client, prompts, own, seconds)))
@@ -236,7 +240,7 @@ class WeightSync(Closing):
 
     def push_adapter(
         self, name: str, source: Any, version: str | int | None = None, *, config: Any = None
-    ) -> AdapterReport:
+    ) -> "AdapterReport":
         """Serve a LoRA adapter under `name` at every replica, or at none. The weights stay as they are.
 
         source: a PEFT model, whose active adapter it is; a folder that PEFT saved; or a state dict with PEFT's names
@@ -249,6 +253,8 @@ class WeightSync(Closing):
         Raises SourceError, ControlError, DeadlineError (nothing changed), or CommitError, which names the replicas that
         serve it and those that do not.
         """
+        from .adapters import open_adapter, push_adapter
+
         self._fleet.deadline = Deadline(self.timeout)
         adapter = open_adapter(source, config)
         return push_adapter(self._fleet, name, adapter, None if version is None else str(version))
@@ -308,6 +314,8 @@ class WeightSync(Closing):
         """Form the group with the replicas' workers."""
         fleet = self._fleet
         if self.backend == "gloo":
+            from .gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+
             seconds = fleet.deadline.remaining("connect")
             info = GlooTrainerInitInfo(
                 self.master_address,
@@ -324,6 +332,8 @@ class WeightSync(Closing):
 
     def _run(self, call: Callable[[], T]) -> T:
         """Run in a thread of its own, so that the deadline and Ctrl-C get through whatever it waits for."""
+        import torch
+
         device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
 
         def run() -> T:
@@ -338,7 +348,7 @@ class WeightSync(Closing):
         if self._heartbeat is not None:
             self._heartbeat.stop()
         # Only gloo's is destroyed: a communicator stuck in NCCL cannot be without getting stuck too.
-        if isinstance(trainer, GlooTrainer):
+        if trainer is not None and self.backend == "gloo":
             trainer.shutdown()
         reason = str(error) if isinstance(error, SyncError) else type(error).__name__
         for problem in self._fleet.give_up(reason):

@@ -56,7 +56,7 @@ class Replica(StandIn):
         }
 
     def weight_parameters(self, _body: dict[str, Any]) -> dict[str, Any]:
-        metas = [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors.items()]
+        metas = [ParamMeta.of(name, tensor) for name, tensor in self.tensors.items()]
         named = [{"name": meta.name, "dtype": meta.dtype_name, "shape": list(meta.shape)} for meta in metas]
         return {"parameters": named, "tied": self.tied}
 

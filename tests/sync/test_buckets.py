@@ -1,12 +1,11 @@
 import pytest
-import torch
 
 from sync.buckets import ALIGNMENT, lay_out
 from sync.sources import ParamMeta
 
 
 def metas(*sizes: int) -> list[ParamMeta]:
-    return [ParamMeta(str(number), torch.uint8, (size,)) for number, size in enumerate(sizes)]
+    return [ParamMeta(str(number), "uint8", (size,)) for number, size in enumerate(sizes)]
 
 
 def names(sizes: tuple[int, ...], bucket_bytes: int) -> list[str]:
@@ -27,7 +26,7 @@ def test_no_tensors_no_buckets():
 
 @pytest.mark.parametrize("bucket_bytes", [1, 64, 100, 1000, 10**6])
 def test_slots_are_aligned_and_apart(bucket_bytes, weights):
-    listed = [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.items()]
+    listed = [ParamMeta.of(name, tensor) for name, tensor in weights.items()]
     buckets = list(lay_out(listed, bucket_bytes))
     assert [slot.meta for bucket in buckets for slot in bucket.slots] == listed
     for bucket in buckets:

@@ -8,7 +8,7 @@ from sync.sources import ParamMeta, open_source
 
 
 def served(weights, tied=()):
-    return ServedModel("replica", {n: ParamMeta(n, t.dtype, tuple(t.shape)) for n, t in weights.items()}, tied)
+    return ServedModel("replica", {n: ParamMeta.of(n, t) for n, t in weights.items()}, tied)
 
 
 def test_all_mismatches_are_listed(weights):

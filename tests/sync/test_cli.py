@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from safetensors.torch import save_file
@@ -47,6 +49,18 @@ def test_push_and_check(replica, checkpoint, weights):
     assert json.loads(answer.stdout)["version"] == "step-7"
     assert replica.version == "step-7"
     assert all(replica.tensors[name].equal(weights[name]) for name in weights)
+
+
+def test_check_does_not_wait_for_torch(replica, checkpoint):
+    program = """
+import sys
+from sync.cli import app
+app(standalone_mode=False)
+assert "torch" not in sys.modules
+"""
+    there = ["check", "--to", replica.address, "--checkpoint", str(checkpoint)]
+    ended = subprocess.run([sys.executable, "-c", program, *there], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("The weights fit.\n", "", 0)
 
 
 def test_what_does_not_fit(replica, checkpoint):

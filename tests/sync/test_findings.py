@@ -10,7 +10,7 @@ from sync.sources import ParamMeta
 
 def test_every_tensor_is_digested_and_looked_at():
     tensors = {"a": torch.ones(4), "b": torch.tensor([1.0, float("nan")]), "c": torch.ones(3, dtype=torch.int64)}
-    metas = [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    metas = [ParamMeta.of(name, tensor) for name, tensor in tensors.items()]
     buckets = lay_out(metas, 1)  # each has a bucket of its own
     raw = [tensor.view(torch.uint8) for tensor in tensors.values()]
     findings = Findings.examine(buckets, raw)

@@ -181,7 +181,7 @@ def test_an_uninvited_joiner_gets_no_rank():
     stranger = receiver_of(membership(port, group_name="guess", timeout_s=1.5))
     invited = receiver_of(membership(port, group_name="secret"))
     group = GlooGroup(store, replace(membership(port, group_name="secret"), rank=0), "127.0.0.1")
-    meta = ParamMeta("a", torch.float32, (4,))
+    meta = ParamMeta("a", "float32", (4,))
     invited.announce(Announcement([meta], 1024))
     assert group.gather_verdicts() == {}
     data = torch.ones(4).view(torch.uint8)

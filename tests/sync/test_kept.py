@@ -15,7 +15,7 @@ from sync.sources import ParamMeta, TensorSource
 def update(value: float) -> Update:
     memory = HostMemory(16)
     tensor = memory.data.view(torch.float32).fill_(float(value))
-    return Update([("a", tensor)], {ParamMeta("a", torch.float32, (4,)): tensor_digest(tensor)}, memory)
+    return Update([("a", tensor)], {ParamMeta("a", "float32", (4,)): tensor_digest(tensor)}, memory)
 
 
 class Other(HostMemory):

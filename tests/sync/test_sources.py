@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from sync import SourceError
-from sync.sources import CheckpointSource, ParamMeta, checkpoint_files, open_source
+from sync.sources import ITEM_SIZES, SAFETENSORS_DTYPES, CheckpointSource, ParamMeta, checkpoint_files, open_source
 
 
 class Tied(torch.nn.Module):
@@ -78,3 +78,15 @@ def test_a_dtype_torch_does_not_have():
         ParamMeta.from_names("a", "bfloat17", [1])
     with pytest.raises(ValueError, match="is not a dtype"):
         ParamMeta.from_names("a", "load", [1])
+
+
+def test_item_sizes_are_torchs():
+    assert {name: getattr(torch, name).itemsize for name in ITEM_SIZES} == ITEM_SIZES
+    assert set(SAFETENSORS_DTYPES.values()) <= ITEM_SIZES.keys()
+
+
+def test_a_dtype_by_its_name(weights):
+    metas = [ParamMeta.of(name, tensor) for name, tensor in weights.items()]
+    assert [meta.dtype for meta in metas] == [tensor.dtype for tensor in weights.values()]
+    assert [meta.num_bytes for meta in metas] == [tensor.nbytes for tensor in weights.values()]
+    assert metas == [ParamMeta.from_names(meta.name, meta.dtype_name, list(meta.shape)) for meta in metas]
