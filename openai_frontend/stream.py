@@ -7,6 +7,9 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
+# What has been answered ends by itself within so long.
+END_TIMEOUT_S = 1.0
+
 
 class TritonStream:
     """`send` never blocks."""
@@ -32,14 +35,20 @@ class TritonStream:
         self._outgoing.put_nowait(request)
 
     async def close(self) -> None:
-        """End the call; Triton cancels what is still running on it."""
+        """End the call; Triton cancels what is still running on it.
+
+        A call that is cancelled just while Triton 2.51 sends on it would leave its request in there, and keep the model
+        from being unloaded: after an error that is what happens, since the end of the request comes behind it.
+        """
+        self._outgoing.put_nowait(None)
+        await asyncio.wait([self._reader], timeout=END_TIMEOUT_S)
         self._reader.cancel()
         self._call.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _requests(self) -> AsyncIterator[Any]:
-        while True:
-            yield await self._outgoing.get()
+        while (request := await self._outgoing.get()) is not None:
+            yield request
 
     async def _read(self) -> None:
         reason = "the connection to Triton was closed"
