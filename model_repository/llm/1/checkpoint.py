@@ -6,19 +6,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-DTYPES = {
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
-
-
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})  # what vLLM casts to the dtype it serves
+from sync.check import CASTABLE
+from sync.sources import SAFETENSORS_DTYPES
 
 
 def read_parameters(model: str, revision: str | None, served_dtype: str) -> list[dict[str, Any]]:
@@ -42,6 +31,8 @@ def read_parameters(model: str, revision: str | None, served_dtype: str) -> list
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 piece = tensors.get_slice(name)
                 stored = piece.get_dtype()
-                dtype = served_dtype if stored in FLOATS else DTYPES.get(stored, stored)
+                dtype = SAFETENSORS_DTYPES.get(stored, stored)
+                if dtype in CASTABLE:  # vLLM casts it to the one it serves
+                    dtype = served_dtype
                 parameters.append({"name": name, "dtype": dtype, "shape": piece.get_shape()})
     return sorted(parameters, key=lambda parameter: parameter["name"])
