@@ -1,6 +1,7 @@
 """Shared by every test: the tiny model, and one running stack for the whole session."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,11 @@ from launch.tiny_model import tiny_model
 
 STACK_READY_TIMEOUT_S = 300
 LEGACY_TRL_VERSION = "1.10.0"
+
+
+def pytest_configure() -> None:
+    """Whatever tests start can be interrupted, also where a shell that runs them in its background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
