@@ -224,14 +224,14 @@ def remove_adapter(to: To, name: Name, control_key: Key = None, timeout: Seconds
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Errors in words and as exit codes."""
+    """Errors in words and as exit codes. Lines stay whole, for whoever reads them through a pipe."""
     stderr = Console(stderr=True)
     try:
         yield
     except SyncError as error:
-        stderr.print(str(error), style="red", markup=False, highlight=False)
+        stderr.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
-            stderr.print(note, markup=False, highlight=False)
+            stderr.print(note, markup=False, highlight=False, soft_wrap=True)
         code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
         raise typer.Exit(code) from None
     except KeyboardInterrupt:
@@ -250,7 +250,7 @@ def show(report: "PushReport | AdapterReport", *, as_json: bool) -> None:
     if as_json:
         Console().print_json(data=asdict(report))
     else:
-        Console().print(str(report), highlight=False)
+        Console().print(str(report), highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -74,6 +74,15 @@ def test_what_does_not_fit(replica, checkpoint):
     assert "start_weight_update" not in replica.calls
 
 
+def test_lines_are_not_broken(replica, checkpoint):
+    name = "model.layers.0.self_attn.a_name_that_is_wider_than_the_eighty_columns_of_a_pipe.weight"
+    replica.tensors[name] = replica.tensors["model.layers.0.bias"]
+    there = ["--to", replica.address, "--checkpoint", str(checkpoint)]
+    assert f"  {name}: missing, served is " in run.invoke(app, ["check", *there]).stderr
+    del replica.tensors[name]
+    assert len(run.invoke(app, ["push", *there]).stdout.splitlines()) == 1
+
+
 def test_exit_codes(replica, checkpoint, monkeypatch):
     assert run.invoke(app, ["status", "--to", "ftp://x"]).exit_code == 1
     assert run.invoke(app, ["status", "--to", "http://127.0.0.1:1"]).exit_code == 5
