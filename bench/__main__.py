@@ -100,17 +100,26 @@ def run(
 
 
 def measure_model(name: str, labels: tuple[str, str], settings: Settings, loads: list[Load], effort: Effort) -> Report:
-    """Run the loads of one model, starting what they need, and print the table. One that fails ends no other."""
+    """Run the loads of one model and print the table, after a Ctrl-C of what was measured before it."""
     report = Report(Path(name).name)
+    try:
+        run_loads(report, labels, settings, loads, effort)
+    finally:
+        print_report(console, report)
+    return report
+
+
+def run_loads(report: Report, labels: tuple[str, str], settings: Settings, loads: list[Load], effort: Effort) -> None:
+    """Run the loads for a report, starting what they need. One that fails ends no other."""
 
     def say(text: str) -> None:
-        console.print(f"{name}: {text}", style="dim")
+        console.print(f"{report.model}: {text}", style="dim")
 
     with Systems(settings, labels, lambda label: say(f"starting {label} …")) as systems, console.status("") as status:
         for load in loads:
             try:
                 sides = load.sides(systems)
-                result = run_load(load, sides, effort, lambda text: status.update(f"{name}: {text}"))
+                result = run_load(load, sides, effort, lambda text: status.update(f"{report.model}: {text}"))
             except FAILURES as error:
                 report.failures[load.name] = str(error)
                 say(f"{load.name}: FAILED: {error}")
@@ -119,8 +128,6 @@ def measure_model(name: str, labels: tuple[str, str], settings: Settings, loads:
             for row in result.rows:
                 say(f"{row.name}: {row.goal.show(row.reached.median)} {row.goal.limit()} {row.verdict}".rstrip())
     report.memory.update(systems.memory)
-    print_report(console, report)
-    return report
 
 
 if __name__ == "__main__":

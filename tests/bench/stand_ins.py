@@ -20,7 +20,7 @@ class FixedSide:
     """Takes a second, it says; or fails."""
 
     name: str
-    error: Exception | None
+    error: BaseException | None
 
     def processes(self) -> list[psutil.Process]:
         return []
@@ -43,7 +43,7 @@ class FixedLoad:
 
     name: str
     goals: tuple[Goal, ...]
-    error: Exception | None
+    error: BaseException | None
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
         return FixedSide("ours", self.error), FixedSide("theirs", self.error)

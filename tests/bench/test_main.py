@@ -33,3 +33,11 @@ def test_a_load_that_fails_ends_no_other(error: Exception, capsys: pytest.Captur
 def test_what_is_ok_is_ok():
     loads: list[Any] = [FixedLoad("whole", (Goal("seconds", "lower", 1.0),), None)]
     assert measure_model("tiny", ("a", "b"), Settings(Path("m")), loads, Effort(1, 1, 0.0)).is_ok
+
+
+def test_an_interruption_loses_no_row(capsys: pytest.CaptureFixture[str]):
+    goals = (Goal("seconds", "lower", 1.0),)
+    loads: list[Any] = [FixedLoad("whole", goals, None), FixedLoad("endless", goals, KeyboardInterrupt())]
+    with pytest.raises(KeyboardInterrupt):
+        measure_model("tiny", ("a", "b"), Settings(Path("m")), loads, Effort(1, 1, 0.0))
+    assert "medians, ours / theirs" in capsys.readouterr().out
