@@ -40,4 +40,5 @@ def test_an_interruption_loses_no_row(capsys: pytest.CaptureFixture[str]):
     loads: list[Any] = [FixedLoad("whole", goals, None), FixedLoad("endless", goals, KeyboardInterrupt())]
     with pytest.raises(KeyboardInterrupt):
         measure_model("tiny", ("a", "b"), Settings(Path("m")), loads, Effort(1, 1, 0.0))
-    assert "medians, ours / theirs" in capsys.readouterr().out
+    table = capsys.readouterr().out.partition("medians, ours / theirs")[2]
+    assert "whole" in table
