@@ -1,0 +1,17 @@
+"""An update that has arrived at a worker and is not loaded yet."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .digest import Digests
+from .memory import Memory
+
+
+@dataclass
+class Update:
+    """Checkpoint-format tensors, views of `memory`, in the order announced, and the digest of each."""
+
+    tensors: list[tuple[str, torch.Tensor]]
+    digests: Digests
+    memory: Memory | None
