@@ -232,7 +232,11 @@ class TritonEngineClient(AsyncLLM):
 
     async def commit_weight_update(self, weight_version: str | None = None, **options: Any) -> Mapping[str, Any]:
         """`finish_weight_update` that tells what it did; `options` are those of the control operation."""
-        result = await self.control("finish_weight_update", weight_version=weight_version, **options)
+        return await self.change_version("finish_weight_update", weight_version=weight_version, **options)
+
+    async def change_version(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+        """Run a control operation after which another version serves."""
+        result = await self.control(operation, **arguments)
         self.replicas.members[0].weight_version = result["weight_version"]
         return result
 

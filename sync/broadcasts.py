@@ -8,8 +8,7 @@ import torch
 from .buckets import Bucket, Pieces, cut, gather, host_buffer, total_bytes
 from .findings import Findings
 from .gloo import BUCKETS_UNDER_WAY, GlooGroup, Work
-from .kept import KeptWeights
-from .memory import HostMemory
+from .memory import HostMemory, MemoryPool
 from .transports import Receive, Receiver, Sender
 
 
@@ -56,14 +55,14 @@ class BroadcastSender(Sender):
 class BroadcastReceiver(Receiver):
     """A worker's end."""
 
-    def __init__(self, group: GlooGroup, kept: KeptWeights) -> None:
+    def __init__(self, group: GlooGroup, kept: MemoryPool) -> None:
         self._group = group
         self._kept = kept
 
     def prepare(self, buckets: Sequence[Bucket]) -> Receive:
         """As the base class."""
         num_bytes = total_bytes(buckets)
-        memory = self._kept.take_memory(HostMemory, num_bytes, lambda _: True, lambda: HostMemory(num_bytes))
+        memory = self._kept.take(HostMemory, num_bytes, lambda _: True, lambda: HostMemory(num_bytes))
         return lambda: (memory, Findings.examine(buckets, self._fill(cut(buckets, memory.data))))
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ class ControlClient(Closing):
         """Let go of connections. The replica keeps its state."""
 
     def status(self, timeout: float | None = None) -> dict[str, Any]:
-        """`state`, `weight_version`, `world_size`, `weight_transfer_backend`, `reason`, `last_update`."""
+        """`state`, `weight_version`, `kept_versions`, `world_size`, `weight_transfer_backend`, `reason`, …"""
         return self.call("status", timeout=timeout)
 
     def parameters(self, timeout: float | None = None) -> dict[str, Any]:
@@ -48,42 +48,70 @@ class ControlClient(Closing):
     def weight_version(self, timeout: float | None = None) -> str:
         return self.call("get_weight_version", timeout=timeout)["weight_version"]
 
+    def reserve_lease(self, init_info: dict[str, Any], timeout: float | None = None) -> None:
+        """Take the lease (`holder`, `lease_s`) before the workers are called. Raises ConflictError while it is held."""
+        self.call("reserve_lease", {"init_info": init_info}, timeout)
+
     def init_weight_transfer_engine(self, init_info: dict[str, Any], timeout: float | None = None) -> None:
         self.call("init_weight_transfer_engine", {"init_info": init_info}, timeout)
 
-    def start_weight_update(self, timeout: float | None = None) -> None:
-        self.call("start_weight_update", timeout=timeout)
+    def start_weight_update(
+        self, timeout: float | None = None, *, update_id: str | None = None, in_flight: str = "keep"
+    ) -> None:
+        """Begin an update. `in_flight` is what becomes of running requests: keep, wait or abort."""
+        self.call("start_weight_update", {"update_id": update_id, "in_flight": in_flight}, timeout)
 
-    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]], timeout: float | None = None) -> None:
-        self.call("update_weights", {"update_info": update_info}, timeout)
-
-    def finish_weight_update(
+    def update_weights(
         self,
-        weight_version: str | None = None,
+        update_info: dict[str, Any] | list[dict[str, Any]],
         timeout: float | None = None,
         *,
-        in_flight: str = "keep",
-        unchanged: bool = False,
+        update_id: str | None = None,
+    ) -> None:
+        self.call("update_weights", {"update_info": update_info, "update_id": update_id}, timeout)
+
+    def prepare_weight_update(self, timeout: float | None = None, *, update_id: str | None = None) -> dict[str, Any]:
+        """Have every rank say that it can load the update. Returns its `digest` and whether it `is_unchanged`."""
+        return self.call("prepare_weight_update", {"update_id": update_id}, timeout)
+
+    def finish_weight_update(
+        self, weight_version: str | None = None, timeout: float | None = None, *, update_id: str | None = None
     ) -> dict[str, Any]:
         """Make the update live. Returns `outcome`, `weight_version`, `is_changed`, `paused_s`, `load_s`."""
-        arguments = {"weight_version": weight_version, "in_flight": in_flight, "unchanged": unchanged}
-        return self.call("finish_weight_update", arguments, timeout)
+        return self.call("finish_weight_update", {"weight_version": weight_version, "update_id": update_id}, timeout)
 
-    def abort_weight_update(self, reason: str, timeout: float | None = None, *, force: bool = False) -> None:
-        """Give up a running update, harmless without one; with `force`, let go of any other trainer, too."""
-        self.call("abort_weight_update", {"reason": reason, "force": force}, timeout)
+    def abort_weight_update(
+        self, reason: str, timeout: float | None = None, *, update_id: str | None = None, force: bool = False
+    ) -> dict[str, Any]:
+        """Give up a running update, harmless without one; with `force`, release any other trainer, too.
+
+        Returns what became of `update_id`, which is final: `outcome`, `is_live`, `result`, and the replica's `state`.
+        """
+        arguments = {"reason": reason, "update_id": update_id, "force": force}
+        return self.call("abort_weight_update", arguments, timeout)
 
     def renew_lease(self, timeout: float | None = None) -> None:
         """Say that this trainer lives."""
         self.call("renew_lease", {}, timeout)
 
-    def rollback(self, in_flight: str = "keep", timeout: float | None = None) -> dict[str, Any]:
-        """Serve the version before the last push again; returns as `finish_weight_update`."""
-        return self.call("rollback", {"in_flight": in_flight}, timeout)
+    def rollback(
+        self, in_flight: str = "keep", timeout: float | None = None, *, to: str | None = None
+    ) -> dict[str, Any]:
+        """Serve an earlier version again, by default the one before; returns as `finish_weight_update`."""
+        return self.call("rollback", {"in_flight": in_flight, "to": to}, timeout)
 
-    def fence(self, reason: str, timeout: float | None = None) -> None:
-        """Let the replica refuse to generate until a push commits."""
-        self.call("fence", {"reason": reason}, timeout)
+    def reload(self, weight_version: str | None = None, timeout: float | None = None) -> dict[str, Any]:
+        """Serve the checkpoint on disk again; `weight_version` names it when its files have changed."""
+        return self.call("reload", {"weight_version": weight_version}, timeout)
+
+    def fence(
+        self, reason: str, timeout: float | None = None, *, unless_committed: str | None = None
+    ) -> dict[str, Any]:
+        """Let the replica refuse to generate until a push commits, unless that update is live there after all.
+
+        Returns as `abort_weight_update`.
+        """
+        return self.call("fence", {"reason": reason, "unless_committed": unless_committed}, timeout)
 
     def score(self, prompts: list[list[int]], timeout: float | None = None) -> dict[str, Any]:
         """`logprobs`: for each prompt (token ids), those of all its tokens but the first; `weight_version`."""

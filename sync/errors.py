@@ -13,6 +13,7 @@ SyncError
 ├── TransferError        the bytes did not arrive whole; no replica changed
 ├── VerifyError          a replica answers otherwise than the trainer's own model does
 └── CommitError          some replicas took the new weights and others did not
+    └── UnknownOutcomeError  a replica cannot be asked what became of its commit
 """
 
 from collections.abc import Iterable, Mapping
@@ -85,11 +86,30 @@ class VerifyError(SyncError):
 
 
 class CommitError(SyncError):
-    """Some replicas took the new weights and others did not."""
+    """Some replicas took the new weights and others did not: `committed` and `failed` name them."""
 
-    def __init__(self, version: str, committed: Iterable[str], failed: Mapping[str, BaseException]) -> None:
+    def __init__(
+        self,
+        version: str,
+        committed: Iterable[str],
+        failed: Mapping[str, BaseException],
+        unknown: Mapping[str, BaseException] | None = None,
+    ) -> None:
         self.version = version
         self.committed = tuple(committed)
         self.failed = dict(failed)
-        reasons = "; ".join(f"{target}: {error}" for target, error in self.failed.items())
-        super().__init__(f"{version} is live at {', '.join(self.committed) or 'no replica'}, but failed at {reasons}")
+        self.unknown = dict(unknown or {})
+        parts = [f"{version} is live at {', '.join(self.committed) or 'no replica'}"]
+        if self.failed:
+            parts.append("failed at " + "; ".join(f"{target}: {error}" for target, error in self.failed.items()))
+        if self.unknown:
+            reasons = "; ".join(f"{target}: {error}" for target, error in self.unknown.items())
+            parts.append(f"it is not known whether it is live at {reasons}")
+        super().__init__(", but ".join(parts))
+
+
+class UnknownOutcomeError(CommitError):
+    """A replica was asked to commit, and cannot be reached to say whether it did: `unknown` names it.
+
+    `status()` or `catch_up` finds out when it answers again; a front end over the fleet leaves it out until then.
+    """

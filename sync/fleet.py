@@ -1,32 +1,46 @@
 """Several replicas as one: each control call goes to all of them at once."""
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .control import ControlClient
 from .deadline import Deadline, spawn, wait
-from .errors import CommitError, ConflictError, ControlError, SyncError
+from .errors import ConflictError, SyncError, TransferError
+from .outcome_resolution import resolve
 
 T = TypeVar("T")
 # For the calls that clean up after a failure, when the push's own deadline may have passed.
 CLEAN_UP_TIMEOUT_S = 10.0
 
 
+@dataclass
+class Push:
+    """One push: what its calls carry, and what came of its commit."""
+
+    version: str
+    in_flight: str
+    update_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    """The same at every replica; what becomes of the push is asked for by it."""
+    commits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The replicas' answers to the commit, by target."""
+    commit_s: float = 0.0
+
+
 class Fleet:
     """The replicas of one push, with vLLM's `VLLMWeightSyncClient` methods; every call ends by `deadline`."""
 
-    def __init__(self, clients: Sequence[ControlClient], deadline: Deadline) -> None:
+    def __init__(self, clients: Sequence[ControlClient], deadline: Deadline, lease: dict[str, Any]) -> None:
+        """lease: `holder`, `lease_s` and `timeout_s`, sent along when the workers are called in."""
         self.clients = list(clients)
         self.deadline = deadline
         self.world_sizes: list[int] = []
-        self.version: str | None = None
-        self.in_flight = "keep"
-        self.lease: dict[str, Any] = {}  # holder, lease_s and timeout_s, sent along when the workers are called in
+        self.push = Push("", "keep")
+        self._lease = lease
         self._joined: set[ControlClient] = set()  # replicas that this trainer's failure concerns
-        self.commits: dict[str, dict[str, Any]] = {}
-        self.commit_seconds = 0.0
 
     @property
     def world_size(self) -> int:
@@ -41,114 +55,160 @@ class Fleet:
     ) -> list[T]:
         """Run `call(client, seconds left)` for all replicas at once; raises the first failure when all have ended."""
         clients = self.clients if clients is None else clients
-        futures = self._start(operation, call, clients)
         results: list[T] = []
         errors: list[SyncError] = []
-        for client, future in zip(clients, futures, strict=True):
-            try:
-                results.append(wait(future, self.deadline, f"{client.target}: {operation}"))
-            except SyncError as error:
-                errors.append(error)
+        for result in self.attempt(operation, call, clients).values():
+            if isinstance(result, SyncError):
+                errors.append(result)
+            else:
+                results.append(result)
         if errors:
             for other in errors[1:]:
                 errors[0].add_note(str(other))
             raise errors[0]
         return results
 
+    def attempt(
+        self, operation: str, call: Callable[[ControlClient, float], T], clients: Sequence[ControlClient]
+    ) -> "dict[ControlClient, T | SyncError]":
+        """As `each`, but returns what became of every call: its result or its error."""
+        futures = self._start(operation, call, clients)
+        results: dict[ControlClient, T | SyncError] = {}
+        for client, future in zip(clients, futures, strict=True):
+            try:
+                results[client] = wait(future, self.deadline, f"{client.target}: {operation}")
+            except SyncError as error:
+                results[client] = error
+        return results
+
+    # ---- vLLM's VLLMWeightSyncClient ------------------------------------------------------------------------------
+
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Call every replica's workers into the group, one replica's ranks after another's."""
+        """Call every replica's workers into the group, one replica's ranks after another's.
+
+        The lease of every replica is taken first: workers of a group in which a replica is missing wait for it.
+        """
         offset = init_info.get("rank_offset", 1)
         offsets = {}
         for client, size in zip(self.clients, self.world_sizes, strict=True):
             offsets[client] = offset
             offset += size
 
+        def reserve(client: ControlClient, seconds: float) -> None:
+            client.reserve_lease(self._lease, seconds)
+            self._joined.add(client)  # not before: its running update may be another trainer's
+
         def init(client: ControlClient, seconds: float) -> None:
-            ranked = self.lease | init_info
+            ranked = self._lease | init_info
             if "rank_offset" in init_info:
                 ranked["rank_offset"] = offsets[client]
-            self._joined.add(client)
-            try:
-                client.init_weight_transfer_engine(ranked, seconds)
-            except ControlError:
-                self._joined.discard(client)  # not ours: its running update may be another trainer's
-                raise
+            client.init_weight_transfer_engine(ranked, seconds)
 
+        self.each("reserve_lease", reserve)
         self.each("init_weight_transfer_engine", init)
 
     def start_weight_update(self) -> None:
-        self.each("start_weight_update", lambda client, seconds: client.start_weight_update(seconds))
+        def start(client: ControlClient, seconds: float) -> None:
+            client.start_weight_update(seconds, update_id=self.push.update_id, in_flight=self.push.in_flight)
+
+        self.each("start_weight_update", start)
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        self.each("update_weights", lambda client, seconds: client.update_weights(update_info, seconds))
+        def update(client: ControlClient, seconds: float) -> None:
+            client.update_weights(update_info, seconds, update_id=self.push.update_id)
 
-    def finish_weight_update(self, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()) -> None:
-        """Commit at every replica; `unchanged` are the ranks whose model holds the very same tensors already.
+        self.each("update_weights", update)
 
-        With several replicas all are asked first whether they can: a ControlError then means that none has committed.
-        Raises CommitError when one fails: the others have committed, and it is fenced, if it can be reached.
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Commit at every replica, in two phases: all say first that all of their ranks can.
+
+        A ControlError or TransferError means that none has committed. Raises CommitError when one fails: the others
+        have committed, and it is fenced, if it can be reached; UnknownOutcomeError when one cannot be asked.
         """
-        version = weight_version or self.version
-        is_unchanged = dict(zip(self.clients, self._replicas_within(unchanged), strict=True))
+        push = self.push
+        version = weight_version or push.version
+        began = time.perf_counter()
+        self._prepare()
 
         def finish(client: ControlClient, seconds: float) -> dict[str, Any]:
-            return client.finish_weight_update(
-                version, seconds, in_flight=self.in_flight, unchanged=is_unchanged[client]
+            return client.finish_weight_update(version, seconds, update_id=push.update_id)
+
+        results = self.attempt("finish_weight_update", finish, self.clients)
+        outcome = resolve(results, push.update_id, version)
+        push.commits = {str(client.target): answer for client, answer in outcome.committed.items()}
+        push.commit_s = time.perf_counter() - began
+        outcome.require()
+
+    def _prepare(self) -> None:
+        def prepare(client: ControlClient, seconds: float) -> dict[str, Any]:
+            return client.prepare_weight_update(seconds, update_id=self.push.update_id)
+
+        answers = self.each("prepare_weight_update", prepare)
+        digests = {answer.get("digest") for answer in answers}
+        if len(digests) > 1:
+            targets = [str(client.target) for client in self.clients]
+            staged = ", ".join(f"{target}: {a.get('digest')}" for target, a in zip(targets, answers, strict=True))
+            raise TransferError(f"the replicas have staged different tensors: {staged}")
+
+    # ---- going back -----------------------------------------------------------------------------------------------
+
+    def rollback(self, to: str | None, in_flight: str) -> str:
+        """Serve an earlier version again at every replica, and return it.
+
+        to: the version; by default the newest that all replicas have at hand and that does not serve at all of them.
+
+        Raises ConflictError, with nothing changed, when there is no such version; CommitError as a push.
+        """
+        statuses = self.each("status", lambda client, seconds: client.status(seconds))
+        target = to if to is not None else self._common_version(statuses)
+        self._require_same_tensors(statuses, target)
+
+        def restore(client: ControlClient, seconds: float) -> dict[str, Any]:
+            return client.rollback(in_flight, seconds, to=target)
+
+        outcome = resolve(self.attempt("rollback", restore, self.clients), None, target)
+        outcome.require()
+        return target
+
+    def _common_version(self, statuses: Sequence[dict[str, Any]]) -> str:
+        """The newest version that all have at hand, other than the one that all serve."""
+        kept = [[entry["weight_version"] for entry in status.get("kept_versions", ())] for status in statuses]
+        served = {status["weight_version"] if is_well(status) else None for status in statuses}
+        common = [version for version in kept[0] if {version} != served and all(version in other for other in kept)]
+        if not common:
+            held = "; ".join(
+                f"{client.target} has {', '.join(versions) or 'none'}"
+                for client, versions in zip(self.clients, kept, strict=True)
             )
+            targets = ", ".join(str(client.target) for client in self.clients)
+            raise ConflictError(targets, "rollback", f"no previous version is kept at every replica: {held}")
+        # What serves somewhere is newer than what serves nowhere; otherwise the lists are oldest first.
+        return max(common, key=lambda version: (version in served, common.index(version)))
 
-        began = time.perf_counter()
-        if len(self.clients) > 1:
-            self.each("status", self._check_can_commit)
-        futures = self._start("finish_weight_update", finish, self.clients)
-        self.commits = {}
-        failed: dict[ControlClient, BaseException] = {}
-        for client, future in zip(self.clients, futures, strict=True):
-            try:
-                self.commits[str(client.target)] = wait(future, self.deadline, f"{client.target}: finish_weight_update")
-            except SyncError as error:
-                failed[client] = error
-        self.commit_seconds = time.perf_counter() - began
-        if failed:
-            error = CommitError(str(version), self.commits, {str(client.target): failed[client] for client in failed})
-            if self.commits:
-                self._fence(list(failed), str(error), error)
-            raise error
+    def _require_same_tensors(self, statuses: Sequence[dict[str, Any]], target: str) -> None:
+        """Raises ConflictError unless every replica has the version, and means the same tensors by it."""
+        digests: set[str] = set()
+        for client, status in zip(self.clients, statuses, strict=True):
+            entries = [e for e in status.get("kept_versions", ()) if e["weight_version"] == target]
+            if not entries:
+                raise ConflictError(str(client.target), "rollback", f"no previous version is kept here as {target!r}")
+            digests |= {entry["digest"] for entry in entries[-1:] if entry["digest"] is not None}
+        if len(digests) > 1:
+            targets = ", ".join(str(client.target) for client in self.clients)
+            raise ConflictError(targets, "rollback", f"the replicas hold different tensors as {target!r}")
 
-    @staticmethod
-    def _check_can_commit(client: ControlClient, seconds: float) -> None:
-        status = client.status(seconds)  # answered by the engine itself
-        if status["state"] != "updating":
-            reason = f"cannot commit: the replica is {status['state']}: {status.get('reason')}"
-            raise ConflictError(str(client.target), "finish_weight_update", reason)
-
-    def _replicas_within(self, ranks: frozenset[int]) -> list[bool]:
-        """For each replica, whether all its ranks (they count from 1, replica after replica) are among these."""
-        first, within = 1, []
-        for size in self.world_sizes:
-            within.append(ranks.issuperset(range(first, first + size)))
-            first += size
-        return within
-
-    def _fence(self, clients: Sequence[ControlClient], reason: str, error: BaseException) -> None:
-        """Replicas that kept other weights than the rest must not answer as if they had them."""
-        self.deadline = Deadline(CLEAN_UP_TIMEOUT_S)
-        for client in clients:
-            try:
-                client.fence(reason, CLEAN_UP_TIMEOUT_S)
-                error.add_note(f"{client.target} is fenced: it refuses to generate until a push commits there")
-            except SyncError as problem:
-                error.add_note(f"{client.target} could not be fenced: {problem}")
+    # ---- giving up ------------------------------------------------------------------------------------------------
 
     def give_up(self, reason: str) -> list[str]:
-        """Abort the update everywhere, if one is running, and let the trainer go. Returns what did not work."""
+        """Abort the update everywhere, if one is running, and release the trainer. Returns what did not work."""
 
         def abort(client: ControlClient, seconds: float) -> None:
-            client.abort_weight_update(reason, seconds)
+            client.abort_weight_update(reason, seconds, update_id=self.push.update_id)
 
         return self._clean_up("abort_weight_update", abort) + self.leave()
 
     def leave(self) -> list[str]:
-        """Let the trainer go at every replica it had joined. Returns what did not work."""
+        """Release the trainer at every replica that it had joined. Returns what did not work."""
 
         def shutdown(client: ControlClient, seconds: float) -> None:
             client.shutdown_weight_transfer_engine(seconds)
@@ -173,3 +233,8 @@ class Fleet:
             spawn(lambda client=client: call(client, seconds), name=f"{operation}@{client.target}")
             for client in clients
         ]
+
+
+def is_well(status: dict[str, Any]) -> bool:
+    """Whether a replica serves what it says."""
+    return status["state"] in ("serving", "paused")

@@ -22,11 +22,12 @@ from .broadcasts import BroadcastReceiver
 from .buckets import Bucket, lay_out, view_tensors
 from .digest import DIGEST_BYTES, unpack_digests
 from .errors import SyncError, TransferError
-from .gloo import POLL_S, UNCHANGED, GlooGroup, Membership, join_store
-from .kept import KeptWeights, Update
+from .gloo import POLL_S, GlooGroup, Membership, join_store
+from .memory import MemoryPool
 from .shared_memory import Guest
 from .sources import ParamMeta
 from .transports import Receive, Receiver
+from .update import Update
 
 
 class State(StrEnum):
@@ -49,7 +50,7 @@ class Announcement:
 class GlooReceiver:
     """Receives updates in the background. Its methods return at once, unless they say how long they may take."""
 
-    def __init__(self, membership: Membership, kept: KeptWeights) -> None:
+    def __init__(self, membership: Membership, kept: MemoryPool) -> None:
         self._membership = membership
         self._kept = kept
         self._state = State.JOINING
@@ -167,9 +168,8 @@ class GlooReceiver:
             group.send_verdict(objection)
             return objection
         digests = dict(zip(metas, findings.digests, strict=True))
-        is_unchanged = self._kept.matches(digests)
-        self._update = Update(view_tensors(buckets, memory.data), digests, memory, is_unchanged)
-        group.send_verdict(UNCHANGED if is_unchanged else "")
+        self._update = Update(view_tensors(buckets, memory.data), digests, memory)
+        group.send_verdict("")
         return ""
 
     def _move(self, state: State) -> None:

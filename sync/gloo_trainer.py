@@ -33,9 +33,7 @@ class SyncClient(Protocol):
 
     def update_weights(self, update_info: dict[str, Any]) -> None: ...
 
-    def finish_weight_update(
-        self, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()
-    ) -> None: ...
+    def finish_weight_update(self, weight_version: str | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -100,13 +98,12 @@ class GlooTrainer:
                 "names": [meta.name for meta in metas],
                 "dtype_names": [meta.dtype_name for meta in metas],
                 "shapes": [list(meta.shape) for meta in metas],
-                "bucket_bytes": self._bucket_bytes,
             }
         )
         self._expect_consent("does not take the update")
         self._send(lay_out(metas, self._bucket_bytes))
-        unchanged = self._expect_consent("refuses what arrived")
-        self.client.finish_weight_update(unchanged=unchanged)
+        self._expect_consent("refuses what arrived")
+        self.client.finish_weight_update()
 
     def shutdown(self) -> None:
         """Leave the group; returns at once."""

@@ -1,225 +1,82 @@
 """The gloo weight transfer engine inside vLLM's workers (backend "gloo", registered by plugin.py).
 
-Same life cycle as vLLM's own engines, with one difference: weights are staged in host memory first. `init`, `start` and
-`update` return at once and do not touch the model; `finish` loads what is staged, and only that pauses generation. So a
-failure before `finish` leaves the old weights serving.
-
-With several workers, vLLM loses count of their answers when one of them raises. So what can be told to the trainer
-over the group is told there, and raised here only where it cannot be.
+Under Triton the model drives `weights` by the operations of worker_extension.py. vLLM's own life cycle
+(`LLM.start_weight_update` … `finish_weight_update`) works, too, and raises what goes wrong.
 """
 
+import itertools
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
+from vllm.config import VllmConfig
+from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.logger import init_logger
 
-from .buckets import DEFAULT_BUCKET_BYTES
-from .check import ServedModel, fit
-from .errors import CheckError, SourceError, TransferError
-from .gloo import Membership
-from .gloo_receiver import Announcement, GlooReceiver
-from .kept import KeptWeights, Update
-from .loading import load
-from .sources import CheckpointSource, ParamMeta, TensorSource
-
-logger = init_logger(__name__)
-
-# `finish` comes after the trainer has heard that all is staged; what is left is a thread's last few instructions.
-TAKE_TIMEOUT_S = 5.0
+from .staged_weights import StagedWeights
 
 
 @dataclass
-class GlooInitInfo(WeightTransferInitInfo):
-    """How to reach the trainer, which is rank 0 and hosts the rendezvous."""
+class AnyInitInfo(WeightTransferInitInfo):
+    """Fields that `staged_weights.GlooInitInfo` reads."""
 
-    master_address: str
-    master_port: int
-    world_size: int
-    rank_offset: int = 1
-    group_name: str = "tritonlive"
-    timeout_s: float = 300.0
-    keep_previous: bool = True
-    num_devices: int = 1
-    """Of the group (Membership); a trainer that does not name it has one."""
-    memory_address: str = ""
-    """Where the trainer offers to share memory (Membership)."""
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """What comes next: every tensor's name, dtype ("bfloat16") and shape, in the order they are sent.
+class AnyUpdateInfo(WeightTransferUpdateInfo):
+    """Fields that `staged_weights.GlooUpdateInfo` reads."""
 
-    With `abort` (the reason) nothing comes: what is staged is dropped, and `finish_weight_update` will load nothing.
-    With `rollback` nothing comes either: `finish_weight_update` will load the previous version.
-    """
-
-    names: list[str] = field(default_factory=list)
-    dtype_names: list[str] = field(default_factory=list)
-    shapes: list[list[int]] = field(default_factory=list)
-    bucket_bytes: int = DEFAULT_BUCKET_BYTES
-    abort: str | bool = False
-    rollback: bool = False
-
-    def metas(self) -> list[ParamMeta]:
-        """Raises ValueError, naming the field, when they are not what they should be."""
-        if not len(self.names) == len(self.dtype_names) == len(self.shapes):
-            raise ValueError(
-                f"names, dtype_names and shapes must be equally long, "
-                f"got {len(self.names)}, {len(self.dtype_names)} and {len(self.shapes)}"
-            )
-        if self.bucket_bytes < 1:
-            raise ValueError(f"bucket_bytes must be positive, got {self.bucket_bytes}")
-        if len(set(self.names)) != len(self.names):
-            raise ValueError("names: one is there twice")
-        if any(size < 0 for shape in self.shapes for size in shape):
-            raise ValueError("shapes: sizes must not be negative")
-        zipped = zip(self.names, self.dtype_names, self.shapes, strict=True)
-        return [ParamMeta.from_names(name, dtype, shape) for name, dtype, shape in zipped]
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
-class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """Receives checkpoint-format weights over gloo, in the background, and loads them at once."""
+class GlooWeightTransferEngine(WeightTransferEngine[AnyInitInfo, AnyUpdateInfo]):
+    """Receives checkpoint-format weights in the background, and loads them at once."""
 
-    init_info_cls = GlooInitInfo
-    update_info_cls = GlooUpdateInfo
+    init_info_cls = AnyInitInfo
+    update_info_cls = AnyUpdateInfo
     supports_draft_weight_update = False
 
-    _receiver: GlooReceiver | None = None
-    _is_aborted = False
-    _is_rollback = False
+    def __init__(
+        self, config: WeightTransferConfig, vllm_config: VllmConfig, device: torch.device, model: torch.nn.Module
+    ) -> None:
+        super().__init__(config, vllm_config, device, model)
+        self.weights = StagedWeights(vllm_config, model)
+        self._ids = map("update-{}".format, itertools.count(1))
 
-    @cached_property
-    def kept(self) -> KeptWeights:
-        return KeptWeights(lambda: checkpoint(self.model_config))
+    def parse_init_info(self, init_dict: dict[str, Any]) -> AnyInitInfo:
+        return AnyInitInfo(init_dict)
 
-    @cached_property
-    def served(self) -> ServedModel | None:
-        """Read once: an update's announcement is looked at between two steps of the engine."""
-        return served_model(self.model_config)
+    def parse_update_info(self, update_dict: dict[str, Any]) -> AnyUpdateInfo:
+        return AnyUpdateInfo(update_dict)
 
-    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        """Begin to join the trainer's group; a trainer connected before is let go."""
-        self.shutdown()
-        parallel = self.parallel_config
-        worker_rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
-        self._receiver = GlooReceiver(
-            Membership(
-                init_info.master_address,
-                init_info.master_port,
-                init_info.rank_offset + worker_rank,
-                init_info.world_size,
-                init_info.group_name,
-                init_info.timeout_s,
-                init_info.num_devices,
-                init_info.memory_address,
-            ),
-            self.kept,
-        )
-        self.kept.is_kept = init_info.keep_previous
+    def init_transfer_engine(self, init_info: AnyInitInfo) -> None:
+        """Begin to join the trainer's group; a trainer connected before is left."""
+        self.weights.connect(init_info.fields)
 
     def start_weight_update(self) -> None:
-        """Nothing to prepare: the model is touched in `finish_weight_update` only."""
-        self._is_aborted = self._is_rollback = False
-        if self._receiver is not None:
-            self._receiver.drop()
+        """Drop what an update before has staged; the model is touched in `finish_weight_update` only."""
+        self.weights.start()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """As the base class, without its wait for the device: nothing has gone there yet."""
         self.receive_weights(self.parse_update_info(update_info))
 
-    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-        """Tell the receiver what comes. What is wrong with it, the trainer hears over the group."""
-        if update_info.abort:
-            self._is_aborted = True
-            if self._receiver is not None:
-                self._receiver.drop()
-            return
-        if update_info.rollback:
-            self._is_rollback = True
-            return
-        if self._receiver is None:
-            return  # a trainer of a group that was given up: it sees its connection closed, and `finish` raises
-        try:
-            metas = update_info.metas()
-            objection = self._objection(metas)
-        except ValueError as error:
-            metas, objection = [], str(error)
-        self._receiver.announce(Announcement(metas, update_info.bucket_bytes, objection))
+    def receive_weights(self, update_info: AnyUpdateInfo) -> None:
+        self.weights.update(update_info.fields)
 
     def finish_weight_update(self) -> None:
-        """Load what is staged. Raises TransferError, with the model untouched, when that is not a whole update."""
-        if self._is_aborted:
+        """Load what is staged. Raises WorkerError: REJECTED with the model untouched, or TOUCHED."""
+        if self.weights.prepare()["is_unchanged"]:
+            self.weights.adopt()
             return
-        try:
-            update = None if self._is_rollback else self._staged()
-            tensors = self.kept.before() if update is None else update.tensors
-        except TransferError as error:
-            # The replica's state machine reads these words: it may serve on.
-            raise TransferError(f"{error}; the model is untouched") from error
-        if update is None or not update.is_unchanged:
-            try:
-                load(self.model, self.model_config, tensors)
-            except BaseException:
-                self.kept.is_spoiled = True
-                raise
-        if update is None:
-            self.kept.roll_back()
-        elif update.is_unchanged:
-            self.kept.release(update.memory)
-        else:
-            self.kept.commit(update)
-
-    def _staged(self) -> Update:
-        if self._receiver is None:
-            raise TransferError("gloo: no trainer is connected; call init_weight_transfer_engine first")
-        return self._receiver.take(TAKE_TIMEOUT_S)
+        current = self.weights.history.current
+        self.weights.load(next(self._ids), [current] if current is not None else [])
 
     def shutdown(self) -> None:
-        """Let go of the trainer; ends within seconds even if it died in the middle of a message."""
-        receiver, self._receiver = self._receiver, None
-        if receiver is not None:
-            receiver.close()
-
-    def _objection(self, metas: list[ParamMeta]) -> str:
-        """Why these tensors are not the served model's; empty when they are, or when its checkpoint is not at hand."""
-        if self.served is None:
-            return ""
-        announced = TensorSource({m.name: torch.empty(m.shape, dtype=m.dtype, device="meta") for m in metas})
-        try:
-            fit(announced, self.served)
-        except CheckError as error:
-            return str(error)
-        return ""
-
-
-def served_model(model_config: Any) -> ServedModel | None:
-    """The tensors of the checkpoint that vLLM was started with; None when it is not at hand as safetensors."""
-    source = checkpoint(model_config)
-    if source is None:
-        return None
-    tied = ["lm_head.weight"] if getattr(model_config.hf_text_config, "tie_word_embeddings", False) else []
-    return ServedModel(str(model_config.model), {meta.name: meta for meta in source.metadata()}, tied)
-
-
-def checkpoint(model_config: Any) -> CheckpointSource | None:
-    """The checkpoint that vLLM was started with; None when it is not at hand as safetensors."""
-    folder = Path(model_config.model)
-    try:
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True))
-        source = CheckpointSource(folder)
-        source.metadata()
-    except (OSError, SourceError, ValueError) as error:
-        logger.info("gloo: the checkpoint's tensors are not known, so pushes are not compared with them: %s", error)
-        return None
-    return source
+        """Leave the trainer's group."""
+        self.weights.disconnect()

@@ -24,8 +24,8 @@ import torch
 
 from .closing import Closing
 from .gloo import POLL_S, GlooGroup
-from .kept import KeptWeights
 from .links import Link
+from .memory import MemoryPool
 from .transports import Receiver
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Guest(Closing):
         else:
             self._connection = connection
 
-    def meet(self, group: GlooGroup, kept: KeptWeights) -> Receiver | None:
+    def meet(self, group: GlooGroup, kept: MemoryPool) -> Receiver | None:
         """The way from the trainer; None when there is none to all workers. Raises TransferError."""
         if not self._is_asked:
             return None

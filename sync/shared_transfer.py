@@ -18,9 +18,8 @@ import torch
 
 from .buckets import Bucket, Pieces, cut, fill, gather, host_buffer, num_tensors, total_bytes
 from .findings import Findings
-from .kept import KeptWeights
 from .links import Link
-from .memory import Memory
+from .memory import Memory, MemoryPool
 from .segments import Segment, SegmentView
 from .transports import Receive, Receiver, Sender
 
@@ -82,7 +81,7 @@ class SharedSender(Sender):
 class Leader(Receiver):
     """The end of the worker that stages for all."""
 
-    def __init__(self, ring: np.ndarray, link: Link, kept: KeptWeights) -> None:
+    def __init__(self, ring: np.ndarray, link: Link, kept: MemoryPool) -> None:
         """ring: uint8[slots, bytes of each], read-only."""
         self._slots = ring
         self._link = link
@@ -92,7 +91,7 @@ class Leader(Receiver):
     def prepare(self, buckets: Sequence[Bucket]) -> Receive:
         """As the base class."""
         num_bytes, count = total_bytes(buckets), num_tensors(buckets)
-        segment = self._kept.take_memory(
+        segment = self._kept.take(
             Segment, num_bytes, lambda spare: spare.is_free(count), lambda: Segment(num_bytes, count)
         )
         return lambda: self._receive(buckets, segment)
@@ -121,7 +120,7 @@ class Leader(Receiver):
 class Follower(Receiver):
     """The end of a worker that loads what the leader staged."""
 
-    def __init__(self, link: Link, kept: KeptWeights) -> None:
+    def __init__(self, link: Link, kept: MemoryPool) -> None:
         self._link = link
         self._kept = kept
 
@@ -136,7 +135,7 @@ class Follower(Receiver):
         num_bytes, count = total_bytes(buckets), num_tensors(buckets)
         descriptor = self._link.receive_descriptor()
         try:
-            view = self._kept.take_memory(
+            view = self._kept.take(
                 SegmentView,
                 num_bytes,
                 lambda spare: spare.is_of(descriptor, count),

@@ -11,8 +11,8 @@ from .check import FittedSource, ServedModel
 from .closing import Closing
 from .control import ControlClient, connect
 from .deadline import Deadline, spawn, wait
-from .errors import ControlError, InvalidError, RejectedError, SyncError, TransferError, VerifyError
-from .fleet import Fleet
+from .errors import ControlError, RejectedError, SyncError, TransferError, VerifyError
+from .fleet import Fleet, Push
 from .heartbeat import Heartbeat
 from .preflight import SERVER_BACKENDS, Replica, Trainer, require_alike, require_all, require_ready
 from .report import PushReport
@@ -100,6 +100,7 @@ class WeightSync(Closing):
         *,
         progress: "Progress | None" = None,
         in_flight: InFlight = "keep",
+        partial: bool = False,
     ) -> PushReport:
         """Make the weights live at every replica and return what it took.
 
@@ -109,34 +110,42 @@ class WeightSync(Closing):
         progress: called with bytes sent and bytes in all (gloo).
         in_flight: what becomes of running requests: they go on with the new weights ("keep"), the commit waits for
             them ("wait"), or they end with finish reason "abort".
+        partial: push only some of the tensors; the others stay as the push before left them (gloo).
 
         Raises CheckError (nothing was sent), ControlError, TransferError, DeadlineError (nothing changed, gloo), or
-        CommitError, which names the replicas that took the weights and those that did not; these are fenced. Raises
-        VerifyError when a `verify(gate=True)` before found the replicas wrong.
+        CommitError, which names the replicas that took the weights and those that did not; these are fenced;
+        UnknownOutcomeError when a replica cannot be asked whether it did. Raises VerifyError when a `verify(gate=True)`
+        before found the replicas wrong.
         """
         if self._distrust is not None:
             raise VerifyError(f"no push before verify() succeeds: {self._distrust}")
         deadline = Deadline(self.timeout)
-        self._fleet.in_flight = in_flight
         weights = open_source(source)
         was_connected = self._trainer is not None
         try:
-            return self._push(weights, version, progress, deadline)
+            return self._push(weights, version, in_flight, progress, deadline, partial=partial)
         except (TransferError, ControlError) as error:
             if not was_connected or self._trainer is not None or isinstance(error, RejectedError):
                 raise
         # The last push's group is gone: a replica was restarted, or another trainer came. Once more with a new one.
-        return self._push(weights, version, progress, deadline)
+        return self._push(weights, version, in_flight, progress, deadline, partial=partial)
 
     def _push(
-        self, weights: WeightSource, version: str | int | None, progress: "Progress | None", deadline: Deadline
+        self,
+        weights: WeightSource,
+        version: str | int | None,
+        in_flight: InFlight,
+        progress: "Progress | None",
+        deadline: Deadline,
+        *,
+        partial: bool,
     ) -> PushReport:
         began = time.perf_counter()
         fleet = self._fleet
         fleet.deadline = deadline
         replicas = self._ask(must_be_ready=True)
         served = (replica.status.get("weight_version") for replica in replicas)
-        fleet.version = str(version) if version is not None else next_version(served)
+        push = fleet.push = Push(str(version) if version is not None else next_version(served), in_flight)
         asked = time.perf_counter()
         fitted = require_alike(replicas, weights)
         checked = time.perf_counter()
@@ -151,21 +160,20 @@ class WeightSync(Closing):
         except BaseException as error:
             self._give_up(error)
             raise
-        commit_s = fleet.commit_seconds
-        answers = list(fleet.commits.values())
+        answers = list(push.commits.values())
         return PushReport(
-            version=fleet.version,
+            version=push.version,
             num_bytes=fitted.num_bytes,
             num_tensors=len(fitted.metadata()),
             seconds=done - began,
             connect_s=(asked - began) + (connected - checked),
             check_s=checked - asked,
-            transfer_s=done - connected - commit_s,
-            commit_s=commit_s,
+            transfer_s=done - connected - push.commit_s,
+            commit_s=push.commit_s,
             paused_s=max(answer.get("paused_s", 0.0) for answer in answers),
             load_s=max(answer.get("load_s", 0.0) for answer in answers),
-            targets=tuple(fleet.commits),
-            unchanged=tuple(target for target, answer in fleet.commits.items() if not answer.get("is_changed", True)),
+            targets=tuple(push.commits),
+            unchanged=tuple(target for target, answer in push.commits.items() if not answer.get("is_changed", True)),
             transport=getattr(self._trainer, "transport", self.backend),
         )
 
@@ -193,17 +201,29 @@ class WeightSync(Closing):
             self._leave()
             self._use(everyone)
 
-    def rollback(self, *, in_flight: InFlight = "keep") -> str:
-        """Serve the version before the last push again, at every replica; returns it.
+    def rollback(self, to: str | int | None = None, *, in_flight: InFlight = "keep") -> str:
+        """Serve an earlier version again, at every replica, and return it.
 
-        Raises ConflictError where none is kept: after a restart of the engine, or with keep_previous=False.
+        to: the version; by default the newest that all replicas have at hand and that does not serve at all of them.
+            After a CommitError that is the one before the push.
+
+        Raises ConflictError, with nothing changed, when a rank of a replica does not have it (after a restart of the
+        engine, or with keep_previous=False); CommitError when a replica fails to load it.
         """
         self._fleet.deadline = Deadline(self.timeout)
-        answers = self._fleet.each("rollback", lambda client, seconds: client.rollback(in_flight, seconds))
-        versions = sorted({answer["weight_version"] for answer in answers})
-        if len(versions) > 1:
-            raise InvalidError(str(self), "rollback", f"the replicas went back to different versions: {versions}")
-        return versions[0]
+        return self._fleet.rollback(None if to is None else str(to), in_flight)
+
+    def reload(self, version: str | int | None = None) -> str:
+        """Serve the checkpoint on the replicas' disks again, and return its version's name.
+
+        version: needed when the files have changed since the engines started.
+
+        Raises ConflictError when it is needed and not given; CommitError when a replica fails to load it.
+        """
+        name = None if version is None else str(version)
+        self._fleet.deadline = Deadline(self.timeout)
+        answers = self._fleet.each("reload", lambda client, seconds: client.reload(name, seconds))
+        return answers[0]["weight_version"]
 
     def verify(
         self, model: "torch.nn.Module", prompts: "Prompts", atol: float = 1e-2, *, gate: bool = False
@@ -279,8 +299,8 @@ class WeightSync(Closing):
         for client in self._clients:
             client.holder = self.holder
         self._served = []
-        self._fleet = Fleet(self._clients, Deadline(self.timeout))
-        self._fleet.lease = {"holder": self.holder, "lease_s": self.lease, "timeout_s": self.timeout}
+        lease = {"holder": self.holder, "lease_s": self.lease, "timeout_s": self.timeout}
+        self._fleet = Fleet(self._clients, Deadline(self.timeout), lease)
 
     def _leave(self) -> None:
         if self._heartbeat is not None:
@@ -341,7 +361,7 @@ class WeightSync(Closing):
                 torch.accelerator.set_device_index(device)  # each thread has its own
             return call()
 
-        return wait(spawn(run, name="weight-sync"), self._fleet.deadline, f"push of {self._fleet.version}")
+        return wait(spawn(run, name="weight-sync"), self._fleet.deadline, f"push of {self._fleet.push.version}")
 
     def _give_up(self, error: BaseException) -> None:
         trainer, self._trainer = self._trainer, None

@@ -6,12 +6,13 @@ cache resets and /server_info (vllm/entrypoints/serve/dev). Its other developmen
 not mounted.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
 from vllm.entrypoints.rl.online.api_router import router as rl_router
+from vllm.entrypoints.rl.online.metrics import weight_operation_metrics
 from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
 from vllm.entrypoints.serve.dev.server_info.api_router import router as server_info_router
 
@@ -57,15 +58,55 @@ async def weight_timeline(request: Request) -> JSONResponse:
     return JSONResponse(await engine(request).control("timeline"))
 
 
+@router.post("/reserve_lease")
+async def reserve_lease(request: Request, init_info: Annotated[dict[str, Any], Body(embed=True)]) -> JSONResponse:
+    """Take the lease (`holder`, `lease_s`) before the workers are called into a group."""
+    return JSONResponse(await engine(request).control("reserve_lease", init_info=init_info))
+
+
+@router.post("/start_weight_update")
+async def start_weight_update(
+    request: Request,
+    update_id: Annotated[str | None, Body(embed=True)] = None,
+    in_flight: Annotated[str, Body(embed=True)] = "keep",
+) -> JSONResponse:
+    """As vLLM's; `update_id` names the update, `in_flight` says what becomes of running requests."""
+    with weight_operation_metrics().record("start"):
+        result = await engine(request).control("start_weight_update", update_id=update_id, in_flight=in_flight)
+    return JSONResponse({"message": "Weight update started", **result})
+
+
+@router.post("/update_weights")
+async def update_weights(
+    request: Request,
+    update_info: Annotated[dict[str, Any] | list[dict[str, Any]], Body(embed=True)],
+    update_id: Annotated[str | None, Body(embed=True)] = None,
+) -> JSONResponse:
+    """As vLLM's."""
+    with weight_operation_metrics().record("update"):
+        await engine(request).control("update_weights", update_info=update_info, update_id=update_id)
+    return JSONResponse({"message": "Weights updated"})
+
+
+@router.post("/prepare_weight_update")
+async def prepare_weight_update(
+    request: Request, update_id: Annotated[str | None, Body(embed=True)] = None
+) -> JSONResponse:
+    """Have every rank say whether it can load the update; nothing changes."""
+    return JSONResponse(await engine(request).control("prepare_weight_update", update_id=update_id))
+
+
 @router.post("/finish_weight_update")
 async def finish_weight_update(
     request: Request,
     weight_version: Annotated[str | None, Body(embed=True)] = None,
-    in_flight: Annotated[str, Body(embed=True)] = "keep",
-    unchanged: Annotated[bool, Body(embed=True)] = False,
+    in_flight: Annotated[str | None, Body(embed=True)] = None,
+    update_id: Annotated[str | None, Body(embed=True)] = None,
 ) -> JSONResponse:
     """As vLLM's, and says how long generation was paused; `in_flight`: keep, wait or abort."""
-    result = await engine(request).commit_weight_update(weight_version, in_flight=in_flight, unchanged=unchanged)
+    options = {"in_flight": in_flight, "update_id": update_id}
+    with weight_operation_metrics().record("finish"):
+        result = await engine(request).commit_weight_update(weight_version, **options)
     return JSONResponse({"message": "Weight update finished", **result})
 
 
@@ -73,10 +114,39 @@ async def finish_weight_update(
 async def abort_weight_update(
     request: Request,
     reason: Annotated[str, Body(embed=True)] = "asked for",
+    update_id: Annotated[str | None, Body(embed=True)] = None,
     force: Annotated[bool, Body(embed=True)] = False,
 ) -> JSONResponse:
-    """Give up a running update: serving(v) again if nothing was loaded, dirty otherwise."""
-    return JSONResponse(await engine(request).control("abort_weight_update", reason=reason, force=force))
+    """Give up a running update, and say what became of it."""
+    arguments = {"reason": reason, "update_id": update_id, "force": force}
+    return JSONResponse(await engine(request).control("abort_weight_update", **arguments))
+
+
+@router.post("/rollback")
+async def rollback(
+    request: Request,
+    in_flight: Annotated[str, Body(embed=True)] = "keep",
+    to: Annotated[str | None, Body(embed=True)] = None,
+) -> JSONResponse:
+    """Serve an earlier version again: the one named, else the one before."""
+    return JSONResponse(await engine(request).change_version("rollback", in_flight=in_flight, to=to))
+
+
+@router.post("/reload")
+async def reload(request: Request, weight_version: Annotated[str | None, Body(embed=True)] = None) -> JSONResponse:
+    """Serve the checkpoint on disk again."""
+    return JSONResponse(await engine(request).change_version("reload", weight_version=weight_version))
+
+
+@router.post("/fence")
+async def fence(
+    request: Request,
+    reason: Annotated[str, Body(embed=True)],
+    unless_committed: Annotated[str | None, Body(embed=True)] = None,
+) -> JSONResponse:
+    """Refuse to generate until a push commits, unless that update is live here."""
+    arguments = {"reason": reason, "unless_committed": unless_committed}
+    return JSONResponse(await engine(request).control("fence", **arguments))
 
 
 @router.post("/weight_score")
@@ -89,18 +159,6 @@ async def weight_score(request: Request, prompts: Annotated[list[list[int]], Bod
 async def renew_lease(request: Request) -> JSONResponse:
     """The heartbeat of a connected trainer."""
     return JSONResponse(await engine(request).control("renew_lease"))
-
-
-@router.post("/rollback")
-async def rollback(request: Request, in_flight: Annotated[str, Body(embed=True)] = "keep") -> JSONResponse:
-    """Serve the version before the last push again."""
-    return JSONResponse(await engine(request).control("rollback", in_flight=in_flight))
-
-
-@router.post("/fence")
-async def fence(request: Request, reason: Annotated[str, Body(embed=True)]) -> JSONResponse:
-    """Refuse to generate until a push commits."""
-    return JSONResponse(await engine(request).control("fence", reason=reason))
 
 
 async def name_holder(x_lease_holder: Annotated[str | None, Header()] = None) -> None:

@@ -32,10 +32,12 @@ LEASED = frozenset(
         "shutdown_weight_transfer_engine",
         "start_weight_update",
         "update_weights",
+        "prepare_weight_update",
         "finish_weight_update",
         "abort_weight_update",
         "renew_lease",
         "rollback",
+        "reload",
         "fence",
     }
 )
@@ -65,14 +67,17 @@ class Control:
             "resume_generation": self.resume_generation,
             "is_paused": self.is_paused,
             "flush_generations": self.flush_generations,
+            "reserve_lease": self.reserve_lease,
             "init_weight_transfer_engine": self.init_weight_transfer_engine,
             "shutdown_weight_transfer_engine": self.shutdown_weight_transfer_engine,
             "start_weight_update": self.start_weight_update,
             "update_weights": self.update_weights,
+            "prepare_weight_update": self.prepare_weight_update,
             "finish_weight_update": self.finish_weight_update,
             "abort_weight_update": self.abort_weight_update,
             "renew_lease": self.renew_lease,
             "rollback": self.rollback,
+            "reload": self.reload,
             "fence": self.fence,
             "timeline": self.timeline,
             "score": self.score,
@@ -153,7 +158,7 @@ class Control:
 
     async def health(self) -> dict[str, Any]:
         """Answers only if the engine process does."""
-        self._weights.check_can_generate()
+        self._weights.replica.check_can_generate()
         await self._weights.version()
         return {"healthy": True}
 
@@ -162,14 +167,16 @@ class Control:
         if not self._engine.is_running:
             return {"state": "restarting", "weight_version": None, "reason": "the engine died", "last_update": None}
         config = self._engine.llm.vllm_config
-        state = str(self._weights.state)
-        if self._weights.is_paused and state == "serving":
+        replica = self._weights.replica
+        state = str(replica.state)
+        if replica.is_paused and state == "serving":
             state = "paused"
         last = self._weights.history.last
         return {
             "state": state,
             "weight_version": await self._weights.version(),
-            "reason": self._weights.reason,
+            "reason": replica.reason,
+            "kept_versions": self._weights.updates.kept,
             "model": parallel.model,
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "world_size": config.parallel_config.world_size_across_dp,
@@ -211,6 +218,11 @@ class Control:
 
     # ---- weights ----------------------------------------------------------------------------------------------
 
+    async def reserve_lease(self, init_info: dict[str, Any]) -> dict[str, Any]:
+        """Take the lease (`holder`, `lease_s`), and call no worker yet."""
+        await self._weights.reserve(init_info)
+        return {"lease": self._weights.lease.describe()}
+
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> dict[str, Any]:
         await self._weights.connect(init_info)
         return {}
@@ -219,23 +231,31 @@ class Control:
         await self._weights.disconnect()
         return {}
 
-    async def start_weight_update(self) -> dict[str, Any]:
-        await self._weights.start()
+    async def start_weight_update(self, update_id: str | None = None, in_flight: str = "keep") -> dict[str, Any]:
+        return {"update_id": await self._weights.start(update_id, pause_mode(in_flight))}
+
+    async def update_weights(
+        self, update_info: dict[str, Any] | list[dict[str, Any]], update_id: str | None = None
+    ) -> dict[str, Any]:
+        await self._weights.update(update_info, update_id)
         return {}
 
-    async def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
-        await self._weights.update(update_info)
-        return {}
+    async def prepare_weight_update(self, update_id: str | None = None) -> dict[str, Any]:
+        return await self._weights.prepare(update_id)
 
     async def finish_weight_update(
-        self, weight_version: str | None = None, in_flight: str = "keep", *, unchanged: bool = False
+        self, weight_version: str | None = None, in_flight: str | None = None, update_id: str | None = None
     ) -> dict[str, Any]:
-        return await self._weights.finish(weight_version, pause_mode(in_flight), unchanged=unchanged)
+        mode = pause_mode(in_flight) if in_flight is not None else None
+        return await self._weights.finish(weight_version, mode, update_id)
 
-    async def abort_weight_update(self, reason: str = "asked for", *, force: bool = False) -> dict[str, Any]:
-        """Give up a running update; with `force`, whoever's it is, and let its trainer go."""
-        await (self._weights.force_out(reason) if force else self._weights.abort(reason))
-        return {"state": str(self._weights.state)}
+    async def abort_weight_update(
+        self, reason: str = "asked for", update_id: str | None = None, *, force: bool = False
+    ) -> dict[str, Any]:
+        """Give up a running update; with `force`, whoever's it is, and release its trainer."""
+        if force:
+            await self._weights.evict_trainer(reason)
+        return await self._weights.abort(reason, update_id)
 
     async def renew_lease(self) -> dict[str, Any]:
         """The connected trainer lives: this call, as any of its calls, renews the lease (see `run`)."""
@@ -243,12 +263,14 @@ class Control:
             raise Conflict("renew_lease: nobody is connected; call init_weight_transfer_engine")
         return {"lease": self._weights.lease.describe()}
 
-    async def rollback(self, in_flight: str = "keep") -> dict[str, Any]:
-        return await self._weights.rollback(pause_mode(in_flight))
+    async def rollback(self, in_flight: str = "keep", to: str | None = None) -> dict[str, Any]:
+        return await self._weights.rollback(pause_mode(in_flight), to)
 
-    async def fence(self, reason: str) -> dict[str, Any]:
-        await self._weights.fence(reason)
-        return {"state": str(self._weights.state)}
+    async def reload(self, weight_version: str | None = None, in_flight: str = "keep") -> dict[str, Any]:
+        return await self._weights.reload(weight_version, pause_mode(in_flight))
+
+    async def fence(self, reason: str, unless_committed: str | None = None) -> dict[str, Any]:
+        return await self._weights.fence(reason, unless_committed)
 
     async def timeline(self) -> dict[str, Any]:
         """The last updates, oldest first, and with which weights the running requests began."""
@@ -263,7 +285,7 @@ class Control:
 
     async def score(self, prompts: list[list[int]]) -> dict[str, Any]:
         """Logprobs of the prompts' own tokens (see scoring.py)."""
-        self._weights.check_can_generate()
+        self._weights.replica.check_can_generate()
         return {
             "logprobs": await prompt_logprobs(self._engine, prompts),
             "weight_version": await self._weights.version(),
@@ -281,8 +303,7 @@ class Control:
 
     async def reset_weights(self) -> dict[str, Any]:
         """Zero the weights (vLLM's weight checker uses it to prove that a push writes every tensor)."""
-        self._weights.mark_dirty("weights were reset to zero")
-        await self._engine.llm.collective_rpc("reset_weights")
+        await self._weights.reset()
         return {}
 
     # ---- caches and memory --------------------------------------------------------------------------------------
@@ -301,11 +322,11 @@ class Control:
         return {}
 
     async def sleep(self, level: int = 1, mode: str = "abort") -> dict[str, Any]:
-        await self._engine.llm.sleep(level, pause_mode(mode))
+        await self._weights.sleep(level, pause_mode(mode))
         return {}
 
     async def wake_up(self, tags: list[str] | None = None) -> dict[str, Any]:
-        return {"fully_awake": await self._engine.llm.wake_up(tags)}
+        return {"fully_awake": await self._weights.wake_up(tags)}
 
     async def is_sleeping(self) -> dict[str, Any]:
         return {"is_sleeping": await self._engine.llm.is_sleeping()}

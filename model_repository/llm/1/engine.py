@@ -24,6 +24,7 @@ from vllm.platforms import current_platform
 from vllm.plugins import load_general_plugins
 from vllm.sampling_params import SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -35,6 +36,7 @@ RESTART_DELAY_S = 1.0
 SHUTDOWN_TIMEOUT_S = 10.0
 # With so many cores an engine core and a worker can spin on one each and leave some to the others.
 SPINNING_CORES = 4
+WORKER_EXTENSION = "sync.worker_extension.WeightOperations"
 # What glibc's malloc reads at the start of a process (mallopt(3)).
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
@@ -44,7 +46,7 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.argv = with_worker_inside(with_weight_transfer(settings.engine_argv))
+        self.argv = with_worker_inside(with_weight_operations(with_weight_transfer(settings.engine_argv)))
         self.arguments = parse_arguments(self.argv)
         keep_memory()
         self.loop = uvloop.new_event_loop()
@@ -55,7 +57,7 @@ class Engine:
         self._supported_tasks: tuple[Any, ...] = ()
         self._stopping = False
         self._supervisor: asyncio.Task[None] | None = None
-        self._on_start: list[Callable[[AsyncLLM], None]] = []
+        self._on_start: list[Callable[[AsyncLLM], Awaitable[None] | None]] = []
         self._on_death: list[Callable[[str], None]] = []
         self._thread = threading.Thread(target=self._run_loop, name="engine-loop", daemon=True)
 
@@ -70,8 +72,8 @@ class Engine:
     def is_running(self) -> bool:
         return self._llm is not None and not self._llm.errored
 
-    def on_start(self, hook: Callable[[AsyncLLM], None]) -> None:
-        """Call `hook` with every newly started AsyncLLM, before it takes requests."""
+    def on_start(self, hook: Callable[[AsyncLLM], Awaitable[None] | None]) -> None:
+        """Call `hook` with every newly started AsyncLLM, and wait for what it returns, before it takes requests."""
         self._on_start.append(hook)
 
     def on_death(self, hook: Callable[[str], None]) -> None:
@@ -142,7 +144,8 @@ class Engine:
     async def _start_llm(self) -> None:
         llm = await self.loop.run_in_executor(None, self.create_llm)  # the loop stays free to answer meanwhile
         for hook in self._on_start:
-            hook(llm)
+            if (pending := hook(llm)) is not None:
+                await pending
         self._supported_tasks = await llm.get_supported_tasks()
         llm._run_output_handler()
         self.died = self.loop.create_future()
@@ -195,6 +198,21 @@ def with_weight_transfer(argv: list[str]) -> list[str]:
     if backend not in WeightTransferEngineFactory._registry:
         return argv
     return [*argv, "--weight-transfer-config", json.dumps({"backend": backend})]
+
+
+def with_weight_operations(argv: list[str]) -> list[str]:
+    """`argv`, such that the workers answer to weight operations (sync/worker_extension.py).
+
+    Raises ValueError when it names a worker extension that does not have them.
+    """
+    named = parse_arguments(argv).worker_extension_cls
+    if not named:
+        return [*argv, "--worker-extension-cls", WORKER_EXTENSION]
+    from sync.worker_extension import WeightOperations
+
+    if not issubclass(resolve_obj_by_qualname(named), WeightOperations):
+        raise ValueError(f"--worker-extension-cls {named}: must derive from {WORKER_EXTENSION}")
+    return argv
 
 
 def with_worker_inside(argv: list[str]) -> list[str]:

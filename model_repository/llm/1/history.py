@@ -18,8 +18,9 @@ OUTCOMES = ("committed", "unchanged", "failed", "aborted")
 class Record:
     """One update; times in seconds, `started_at` since the epoch."""
 
-    kind: str  # push, rollback
+    kind: str  # push, rollback, reload
     holder: str | None
+    update_id: str = ""
     started_at: float = field(default_factory=time.time)
     outcome: str = "running"  # running, committed, unchanged, failed, aborted
     reason: str | None = None
@@ -47,9 +48,16 @@ class Record:
     def is_committed(self) -> bool:
         return self.outcome in ("committed", "unchanged")
 
+    def is_committed_as(self, update_id: str | None, version: str | None) -> bool:
+        """Whether it has committed and is the update of that id; for a client without ids, of that version."""
+        if not self.is_committed:
+            return False
+        return self.update_id == update_id if update_id is not None else self.weight_version == version
+
     def result(self) -> dict[str, Any]:
-        """What the one who asked for it hears."""
+        """What its trainer hears."""
         return {
+            "update_id": self.update_id,
             "outcome": self.outcome,
             "weight_version": self.weight_version,
             "is_changed": self.outcome != "unchanged",
@@ -82,10 +90,14 @@ class History:
     def records(self) -> Sequence[Record]:
         return tuple(self._records)
 
-    def begin(self, kind: str, holder: str | None) -> Record:
-        record = Record(kind, holder)
+    def begin(self, kind: str, holder: str | None, update_id: str = "") -> Record:
+        record = Record(kind, holder, update_id)
         self._records.append(record)
         return record
+
+    def find(self, update_id: str) -> Record | None:
+        """The update of that id, if it is one of the last."""
+        return next((record for record in reversed(self._records) if record.update_id == update_id), None)
 
     def end(self, record: Record, outcome: str, version: str | None, reason: str | None = None) -> None:
         """An update ends once: what fails because it has ended changes nothing."""

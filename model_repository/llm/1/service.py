@@ -105,7 +105,7 @@ class Service:
 
     async def _serve_front_end(self, request: Any, sender: Sender, channel: bytes) -> None:
         if (payloads := read_batch(request, "engine_request")) is not None:
-            self._weights.check_can_generate()
+            self._weights.replica.check_can_generate()
             await self._relay.add(channel, payloads, sender)
         elif (payload := read_bytes(request, "engine_abort")) is not None:
             await self._relay.abort(channel, payload)
@@ -118,7 +118,7 @@ class Service:
             self._relay.open(channel, sender)
 
     async def _serve_native(self, request: NativeRequest, sender: Sender) -> None:
-        self._weights.check_can_generate()
+        self._weights.replica.check_can_generate()
         task = asyncio.current_task()
         if task is None:
             raise BadTensor("text_input", "served outside a task")

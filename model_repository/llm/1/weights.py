@@ -1,47 +1,43 @@
-"""The replica's weights: which version serves, and the life of an update.
+"""The replica's weights: which version serves, who may change it, and the operations that do.
 
-    serving(v) ──start──► updating(v→w) ──finish──► serving(w) ──rollback──► serving(v)
+    serving(v) ──start──► updating(v→w) ──prepare, finish──► serving(w) ──rollback──► serving(v)
         ▲                    │
-        └── abort, nothing   └── a failure once loading began ──► dirty ──a full update commits──► serving(w)
+        └── abort, nothing   └── a failure once loading began ──► dirty ──a full push, reload or rollback──► serving
             loaded yet
 
-A dirty replica has weights partly replaced; a fenced one serves other weights than the rest of its fleet. Both refuse
-to generate until an update commits. Operations are serialised; each has a deadline.
+A dirty replica does not know what its weights are; a fenced one serves other weights than the rest of its fleet. Both
+refuse to generate until an update commits. Operations are serialised; each has a deadline.
+
+An update has an id. It is prepared by every rank of the engine before it is committed, and it commits only if every
+rank loads it. What became of an update can be asked for by its id: a trainer whose call was lost need not guess.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from typing import Any
 
 from vllm.v1.engine import PauseMode
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from sync.checkpoint_files import CheckpointFiles
+from sync.versions import next_version
 
 from .engine import Engine
-from .history import FIRST_VERSION, History, Record, size_of
+from .history import History
 from .lease import Lease, read_holder
-from .tensors import BadTensor, Conflict, RequestError, Unavailable
+from .replica_state import ReplicaState, State
+from .running_update import RunningUpdate
+from .served_versions import Version
+from .tensors import BadTensor, Conflict, RequestError
 from .trainer_watch import TrainerWatch
+from .updates import Updates, checkpoint, label_of_reload, label_of_start
 from .worker_calls import OPERATION_TIMEOUT_S, Workers
 
 LOCK_TIMEOUT_S = 60.0
-# Engines that stage: until finish is called nothing in the model has been touched.
-STAGING_BACKENDS = frozenset({"gloo"})
-# What such an engine's error says when it failed before it loaded anything (see sync/gloo_worker.py).
-UNTOUCHED = "the model is untouched"
 # A worker that receives from a trainer which is gone will not come back by itself (NCCL).
 STUCK_S = 5.0
-
-
-class State(StrEnum):
-    SERVING = "serving"
-    UPDATING = "updating"
-    DIRTY = "dirty"
-    FENCED = "fenced"
-
-
-REFUSING = frozenset({State.DIRTY, State.FENCED})
 
 
 class Weights:
@@ -51,331 +47,325 @@ class Weights:
         """`announce` is called with every version that goes live."""
         self.engine = engine
         self.lease = Lease()
-        self.history = History()
-        self.state = State.SERVING
-        self.reason: str | None = None
-        self.is_paused = False
         self._workers = Workers(engine)
+        self.replica = ReplicaState(engine, self._workers)
+        self.updates = Updates(engine, self._workers, self.replica, announce)
         self._announce = announce
-        self._previous: str | None = None  # the version a rollback goes back to
-        self._keeps_previous = True
-        self._resting: tuple[State, str | None] = (State.SERVING, None)  # state and reason before the running update
-        self._is_touched = False  # whether the running update may have changed the model
-        self._is_receiving = False  # whether workers are busy with tensors
-        self._timeout_s = OPERATION_TIMEOUT_S  # from start to finish, as the trainer asked
+        self._timeout_s = OPERATION_TIMEOUT_S  # of the connected trainer's updates
         self._watch = TrainerWatch(self.lease, self._trainer_gone, self._lease_ran_out)
-        self._expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
         self._lock = asyncio.Lock()
+        self._fingerprint: str | None = None  # of the checkpoint's files as the first engine found them
+        engine.on_start(self._engine_started)
         engine.on_death(self._engine_died)
 
     @property
+    def state(self) -> State:
+        return self.replica.state
+
+    @property
+    def history(self) -> History:
+        return self.updates.history
+
+    @property
     def backend(self) -> str | None:
-        config = self.engine.llm.vllm_config.weight_transfer_config
-        return config.backend if config is not None else None
+        return self.updates.backend
 
     async def version(self) -> str:
         return await self._workers.version()
 
-    def check_can_generate(self) -> None:
-        """Raises Unavailable when what would be generated could not be trusted."""
-        if self.state in REFUSING:
-            raise Unavailable(f"weights: {self.state} ({self.reason}); push a full set of weights")
-
     # ---- the trainer ----------------------------------------------------------------------------------------------
+
+    async def reserve(self, init_info: dict[str, Any]) -> None:
+        """Give the lease to a trainer, and call no worker yet. Raises Conflict while another trainer holds it.
+
+        A trainer reserves all replicas of a fleet before it forms a group with their workers: those of a group in which
+        one is missing wait for it.
+        """
+        async with self._exclusive():
+            await self._take_lease(dict(init_info), "reserve_lease")
 
     async def connect(self, init_info: dict[str, Any]) -> None:
         """Join the trainer's group and give it the lease. Raises Conflict while another trainer holds it."""
         init_info = dict(init_info)
-        holder, lease_s, is_anonymous = read_holder(init_info)
         async with self._exclusive():
-            self.lease.check_free_for(holder)
-            if self.lease.holder == holder:
-                self._refuse_while(State.UPDATING, "init_weight_transfer_engine")
-            elif self.lease.is_held:
-                await self._let_go(f"the lease of {self.lease.holder} ran out")
-            if self.backend is None:
-                raise BadTensor(
-                    "init_weight_transfer_engine",
-                    'weight transfer is off; start vLLM with --weight-transfer-config \'{"backend": "gloo"}\'',
-                )
-            is_staged = self.backend in STAGING_BACKENDS
+            await self._take_lease(init_info, "init_weight_transfer_engine")
             # vLLM's own engines know no deadline.
+            is_staged = self.updates.is_staged
             timeout_s = init_info.get("timeout_s") if is_staged else init_info.pop("timeout_s", None)
             self._timeout_s = float(timeout_s or OPERATION_TIMEOUT_S)
             self._workers.deadline = time.monotonic() + self._timeout_s
             try:
-                await self._workers.connect(init_info)
+                await self._workers.run("connect", init_info=init_info)
+            except RequestError:
+                self._end_lease()
+                raise
             finally:
                 self._workers.deadline = None
-            self.lease.take(holder, lease_s, is_anonymous=is_anonymous)
-            self._keeps_previous = is_staged and init_info.get("keep_previous", True)
             self._watch.start(init_info)
 
     async def disconnect(self) -> None:
         async with self._exclusive():
-            self._refuse_while(State.UPDATING, "shutdown_weight_transfer_engine")
-            await self._workers.disconnect()
+            self.updates.refuse_while_running("shutdown_weight_transfer_engine")
+            await self._workers.run("disconnect")
             self._end_lease()
 
-    async def force_out(self, reason: str) -> None:
-        """Let go of the trainer, whoever it is; its update, if one is running, is given up."""
+    async def evict_trainer(self, reason: str) -> None:
+        """Release the trainer, whoever it is; its update, if one is running, is given up."""
         async with self._exclusive():
-            await self._let_go(reason)
+            await self._release_trainer(reason)
 
     # ---- an update ------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Begin an update. Idempotent until the first update_weights, since clients retry."""
+    async def start(self, update_id: str | None = None, in_flight: PauseMode = "keep") -> str:
+        """Begin an update and return its id. Idempotent until the first update_weights, since clients retry.
+
+        in_flight: what becomes of running requests. They go on with the new weights ("keep"; what they hold in the KV
+            cache is computed anew, so that no token is made from two sets of weights), are waited for, or aborted. An
+            engine that stages does so at the commit; any other one now, before its model is touched.
+        """
         async with self._exclusive():
-            if self.state is State.UPDATING:
-                if self._is_touched:
-                    raise Conflict("start_weight_update: an update is running; finish or abort it")
-                return
+            if (running := self.updates.running) is not None:
+                if running.is_announced or update_id not in (None, running.update_id):
+                    raise Conflict(f"start_weight_update: update {running.update_id} is running; finish or abort it")
+                return running.update_id
             if not self.lease.is_held:
                 raise Conflict("start_weight_update: no trainer is connected; call init_weight_transfer_engine first")
-            self._begin_update(may_touch=self.backend not in STAGING_BACKENDS)
-            record = self.history.begin("push", self.lease.holder)
-            try:
-                if self._is_touched:  # an engine that writes into the model as bytes arrive must not generate meanwhile
-                    await self._workers.stand_still("keep")
-                await self._workers.start()
-            except RequestError as error:
-                await self._fail(record, f"start_weight_update failed: {error}")
-                raise
-            self.state = State.UPDATING
-            self._expiry = asyncio.create_task(self._abort_when_late(record))
+            update = self.updates.begin("push", self.lease.holder, update_id, in_flight, self._timeout_s)
+            async with self._release_on_failure(update):
+                await self.updates.start(update)
+            self.updates.expire(update, self._abort_late)
+            return update.update_id
 
-    async def update(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+    async def update(self, update_info: dict[str, Any] | list[dict[str, Any]], update_id: str | None = None) -> None:
         async with self._exclusive():
-            record = self._running_update("update_weights")
-            self._is_receiving = True
-            try:
-                await self._workers.update(update_info)
-            except RequestError as error:
-                await self._fail(record, f"update_weights failed: {error}")
-                raise
-            finally:
-                self._is_receiving = False
-            for num_tensors, num_bytes in map(size_of, update_info if isinstance(update_info, list) else [update_info]):
-                record.num_tensors += num_tensors
-                record.num_bytes += num_bytes
+            update = self.updates.require("update_weights", update_id)
+            update.is_announced = True
+            async with self._release_on_failure(update):
+                await self.updates.receive(update, update_info)
+
+    async def prepare(self, update_id: str | None = None) -> dict[str, Any]:
+        """Have every rank say whether it can load the update: the first phase of a commit. Nothing is touched.
+
+        Returns `digest` of the tensors staged and `is_unchanged`. When a rank cannot, the update has failed.
+        """
+        async with self._exclusive():
+            update = self.updates.require("prepare_weight_update", update_id)
+            async with self._release_on_failure(update):
+                await self.updates.prepare(update)
+            return {
+                "update_id": update.update_id,
+                "digest": next(iter(update.digests), None),
+                "is_unchanged": update.is_unchanged,
+            }
 
     async def finish(
-        self, version: str | None, in_flight: PauseMode = "keep", *, unchanged: bool = False
+        self, version: str | None = None, in_flight: PauseMode | None = None, update_id: str | None = None
     ) -> dict[str, Any]:
-        """Make the update live: load, set the version and drop cached prefixes while generation is paused.
+        """Make the update live: load, set the version and drop what was cached, while generation is paused.
 
-        in_flight: running requests go on with the new weights ("keep"; what they hold in the KV cache is computed
-            anew, so that no token is made from two sets of weights), are waited for, or aborted.
-        unchanged: the trainer heard from all our workers that they hold these very tensors: only the version moves.
+        version: by default "v<n+1>" after the one that serves: other weights never go by the same name.
+        in_flight: as in `start`, for a trainer that says so only now.
 
-        Idempotent: a second finish of the same version answers as the first.
+        Idempotent: a second finish of the same update answers as the first.
         """
         async with self._exclusive():
             last = self.history.last
-            if self.state is State.SERVING and last and last.weight_version == version and last.is_committed:
+            if self.updates.running is None and last is not None and last.is_committed_as(update_id, version):
                 return last.result()
-            record = self._running_update("finish_weight_update")
-            record.stage_s = time.time() - record.started_at
-            before = await self.version()
-            await self._commit(record, version, in_flight, unchanged=unchanged and not self._is_touched)
-            if record.outcome == "committed":
-                self._previous = before if self._keeps_previous else None
-            return record.result()
+            update = self.updates.require("finish_weight_update", update_id)
+            update.in_flight = in_flight or update.in_flight
+            update.record.stage_s = time.time() - update.record.started_at
+            serving = self.updates.versions.serving
+            label = version if version is not None else next_version([serving.label])
+            async with self._release_on_failure(update):
+                await self.updates.prepare(update)
+                # An unchanged update brings a new name for what the workers hold already.
+                held = serving.update_id if update.is_unchanged else update.update_id
+                return await self.updates.commit(update, Version(label, held))
 
-    async def rollback(self, in_flight: PauseMode = "keep") -> dict[str, Any]:
-        """Load the previous version again; a dirty replica goes back to the version it had. Raises Conflict."""
-        async with self._exclusive():
-            self._refuse_while(State.UPDATING, "rollback")
-            before = await self.version()
-            target = before if self.state is State.DIRTY else self._previous
-            if target is None or self.backend not in STAGING_BACKENDS:
-                raise Conflict("rollback: no previous version is kept here")
-            record = self.history.begin("rollback", self.lease.holder)
-            self._begin_update(may_touch=False)
-            try:
-                await self._workers.start()
-                await self._workers.update({"rollback": True})
-            except RequestError as error:
-                await self._fail(record, f"rollback failed: {error}")
-                raise
-            was_dirty = self.state is State.DIRTY
-            await self._commit(record, target, in_flight, unchanged=False)
-            if not was_dirty:
-                self._previous = before
-            return record.result()
+    async def abort(self, reason: str, update_id: str | None = None) -> dict[str, Any]:
+        """Give up the running update, and say what became of `update_id`; nothing happens without one.
 
-    async def abort(self, reason: str) -> None:
-        """Give up a running update; nothing happens without one."""
+        After this the update can no longer go live: what is answered is final.
+        """
         async with self._exclusive():
-            if self.state is State.UPDATING and self.history.last is not None:
-                await self._fail(self.history.last, reason, outcome="aborted")
+            if (update := self.updates.running) is not None and update_id in (None, update.update_id):
+                await self._give_up(update, reason)
+            return self.updates.outcome(update_id)
 
-    async def fence(self, reason: str) -> None:
-        """Refuse to generate until an update commits: the rest of the fleet serves other weights."""
+    async def fence(self, reason: str, unless_committed: str | None = None) -> dict[str, Any]:
+        """Refuse to generate until an update commits: the rest of the fleet serves other weights.
+
+        A running update is given up. With the id of an update that has committed here after all, nothing happens.
+        Returns what became of that update.
+        """
         async with self._exclusive():
-            self._refuse_while(State.UPDATING, "fence")
-            await self._refuse(State.FENCED, reason)
+            if unless_committed is None or not self.updates.is_live(unless_committed):
+                if self.updates.running is not None:
+                    await self._give_up(self.updates.running, reason)
+                if self.state is not State.DIRTY:  # that one says more: what it holds is not known
+                    await self.replica.refuse(State.FENCED, reason)
+            return self.updates.outcome(unless_committed)
+
+    # ---- versions at hand -----------------------------------------------------------------------------------------
+
+    async def rollback(self, in_flight: PauseMode = "keep", to: str | None = None) -> dict[str, Any]:
+        """Load an earlier version again. Raises Conflict when a rank does not hold it: nothing has changed then.
+
+        to: the version's name; by default the one before, and for a dirty replica the one that it had.
+        """
+        async with self._exclusive():
+            self.updates.refuse_while_running("rollback")
+            target = self.updates.rollback_target(to)
+            await self.updates.require_at_every_rank(target)
+            update = self.updates.begin("rollback", self.lease.holder, None, in_flight, OPERATION_TIMEOUT_S)
+            return await self.updates.commit(update, target)
+
+    async def reload(self, version: str | None = None, in_flight: PauseMode = "keep") -> dict[str, Any]:
+        """Load the checkpoint from disk again: the way back that needs no trainer.
+
+        version: needed when the files are not those that the engine started with, since the weights are others then.
+        """
+        async with self._exclusive():
+            self.updates.refuse_while_running("reload")
+            label = label_of_reload(version, (self._fingerprint, find_fingerprint(self.engine.llm)))
+            update = self.updates.begin("reload", self.lease.holder, None, in_flight, OPERATION_TIMEOUT_S)
+            return await self.updates.commit(update, checkpoint(label))
+
+    async def set_version(self, version: str) -> None:
+        """Give the weights that serve another name."""
+        async with self._exclusive():
+            self.updates.refuse_while_running("update_weight_version")
+            await self._workers.set_version(version)
+            self.updates.versions.relabel(version)
+            self._announce(version)
 
     # ---- generation -----------------------------------------------------------------------------------------------
 
     async def pause(self, mode: PauseMode, *, clear_cache: bool) -> None:
         async with self._exclusive():
-            await self._workers.pause(mode, clear_cache=clear_cache)
-            self.is_paused = True
+            if self.updates.holds_half_an_update:  # then the engine is paused, and stays so until `resume`
+                self.replica.is_paused = True
+            else:
+                await self.replica.pause(mode, clear_cache=clear_cache)
 
     async def resume(self) -> None:
+        """Raises Conflict while the model holds half an update."""
         async with self._exclusive():
-            self.is_paused = False
-            if self.state not in REFUSING:
-                await self._workers.resume()
+            if self.updates.holds_half_an_update:
+                raise Conflict("resume_generation: not while weights are being replaced; the update's end resumes")
+            await self.replica.resume()
 
-    async def set_version(self, version: str) -> None:
+    async def reset(self) -> None:
+        """Zero the weights: vLLM's weight checker does, to prove that a push writes every tensor."""
         async with self._exclusive():
-            self._refuse_while(State.UPDATING, "update_weight_version")
-            await self._workers.set_version(version)
-            self._announce(version)
+            self.updates.refuse_while_running("reset_weights")
+            await self.replica.refuse(State.DIRTY, "weights were reset to zero")
+            await self._workers.run("reset")
 
-    def mark_dirty(self, reason: str) -> None:
-        self.state, self.reason = State.DIRTY, reason
+    async def sleep(self, level: int, mode: PauseMode) -> None:
+        """Give memory back; from level 2 on the weights are lost."""
+        async with self._exclusive():
+            self.updates.refuse_while_running("sleep")
+            if level >= 1:
+                await self._workers.run("forget")
+            await self._workers.sleep(level, mode)
+            if level >= 2:
+                self.replica.state, self.replica.reason = State.DIRTY, f"sleep level {level} discarded the weights"
+
+    async def wake_up(self, tags: list[str] | None) -> bool:
+        """Whether the engine is awake as a whole."""
+        async with self._exclusive():
+            self.updates.refuse_while_running("wake_up")
+            is_awake = await self._workers.wake_up(tags)
+            if is_awake and (self.replica.is_paused or self.replica.is_refusing):  # vLLM resumes by itself
+                await self._workers.pause("abort", clear_cache=True)
+            return is_awake
 
     # ---- the steps of the above -----------------------------------------------------------------------------------
 
-    def _begin_update(self, *, may_touch: bool) -> None:
-        self._workers.deadline = time.monotonic() + self._timeout_s
-        self._resting = (self.state, self.reason)
-        self._is_touched = may_touch or self.state is State.DIRTY
+    async def _take_lease(self, init_info: dict[str, Any], operation: str) -> None:
+        """Take the lease's fields out of `init_info`, and the lease. Raises Conflict, BadTensor."""
+        holder, lease_s, is_anonymous = read_holder(init_info)
+        self.lease.check_free_for(holder)
+        if self.lease.holder == holder:
+            self.updates.refuse_while_running(operation)
+        elif self.lease.is_held:
+            await self._release_trainer(f"the lease of {self.lease.holder} ran out")
+        if self.backend is None:
+            raise BadTensor(
+                operation, 'weight transfer is off; start vLLM with --weight-transfer-config \'{"backend": "gloo"}\''
+            )
+        self.lease.take(holder, lease_s, is_anonymous=is_anonymous)
+        self._watch.start({})
 
-    async def _commit(self, record: Record, version: str | None, in_flight: PauseMode, *, unchanged: bool) -> None:
-        record.in_flight = in_flight
+    @asynccontextmanager
+    async def _release_on_failure(self, update: RunningUpdate) -> AsyncIterator[None]:
+        """An update that fails ends its trainer's lease: the workers have left its group."""
         try:
-            if unchanged:
-                await self._load()
-            else:
-                with record.timed("drain_s"):
-                    await self._workers.stand_still(in_flight)
-                with record.timed("load_s"):
-                    await self._load()
-                self._is_touched = True
-            with record.timed("flush_s"):
-                if version is not None:
-                    await self._workers.set_version(version)
-                if not unchanged:
-                    await self._workers.forget_prefixes()
-                live = version if version is not None else await self.version()
-        except RequestError as error:
-            await self._fail(record, f"finish_weight_update failed: {error}")
-            raise
-        self._stop_expiry()
-        self.state, self.reason, self._is_touched = State.SERVING, None, False
-        self._announce(live)
-        with record.timed("flush_s"):
-            await self._resume_unless_paused()  # a fenced engine stands still, whatever was pushed
-        self.history.end(record, "unchanged" if unchanged else "committed", live)
+            yield
+        finally:
+            if update.record.outcome in ("failed", "aborted"):
+                self._end_lease()
 
-    async def _load(self) -> None:
-        try:
-            await self._workers.load()
-        except RequestError as error:
-            self._is_touched = self._is_touched or UNTOUCHED not in str(error)
-            raise
+    async def _give_up(self, update: RunningUpdate, reason: str) -> None:
+        async with self._release_on_failure(update):
+            await self.updates.fail(update, reason, outcome="aborted")
 
-    async def _fail(self, record: Record, reason: str, outcome: str = "failed") -> None:
-        """End the update; what the model holds decides between serving on and dirty.
-
-        Not one that the engine's death has ended (`_engine_died`): the new engine holds the checkpoint, whole.
-        """
-        if record.outcome != "running":
-            return
-        self._stop_expiry()
-        self._end_lease()
-        version = None
-        if self.engine.is_running:
-            await self._workers.let_go(is_staged=self.backend in STAGING_BACKENDS)
-            version = await self.version()
-        if self._is_touched:
-            await self._refuse(State.DIRTY, reason)
-        else:
-            self.state, self.reason = self._resting
-            await self._resume_unless_paused()
-        self.history.end(record, outcome, version, reason)
-
-    async def _refuse(self, state: State, reason: str) -> None:
-        """From now on nothing is generated; what is running ends with finish reason "abort"."""
-        self.state, self.reason = state, reason
-        if self.engine.is_running:
-            await self._workers.pause("abort", clear_cache=True)
-
-    async def _let_go(self, reason: str) -> None:
-        if self.state is State.UPDATING and self.history.last is not None:
-            await self._fail(self.history.last, reason, outcome="aborted")
+    async def _release_trainer(self, reason: str) -> None:
+        if self.updates.running is not None:
+            await self._give_up(self.updates.running, reason)
         elif self.lease.is_held:
             self._end_lease()
             if self.engine.is_running:
-                await self._workers.disconnect()
-
-    async def _resume_unless_paused(self) -> None:
-        if not self.is_paused and self.state not in REFUSING and self.engine.is_running:
-            await self._workers.resume()
-
-    async def _trainer_gone(self, generation: int, reason: str) -> None:
-        await self._let_go_if(lambda: self.lease.generation == generation, reason)
-
-    async def _lease_ran_out(self, generation: int) -> None:
-        # A call of the trainer's may have been under way, and has renewed it.
-        reason = f"the lease of {self.lease.holder} ran out"
-        await self._let_go_if(lambda: self.lease.generation == generation and self.lease.left_s == 0, reason)
-
-    async def _let_go_if(self, is_lost: Callable[[], bool], reason: str) -> None:
-        """Let go of a trainer that is lost. If it left workers in a collective, the engine is started again."""
-        is_stuck = self._is_receiving and self.backend not in STAGING_BACKENDS
-        try:
-            async with self._exclusive(timeout_s=STUCK_S if is_stuck else None):
-                if is_lost():
-                    await self._let_go(reason)
-        except Conflict:
-            if self._is_receiving and is_lost():
-                self.engine.kill()
-
-    async def _abort_when_late(self, record: Record) -> None:
-        await asyncio.sleep(self._timeout_s)
-        async with self._exclusive():
-            self._expiry = None
-            if self.state is State.UPDATING and self.history.last is record:
-                late = f"not finished within the trainer's own {self._timeout_s:.0f} s"
-                await self._fail(record, late, outcome="aborted")
-
-    def _stop_expiry(self) -> None:
-        self._workers.deadline = None
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+                await self._workers.ask("disconnect")
 
     def _end_lease(self) -> None:
         self.lease.release()
         self._watch.stop()
 
+    # ---- what happens by itself -----------------------------------------------------------------------------------
+
+    async def _trainer_gone(self, generation: int, reason: str) -> None:
+        await self._release_if(lambda: self.lease.generation == generation, reason)
+
+    async def _lease_ran_out(self, generation: int) -> None:
+        # A call of the trainer's may have been under way, and has renewed it.
+        reason = f"the lease of {self.lease.holder} ran out"
+        await self._release_if(lambda: self.lease.generation == generation and self.lease.left_s == 0, reason)
+
+    async def _release_if(self, is_lost: Callable[[], bool], reason: str) -> None:
+        """Release a trainer that is lost. If it left workers in a collective, the engine is started again."""
+        is_stuck = self._is_receiving and not self.updates.is_staged
+        try:
+            async with self._exclusive(timeout_s=STUCK_S if is_stuck else None):
+                if is_lost():
+                    await self._release_trainer(reason)
+        except Conflict:
+            if self._is_receiving and is_lost():
+                self.engine.kill()
+
+    @property
+    def _is_receiving(self) -> bool:
+        return self.updates.running is not None and self.updates.running.is_receiving
+
+    async def _abort_late(self, update: RunningUpdate) -> None:
+        async with self._exclusive():
+            await self._give_up(update, f"not finished within the trainer's own {update.timeout_s:.0f} s")
+
+    async def _engine_started(self, llm: AsyncLLM) -> None:
+        """A new engine holds what was on disk; if that is no longer what the first one found, it has another name."""
+        found = find_fingerprint(llm)
+        if self._fingerprint is None:
+            self._fingerprint = found
+        label = label_of_start((self._fingerprint, found))
+        await llm.update_weight_version(label)
+        self.updates.engine_started(label)
+
     def _engine_died(self, reason: str) -> None:
-        # The new engine starts from the checkpoint: nothing of a running update is left in it.
-        if self.history.last is not None:
-            self.history.end(self.history.last, "failed", None, reason)
-        if self.state is not State.FENCED:
-            self.state, self.reason = State.SERVING, None
-        self._resting = (self.state, self.reason)
-        self._previous, self._is_touched, self.is_paused = None, False, False
-        self._announce(FIRST_VERSION)
-        self._stop_expiry()
+        self.updates.engine_died(reason)
+        self.replica.engine_died()
         self._end_lease()
-
-    def _running_update(self, operation: str) -> Record:
-        last = self.history.last
-        if self.state is not State.UPDATING or last is None:
-            raise Conflict(f"{operation}: no update is running (state: {self.state}); call start_weight_update first")
-        return last
-
-    def _refuse_while(self, state: State, operation: str) -> None:
-        if self.state is state:
-            raise Conflict(f"{operation}: not while {state}; finish or abort the update first")
 
     @asynccontextmanager
     async def _exclusive(self, timeout_s: float | None = LOCK_TIMEOUT_S) -> AsyncIterator[None]:
@@ -388,3 +378,8 @@ class Weights:
             yield
         finally:
             self._lock.release()
+
+
+def find_fingerprint(llm: AsyncLLM) -> str | None:
+    """Of the checkpoint's files as they are now."""
+    return CheckpointFiles.find(llm.model_config).fingerprint()

@@ -1,0 +1,46 @@
+"""Which versions a replica has served: their labels, and the ids under which the workers hold them."""
+
+from dataclasses import dataclass
+
+from sync.outcomes import CHECKPOINT_ID
+
+from .history import FIRST_VERSION
+
+
+@dataclass(frozen=True)
+class Version:
+    """A label that answers report, and the id of the push that brought the weights; several labels may share an id."""
+
+    label: str
+    update_id: str
+
+
+class ServedVersions:
+    """The version that serves, and those before it that the workers may still hold."""
+
+    def __init__(self, label: str = FIRST_VERSION) -> None:
+        """As an engine starts: with its checkpoint's weights."""
+        self.serving = Version(label, CHECKPOINT_ID)
+        self.earlier: list[Version] = []  # newest last
+
+    @property
+    def previous(self) -> Version | None:
+        """Where a rollback goes unless it names a version."""
+        return self.earlier[-1] if self.earlier else None
+
+    def find(self, label: str) -> Version | None:
+        """The newest version of that name."""
+        return next((version for version in (self.serving, *reversed(self.earlier)) if version.label == label), None)
+
+    def commit(self, version: Version) -> None:
+        """A push went live: the one before it is what can be gone back to."""
+        self.earlier, self.serving = [self.serving], version
+
+    def restore(self, version: Version) -> None:
+        """A rollback went live: the version that served can be gone back to as well."""
+        self.earlier = [other for other in (*self.earlier, self.serving) if other != version]
+        self.serving = version
+
+    def relabel(self, label: str) -> None:
+        """The same weights, by another name."""
+        self.serving = Version(label, self.serving.update_id)

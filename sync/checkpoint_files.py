@@ -1,0 +1,50 @@
+"""The files of the checkpoint that an engine was started with, and whether they are still the same."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A checkpoint's folder; None when the model is not at hand as files on this machine."""
+
+    folder: Path | None
+
+    @classmethod
+    def find(cls, model_config: Any) -> "CheckpointFiles":
+        """The folder of vLLM's ModelConfig: a path, or a snapshot of the hub that is cached here."""
+        folder = Path(model_config.model)
+        if folder.is_dir():
+            return cls(folder)
+        if folder.is_file():
+            return cls(folder.parent)
+        from huggingface_hub import snapshot_download
+
+        try:
+            return cls(
+                Path(snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True))
+            )
+        except (OSError, ValueError):
+            return cls(None)
+
+    def fingerprint(self) -> str | None:
+        """16 hex digits over name, size, inode and time of every file with weights; None when there are none.
+
+        It reads no weights. A folder that was written again has another fingerprint.
+        """
+        if self.folder is None:
+            return None
+        try:
+            lines = [
+                f"{path.name} {stat.st_size} {stat.st_ino} {stat.st_mtime_ns}"
+                for path in sorted(self.folder.iterdir())
+                if path.suffix in WEIGHT_SUFFIXES and (stat := path.stat())
+            ]
+        except OSError:  # it may be written at this very moment
+            return None
+        return xxhash.xxh3_64_hexdigest("\n".join(lines).encode()) if lines else None

@@ -1,0 +1,96 @@
+"""What became of a commit at each replica, found out by asking where a call was lost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .control import ControlClient
+from .errors import CommitError, SyncError, UnknownOutcomeError
+
+# A commit that is still loading when its trainer's deadline has passed is waited for so long.
+RESOLVE_TIMEOUT_S = 30.0
+
+
+@dataclass
+class Outcome:
+    """The replicas by what became of a commit there."""
+
+    version: str
+    committed: dict[ControlClient, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[ControlClient, SyncError] = field(default_factory=dict)
+    unknown: dict[ControlClient, SyncError] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def require(self) -> None:
+        """Raises CommitError unless all have committed, UnknownOutcomeError when one could not be asked."""
+        if not self.failed and not self.unknown:
+            return
+        kind = UnknownOutcomeError if self.unknown else CommitError
+        error = kind(self.version, names(self.committed), by_name(self.failed), by_name(self.unknown))
+        for note in self.notes:
+            error.add_note(note)
+        raise error
+
+
+def resolve(
+    results: Mapping[ControlClient, "dict[str, Any] | SyncError"], update_id: str | None, version: str
+) -> Outcome:
+    """Sort the answers to a commit, and ask each replica whose answer was lost what became of it.
+
+    update_id: of the push; None for a rollback, which is known by the version it serves.
+
+    Where some have committed, those that have not are fenced: they must not answer as if they had. Asking ends the
+    update there, so that it cannot go live after this.
+    """
+    outcome = Outcome(version)
+    for client, result in results.items():
+        if isinstance(result, SyncError):
+            _ask(client, result, update_id, outcome)
+        else:
+            outcome.committed[client] = result
+    if outcome.committed:
+        for client in [*outcome.failed, *outcome.unknown]:
+            _fence(client, update_id, outcome)
+    return outcome
+
+
+def _ask(client: ControlClient, lost: SyncError, update_id: str | None, outcome: Outcome) -> None:
+    try:
+        if update_id is None:
+            status = client.status(RESOLVE_TIMEOUT_S)
+            is_live = status["weight_version"] == outcome.version and status["state"] in ("serving", "paused")
+            result = status.get("last_update") or {}
+        else:
+            answer = client.abort_weight_update(str(lost), RESOLVE_TIMEOUT_S, update_id=update_id)
+            is_live, result = answer["is_live"], answer["result"]
+    except SyncError as problem:
+        lost.add_note(f"asked what became of it: {problem}")
+        outcome.unknown[client] = lost
+    else:
+        if is_live:
+            outcome.committed[client] = result or {}
+        else:
+            outcome.failed[client] = lost
+
+
+def _fence(client: ControlClient, update_id: str | None, outcome: Outcome) -> None:
+    reason = f"{outcome.version} is live at {', '.join(names(outcome.committed))}"
+    try:
+        answer = client.fence(reason, RESOLVE_TIMEOUT_S, unless_committed=update_id)
+    except SyncError as problem:
+        outcome.notes.append(f"{client.target} could not be fenced: {problem}")
+        return
+    if update_id is not None and answer["is_live"]:
+        outcome.committed[client] = answer["result"] or {}
+        outcome.failed.pop(client, None)
+        outcome.unknown.pop(client, None)
+    else:
+        outcome.notes.append(f"{client.target} is fenced: it refuses to generate until a push commits there")
+
+
+def names(clients: Mapping[ControlClient, Any]) -> list[str]:
+    return [str(client.target) for client in clients]
+
+
+def by_name(errors: Mapping[ControlClient, SyncError]) -> dict[str, BaseException]:
+    return {str(client.target): error for client, error in errors.items()}

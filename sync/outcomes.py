@@ -1,0 +1,21 @@
+"""Outcomes of weight operations, as codes: what a worker and a replica answer, apart from any sentence."""
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What came of an operation at one worker."""
+
+    OK = "ok"
+    REJECTED = "rejected"
+    """The update is not acceptable (NaN, wrong tensors). The model is untouched."""
+    NOT_HELD = "not_held"
+    """The worker does not hold the version asked for. The model is untouched."""
+    FAILED = "failed"
+    """The operation failed before it touched the model."""
+    TOUCHED = "touched"
+    """The operation failed while it replaced weights: what the model holds is unknown."""
+
+
+# The id of the version that an engine loads from disk when it starts; pushes have random ids.
+CHECKPOINT_ID = "checkpoint"

@@ -1,0 +1,205 @@
+"""Weights that are staged in host memory in the background, and then loaded at once (backend "gloo").
+
+`connect`, `start` and `update` return at once and do not touch the model; only `load` pauses generation. So whatever
+fails before `load` leaves the old weights serving.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from vllm.config import VllmConfig
+
+from .check import ServedModel, fit
+from .errors import CheckError, SourceError, TransferError
+from .gloo import Membership
+from .gloo_receiver import Announcement, GlooReceiver
+from .outcomes import Code
+from .sources import CheckpointSource, ParamMeta, TensorSource
+from .update import Update
+from .weight_history import Entry
+from .worker_weights import WorkerError, WorkerWeights
+
+# `prepare` comes after the trainer has heard that all is staged; what is left is a thread's last few instructions.
+TAKE_TIMEOUT_S = 5.0
+
+
+@dataclass
+class GlooInitInfo:
+    """How to reach the trainer, which is rank 0 and hosts the rendezvous."""
+
+    master_address: str
+    master_port: int
+    world_size: int
+    rank_offset: int = 1
+    group_name: str = "tritonlive"
+    timeout_s: float = 300.0
+    keep_previous: bool = True
+    num_devices: int = 1
+    memory_address: str = ""
+
+
+@dataclass
+class GlooUpdateInfo:
+    """What comes next: every tensor's name, dtype ("bfloat16") and shape.
+
+    partial: the other tensors stay as they are.
+    """
+
+    names: list[str] = field(default_factory=list)
+    dtype_names: list[str] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
+    partial: bool = False
+
+    def metas(self) -> list[ParamMeta]:
+        """Raises ValueError, naming the field, when they are not what they should be."""
+        if not len(self.names) == len(self.dtype_names) == len(self.shapes):
+            raise ValueError(
+                f"names, dtype_names and shapes must be equally long, "
+                f"got {len(self.names)}, {len(self.dtype_names)} and {len(self.shapes)}"
+            )
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("names: a name is there twice")
+        if any(size < 0 for shape in self.shapes for size in shape):
+            raise ValueError("shapes: sizes must not be negative")
+        zipped = zip(self.names, self.dtype_names, self.shapes, strict=True)
+        return [ParamMeta.from_names(name, dtype, shape) for name, dtype, shape in zipped]
+
+
+class StagedWeights(WorkerWeights):
+    """The weights of a worker whose updates arrive over gloo or through shared memory."""
+
+    def __init__(self, vllm_config: VllmConfig, model: torch.nn.Module) -> None:
+        super().__init__(vllm_config, model)
+        self._receiver: GlooReceiver | None = None
+        self._prepared: Update | None = None
+        self._is_partial = False
+
+    @cached_property
+    def served(self) -> ServedModel | None:
+        """Read once: an announcement is compared with it between two steps of the engine."""
+        return served_model(self.vllm_config.model_config)
+
+    def connect(self, init_info: dict[str, Any]) -> None:
+        self.disconnect()
+        try:
+            info = GlooInitInfo(**init_info)
+        except TypeError as error:
+            raise WorkerError(Code.REJECTED, f"init_info: {error}") from None
+        parallel = self.vllm_config.parallel_config
+        self.history.keeps_tensors = info.keep_previous
+        self._receiver = GlooReceiver(
+            Membership(
+                info.master_address,
+                info.master_port,
+                info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank,
+                info.world_size,
+                info.group_name,
+                info.timeout_s,
+                info.num_devices,
+                info.memory_address,
+            ),
+            self.pool,
+        )
+
+    def disconnect(self) -> None:
+        """Ends within seconds, even if the trainer died in the middle of a message."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.close()
+
+    def start(self) -> None:
+        self.abort()
+
+    def update(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Announce what comes. The trainer hears over the group what is wrong with it, and so does `prepare`."""
+        if self._receiver is None:
+            raise WorkerError(Code.REJECTED, "no trainer is connected; call init_weight_transfer_engine first")
+        if isinstance(update_info, list):
+            raise WorkerError(Code.REJECTED, "update_info: expected one object for all ranks")
+        reason = ""
+        try:
+            info = GlooUpdateInfo(**update_info)
+            metas = info.metas()
+            self._is_partial = info.partial
+            reason = self._reject_reason(metas)
+        except (TypeError, ValueError) as error:
+            metas, reason = [], str(error)
+        self._receiver.announce(Announcement(metas, 4 * 2**20, reason))
+
+    def prepare(self) -> dict[str, Any]:
+        if self._prepared is None:
+            if self._receiver is None:
+                raise WorkerError(Code.REJECTED, "no trainer is connected; call init_weight_transfer_engine first")
+            try:
+                self._prepared = self._receiver.take(TAKE_TIMEOUT_S)
+            except TransferError as error:
+                raise WorkerError(Code.REJECTED, str(error)) from error
+        update = self._prepared
+        is_unchanged = not self._is_partial and self.history.is_unchanged(update)
+        return {"is_unchanged": is_unchanged, "digest": Entry("", update.digests, None, ()).digest}
+
+    def load(self, update_id: str, keep: Sequence[str]) -> None:
+        """Add the update to the history, whether its load succeeds or not, and load it."""
+        if self._prepared is None:
+            self.prepare()
+        update, self._prepared = self._prepared, None
+        if update is None:
+            raise WorkerError(Code.REJECTED, "no update is staged")
+        base = self.history.current_entry if self._is_partial else None
+        if self._is_partial and (base is None or base.tensors is None):
+            self.pool.release(update.memory)
+            raise WorkerError(Code.REJECTED, self._why_no_base())
+        entry = self.history.add(update_id, update, base=base)
+        self.history.keep_only([*keep, update_id])
+        try:
+            self._replace(update_id, dict(entry.tensors or {}).items())
+        finally:
+            if not self.history.keeps_tensors:
+                self.history.drop_tensors()
+
+    def adopt(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        update, self._prepared = self._prepared, None
+        if update is not None:
+            self.pool.release(update.memory)
+        if self._receiver is not None:
+            self._receiver.drop()
+
+    def _reject_reason(self, metas: Sequence[ParamMeta]) -> str:
+        """Why these tensors are not the served model's; empty when they are, or when its checkpoint is not at hand."""
+        if self._is_partial:
+            base = self.history.current_entry
+            return self._why_no_base() if base is None or base.tensors is None else ""
+        if self.served is None:
+            return ""
+        announced = TensorSource({m.name: torch.empty(m.shape, dtype=m.dtype, device="meta") for m in metas})
+        try:
+            fit(announced, self.served)
+        except CheckError as error:
+            return str(error)
+        return ""
+
+    def _why_no_base(self) -> str:
+        if not self.history.keeps_tensors:
+            return "a partial push needs the tensors of the one before: push with keep_previous=True"
+        return "what the model holds is not known from a push; push a full set once before a partial one"
+
+
+def served_model(model_config: Any) -> ServedModel | None:
+    """The tensors of the checkpoint that vLLM was started with; None when it is not at hand as safetensors."""
+    from .checkpoint_files import CheckpointFiles
+
+    folder = CheckpointFiles.find(model_config).folder
+    if folder is None:
+        return None
+    try:
+        metas = CheckpointSource(folder).metadata()
+    except (OSError, SourceError, ValueError):
+        return None
+    tied = ["lm_head.weight"] if getattr(model_config.hf_text_config, "tie_word_embeddings", False) else []
+    return ServedModel(str(model_config.model), {meta.name: meta for meta in metas}, tied)

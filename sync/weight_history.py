@@ -1,0 +1,113 @@
+"""The versions of the weights that a worker has loaded, and which of them the model holds now.
+
+    a push stages ──► Update ──add──► an entry under the push's id ──► loaded: `current` is that id
+                                                      └── the load failed: `current` is None
+
+A worker knows what its model holds only from what it loaded itself: before the first push, after a failed load, and
+after anything else that touched the weights (sleep, reset), `current` is None, and no push counts as "unchanged".
+
+All ranks of an engine add the same ids in the same order, whether their loads succeed or not, and drop the same ones.
+So an id means the same tensors at every rank.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import xxhash
+
+from .digest import Digests
+from .errors import TransferError
+from .memory import Memory, MemoryPool
+from .update import Update
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version: the digest of each tensor, and the tensors unless only digests are kept."""
+
+    update_id: str
+    digests: Digests
+    tensors: Tensors | None
+    memories: tuple[Memory, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits over names, dtypes, shapes and bytes of all tensors, in any order."""
+        lines = sorted(f"{meta.name} {meta} {value:016x}" for meta, value in self.digests.items())
+        return xxhash.xxh3_64_hexdigest("\n".join(lines).encode())
+
+
+class WeightHistory:
+    """The entries that can be loaded again, oldest first, and the one that the model holds."""
+
+    def __init__(self, pool: MemoryPool) -> None:
+        self.keeps_tensors = True
+        """Whether entries keep their tensors, for a rollback, or their digests only."""
+        self.current: str | None = None
+        """The id of what the model holds; None when that is unknown."""
+        self._pool = pool
+        self._entries: dict[str, Entry] = {}
+
+    def entry(self, update_id: str) -> Entry | None:
+        return self._entries.get(update_id)
+
+    @property
+    def current_entry(self) -> Entry | None:
+        return self._entries.get(self.current) if self.current is not None else None
+
+    def describe(self) -> list[dict[str, str | bool]]:
+        """`id`, `digest` and `is_loadable` of every entry, oldest first."""
+        return [
+            {"id": entry.update_id, "digest": entry.digest, "is_loadable": entry.tensors is not None}
+            for entry in self._entries.values()
+        ]
+
+    def is_unchanged(self, update: Update) -> bool:
+        """Whether the model is known to hold exactly these tensors already."""
+        current = self.current_entry
+        return current is not None and current.digests == update.digests
+
+    def add(self, update_id: str, update: Update, *, base: Entry | None = None) -> Entry:
+        """An entry with the update's tensors; those that it lacks are the base's (a partial push)."""
+        memories = (update.memory,) if update.memory is not None else ()
+        tensors, digests = dict(update.tensors), dict(update.digests)
+        if base is not None:
+            names = {meta.name for meta in digests}
+            digests |= {meta: value for meta, value in base.digests.items() if meta.name not in names}
+            tensors = dict(base.tensors or {}) | tensors
+            memories += base.memories
+        entry = self._entries[update_id] = Entry(update_id, digests, tensors, memories)
+        return entry
+
+    def keep_only(self, update_ids: Collection[str]) -> None:
+        """Drop the other entries; their memory is used again."""
+        dropped = [entry for update_id, entry in self._entries.items() if update_id not in update_ids]
+        self._entries = {update_id: entry for update_id, entry in self._entries.items() if update_id in update_ids}
+        self._release(dropped)
+
+    def drop_tensors(self) -> None:
+        """Keep digests only: after a load, where no rollback is wanted."""
+        dropped = list(self._entries.values())
+        self._entries = {e.update_id: Entry(e.update_id, e.digests, None, ()) for e in dropped}
+        self._release(dropped)
+
+    def require(self, update_id: str) -> Entry:
+        """The entry, with tensors. Raises TransferError when this worker does not hold it."""
+        entry = self._entries.get(update_id)
+        if entry is None or entry.tensors is None:
+            raise TransferError(f"this worker does not hold the tensors of {update_id}")
+        return entry
+
+    def _release(self, dropped: Collection[Entry]) -> None:
+        """Memory that no entry needs any more: a partial push shares its base's."""
+        needed = {id(memory) for entry in self._entries.values() for memory in entry.memories}
+        released: set[int] = set()
+        for entry in dropped:
+            for memory in entry.memories:
+                if id(memory) not in needed and id(memory) not in released:
+                    released.add(id(memory))
+                    self._pool.release(memory)

@@ -1,0 +1,147 @@
+"""The weights of one vLLM worker: what an update does with them, and what the worker knows of them.
+
+Two kinds: weights that are staged in host memory and loaded at once (staged_weights.py), and weights that vLLM's own
+engines write into the model as they arrive (streamed_weights.py). Both know after each operation what the model holds,
+or that they do not know.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.weight_checksum import zero_weights
+
+from .checkpoint_files import CheckpointFiles
+from .errors import SyncError
+from .loading import load
+from .memory import MemoryPool
+from .outcomes import CHECKPOINT_ID, Code
+from .weight_history import WeightHistory
+
+logger = init_logger(__name__)
+
+
+class WorkerError(SyncError):
+    """An operation that this worker cannot do; `code` says what that means for the model."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class WorkerWeights(ABC):
+    """One worker's weights. Methods raise WorkerError; anything else they raise means Code.FAILED."""
+
+    def __init__(self, vllm_config: VllmConfig, model: torch.nn.Module) -> None:
+        self.vllm_config = vllm_config
+        self.model = model
+        self.pool = MemoryPool()
+        self.history = WeightHistory(self.pool)
+        self._files = CheckpointFiles.find(vllm_config.model_config)
+        # Taken after vLLM has loaded them: a folder that is written while it loads is not noticed.
+        self._fingerprint = None if self._is_dummy else self._files.fingerprint()
+
+    # ---- an update ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def connect(self, init_info: dict[str, Any]) -> None:
+        """Join a trainer's group; a trainer connected before is left."""
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Leave the trainer's group."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin an update."""
+
+    @abstractmethod
+    def update(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Receive tensors, or begin to; a list has one for each worker, by global rank."""
+
+    @abstractmethod
+    def prepare(self) -> dict[str, Any]:
+        """Find out whether the update can be loaded. Returns `is_unchanged` and the update's `digest`."""
+
+    @abstractmethod
+    def load(self, update_id: str, keep: Sequence[str]) -> None:
+        """Make the update the model's weights; `keep` are the ids of older versions that stay at hand."""
+
+    @abstractmethod
+    def adopt(self) -> None:
+        """End an update that is unchanged at every rank: nothing is loaded."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Give up an update, whatever it has come to. Nothing happens without one."""
+
+    # ---- versions -------------------------------------------------------------------------------------------------
+
+    def restore(self, update_id: str) -> None:
+        """Load a version that is at hand. Raises WorkerError NOT_HELD (model untouched) or TOUCHED."""
+        if update_id == self.history.current:
+            return
+        if update_id == CHECKPOINT_ID:
+            if not self._is_checkpoint_at_hand():
+                raise WorkerError(Code.NOT_HELD, self._why_no_checkpoint())
+            self.reload()
+            return
+        entry = self.history.entry(update_id)
+        if entry is None or entry.tensors is None:
+            raise WorkerError(Code.NOT_HELD, f"the tensors of version {update_id} are not kept here")
+        self._replace(update_id, entry.tensors.items())
+
+    def reload(self) -> None:
+        """Load the checkpoint from disk, as it is there now."""
+        loader: Any = get_model_loader(self.vllm_config.load_config)
+        if not hasattr(loader, "get_all_weights"):
+            load_format = self.vllm_config.load_config.load_format
+            raise WorkerError(Code.NOT_HELD, f"the engine was started with --load-format {load_format}: no weights")
+        self._fingerprint = self._files.fingerprint()
+        self._replace(CHECKPOINT_ID, loader.get_all_weights(self.vllm_config.model_config, self.model))
+
+    def reset(self) -> None:
+        """Zero the weights, as vLLM's weight checker does to prove that a push writes every tensor."""
+        self.history.current = None
+        zero_weights(self.model)
+
+    def forget(self) -> None:
+        """Something else is about to change what the model holds (sleep, wake)."""
+        self.history.current = None
+
+    def report(self) -> dict[str, Any]:
+        """`current`: the id of what the model holds, or None; `kept`: the versions at hand; `checkpoint`: on disk."""
+        return {
+            "current": self.history.current,
+            "kept": self.history.describe(),
+            "checkpoint": {"fingerprint": self._fingerprint, "is_loadable": self._is_checkpoint_at_hand()},
+        }
+
+    def _replace(self, update_id: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Load a full set of weights. Raises WorkerError TOUCHED, with what the model holds unknown."""
+        self.history.current = None
+        try:
+            load(self.model, self.vllm_config.model_config, weights)
+        except Exception as error:  # whatever a model's loader or the device raises
+            logger.exception("weights: loading %s failed", update_id)
+            raise WorkerError(Code.TOUCHED, f"loading failed: {error}") from error
+        self.history.current = update_id
+
+    @property
+    def _is_dummy(self) -> bool:
+        return self.vllm_config.load_config.load_format == "dummy"
+
+    def _is_checkpoint_at_hand(self) -> bool:
+        """Whether the files that vLLM loaded at its start, or at the last reload, are still there as they were."""
+        return self._fingerprint is not None and self._files.fingerprint() == self._fingerprint
+
+    def _why_no_checkpoint(self) -> str:
+        if self._is_dummy:
+            return "the engine was started with --load-format dummy: there is no checkpoint to go back to"
+        if self._fingerprint is None:
+            return "the checkpoint's files are not at hand on this machine"
+        return "the checkpoint's files have changed since they were loaded; reload names the new ones"
