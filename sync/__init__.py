@@ -23,6 +23,7 @@ from .errors import (
     TargetError,
     TransferError,
     UnavailableError,
+    UnknownOutcomeError,
     VerifyError,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "RejectedError",
     "VerifyError",
     "CommitError",
+    "UnknownOutcomeError",
 ]
 
 _LAZY = {

@@ -1,150 +1,417 @@
-"""Updates that come tensor by tensor into the model itself (NCCL), over an engine that only remembers its calls."""
+"""The state machine of a replica's weights, over an engine whose ranks answer as they are told to (engine.py)."""
 
 import asyncio
 import socket
-from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-INIT = {"host": "0.0.0.0", "port": 51216, "world_size": 2, "client_device_uuid": "1"}
+from tests.model.engine import FakeEngine
+
+TRL = {"host": "0.0.0.0", "port": 51216, "world_size": 2, "client_device_uuid": "1"}
+INIT = {"holder": "trainer", "lease_s": 60}
 
 
-class FakeLLM:
-    """AsyncLLM, as far as weights need it."""
-
-    def __init__(self, backend: str) -> None:
-        self.vllm_config = SimpleNamespace(weight_transfer_config=SimpleNamespace(backend=backend))
-        self.engine_core = self
-        self.calls: list[str] = []
-        self.version = "default"
-        self.failing: str | None = None
-
-    async def get_weight_version(self) -> str:
-        return self.version
-
-    async def update_weight_version(self, version: str) -> None:
-        self.version = version
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        async def call(*_args: Any, **_kwargs: Any) -> None:
-            self.calls.append(name)
-            if name == self.failing:
-                raise RuntimeError("a worker failed")
-
-        return call
-
-
-@pytest.fixture
-def llm() -> FakeLLM:
-    return FakeLLM("nccl_trl_legacy")
-
-
-@pytest.fixture
-async def weights(llm: FakeLLM, load: Callable[[str], ModuleType]) -> Any:
-    died = asyncio.get_running_loop().create_future()
-    engine = SimpleNamespace(llm=llm, died=died, is_running=True, on_death=lambda _hook: None)
-    return load("weights").Weights(engine, lambda _version: None)
-
-
-def tensor(name: str) -> dict[str, Any]:
+def tensor(name: str = "a") -> dict[str, Any]:
     return {"names": [name], "dtype_names": ["bfloat16"], "shapes": [[2, 3]]}
 
 
-async def test_it_stands_still_from_the_first_tensor_to_the_commit(llm: FakeLLM, weights: Any) -> None:
-    await weights.connect(INIT)
-    await weights.start()
-    await weights.update(tensor("a"))
-    await weights.update(tensor("b"))
-    await weights.finish("step-0")
-    assert llm.calls == [
-        "init_weight_transfer_engine",
-        *("pause_scheduler_async", "start_weight_update", "update_weights", "update_weights"),
-        *("pause_scheduler_async", "finish_weight_update", "reset_prefix_cache", "resume_generation"),
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    return tmp_path
+
+
+@pytest.fixture
+async def make(load: Callable[[str], ModuleType], checkpoint: Path) -> Callable[..., Awaitable[Any]]:
+    """make(backend, ranks) → Weights over a FakeEngine that has started."""
+
+    async def build(backend: str | None = "gloo", num_ranks: int = 2) -> Any:
+        engine = FakeEngine(backend, checkpoint, num_ranks)
+        weights = load("weights").Weights(engine, lambda _version: None)
+        await engine.start()
+        return weights
+
+    return build
+
+
+async def push(weights: Any, version: str | None, **options: Any) -> dict[str, Any]:
+    if weights.lease.holder != "trainer":
+        await weights.connect(INIT)
+    await weights.start(**{name: options[name] for name in options.keys() & {"update_id", "in_flight"}})
+    await weights.update(tensor())
+    return await weights.finish(version)
+
+
+def calls(weights: Any) -> list[str]:
+    return weights.engine.llm.calls
+
+
+# ---- a push ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_staged_update_pauses_only_while_it_loads(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1")
+    assert calls(weights) == [
+        *("connect", "start", "update", "prepare"),
+        *("pause keep", "load", "reset_prefix_cache", "resume", "report"),
     ]
     record = weights.history.last
-    assert (record.outcome, record.num_tensors, record.num_bytes) == ("committed", 2, 24)
-    assert (weights.state, llm.version) == ("serving", "step-0")
+    assert (record.outcome, record.num_tensors, record.num_bytes) == ("committed", 1, 12)
+    assert (weights.state, weights.engine.llm.version) == ("serving", "v1")
 
 
-@pytest.mark.parametrize("step", ["update_weights", "finish_weight_update"])
-async def test_a_failure_leaves_it_dirty_until_a_whole_update(llm: FakeLLM, weights: Any, step: str) -> None:
+@pytest.mark.parametrize("mode", ["keep", "wait", "abort"])
+async def test_an_update_that_writes_into_the_model_pauses_before_it_starts(make: Any, mode: str) -> None:
+    """Once, in the mode that the trainer asked for: a second pause would let half a model generate ("wait")."""
+    weights = await make("nccl")
+    await push(weights, "v1", in_flight=mode)
+    assert [call for call in calls(weights) if call.startswith("pause")] == [f"pause {mode}"]
+    assert calls(weights).index(f"pause {mode}") < calls(weights).index("start")
+    assert not weights.engine.llm.is_paused
+
+
+async def test_caches_of_a_multimodal_model_are_reset_too(make: Any) -> None:
+    weights = await make()
+    weights.engine.llm.model_config.is_multimodal_model = True
+    await push(weights, "v1")
+    assert {"reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache"} <= set(calls(weights))
+
+
+async def test_an_update_that_all_ranks_hold_only_gets_a_name(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1")
+    held = weights.updates.versions.serving.update_id
+    for rank in weights.engine.llm.ranks:
+        rank.is_unchanged = True
+    assert (await push(weights, "v2"))["is_changed"] is False
+    assert calls(weights)[-3:] == ["adopt", "resume", "report"]
+    assert weights.updates.versions.serving.update_id == held
+
+    weights.engine.llm.ranks[1].is_unchanged = False  # one that does not hold it: then all load
+    assert (await push(weights, "v3"))["is_changed"] is True
+
+
+async def test_other_weights_never_go_by_the_same_name(make: Any) -> None:
+    """vLLM's clients need not name a version."""
+    weights = await make()
+    assert (await push(weights, None))["weight_version"] == "v1"
+    assert (await push(weights, None))["weight_version"] == "v2"
+
+
+async def test_a_second_finish_answers_as_the_first(make: Any) -> None:
+    weights = await make()
+    first = await push(weights, "v1", update_id="u1")
+    assert await weights.finish("v1") == first
+    assert await weights.finish("v1", update_id="u1") == first
+    with pytest.raises(Exception, match="no update is running"):
+        await weights.finish("v1", update_id="u2")
+
+
+async def test_only_its_own_update_can_be_changed_by_a_trainer(make: Any) -> None:
+    weights = await make()
     await weights.connect(INIT)
-    await weights.start()
+    await weights.start(update_id="u1")
+    assert await weights.start(update_id="u1") == "u1"  # a retry
+    for call in (weights.update(tensor(), "u2"), weights.prepare("u2"), weights.finish("v", update_id="u2")):
+        with pytest.raises(Exception, match="update u2 is not running here; u1 is"):
+            await call
+    assert (await weights.abort("late", "u2"))["outcome"] is None
+    assert weights.state == "updating"
 
-    async def rest() -> None:
-        await weights.update(tensor("a"))
-        await weights.finish("step-0")
 
-    llm.failing = step
-    with pytest.raises(Exception, match="a worker failed"):
-        await rest()
-    assert weights.state == "dirty"
-    assert weights.reason == f"{step} failed: a worker failed"
+# ---- failures -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rank_that_cannot_prepare_leaves_all_untouched(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1")
+    weights.engine.llm.ranks[1].fails["prepare"] = "rejected"
+    with pytest.raises(Exception, match="rank 1: prepare: told to fail"):
+        await push(weights, "v2")
+    assert (weights.state, weights.engine.llm.version) == ("serving", "v1")
+    assert not weights.engine.llm.is_paused
     assert not weights.lease.is_held
-    assert llm.version == "default"
-    finishing = ["start_weight_update", "finish_weight_update", "update_weights", "shutdown_weight_transfer_engine"]
-    assert llm.calls[-5:-1] == finishing, "no layer is left half loaded for the next update"
 
-    llm.failing = None
-    await weights.connect(INIT)
+
+async def test_ranks_that_have_staged_different_tensors_commit_nothing(make: Any) -> None:
+    weights = await make()
+    weights.engine.llm.ranks[1].digest = "other"
+    with pytest.raises(Exception, match="the ranks have staged different tensors"):
+        await push(weights, "v1")
+    assert "load" not in calls(weights)
+    assert weights.state == "serving"
+
+
+@pytest.mark.parametrize("code", ["failed", "touched"])
+async def test_one_rank_that_does_not_load_leaves_the_replica_dirty(make: Any, code: str) -> None:
+    """Also one that is untouched: the other holds the new version by then."""
+    weights = await make()
+    await push(weights, "v1")
+    weights.engine.llm.ranks[1].fails["load"] = code
+    with pytest.raises(Exception, match="rank 1: load: told to fail"):
+        await push(weights, "v2")
+    assert weights.state == "dirty"
+    assert weights.engine.llm.is_paused
+    assert weights.engine.llm.version == "v1"
+    with pytest.raises(Exception, match="weights: dirty"):
+        weights.replica.check_can_generate()
+
+    weights.engine.llm.ranks[1].fails.clear()
+    await push(weights, "v3")
+    assert (weights.state, weights.engine.llm.version, weights.engine.llm.is_paused) == ("serving", "v3", False)
+
+
+async def test_a_dirty_replica_goes_back_to_what_it_served(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1", update_id="u1")
+    weights.engine.llm.ranks[0].fails["load"] = "touched"
+    with pytest.raises(Exception, match="told to fail"):
+        await push(weights, "v2", update_id="u2")
+    assert (await weights.rollback())["weight_version"] == "v1"
+    assert [rank.current for rank in weights.engine.llm.ranks] == ["u1", "u1"]
+    assert weights.state == "serving"
+
+
+@pytest.mark.parametrize("step", ["update", "load"])
+async def test_nccl_is_dirty_after_any_failure_until_a_whole_update(make: Any, step: str) -> None:
+    weights = await make("nccl_trl_legacy")
+    weights.engine.llm.ranks[0].fails[step] = "touched"
+    await weights.connect(TRL)
+    with pytest.raises(Exception, match=f"{step}: told to fail"):
+        await weights.start()
+        await weights.update(tensor())
+        await weights.finish("step-0")
+    assert weights.state == "dirty"
+    assert not weights.lease.is_held
+    assert calls(weights)[-3:] == ["abort", "disconnect", "pause abort"]
+
+    weights.engine.llm.ranks[0].fails.clear()
+    await weights.connect(TRL)
     await weights.start()
     assert weights.state == "updating"
-    await rest()
-    assert (weights.state, llm.version) == ("serving", "step-0")
+    await weights.update(tensor())
+    await weights.finish("step-0")
+    assert (weights.state, weights.engine.llm.version) == ("serving", "step-0")
 
 
-async def test_trainers_that_the_workers_listen_to_are_told_apart_by_their_gpu(
-    weights: Any, load: Callable[[str], ModuleType]
-) -> None:
+async def test_a_worker_call_that_raises_costs_the_engine_its_life(make: Any) -> None:
+    """vLLM's executor would read the other ranks' answers as those of later calls."""
+    weights = await make()
+    await push(weights, "v1")
+    weights.engine.llm.raises.add("prepare")
+    with pytest.raises(Exception, match="it is being started again"):
+        await push(weights, "v2")
+    assert weights.engine.num_kills == 1
+    await weights.engine.start()
+    assert weights.engine.llm.version == weights.updates.versions.serving.label == "default"
+    assert weights.history.last.outcome == "failed"
+
+
+# ---- versions at hand -----------------------------------------------------------------------------------------------
+
+
+async def test_back_and_forth(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1", update_id="u1")
+    await push(weights, "v2", update_id="u2")
+    assert [kept["weight_version"] for kept in weights.updates.kept] == ["v1", "v2"]
+    assert (await weights.rollback())["weight_version"] == "v1"
+    assert (await weights.rollback())["weight_version"] == "v2"
+    assert (await weights.rollback(to="v1"))["weight_version"] == "v1"
+    assert {rank.current for rank in weights.engine.llm.ranks} == {"u1"}
+
+
+async def test_all_ranks_vote_before_one_of_them_goes_back(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1")
+    await push(weights, "v2")
+    weights.engine.llm.ranks[1].kept.pop(0)
+    with pytest.raises(Exception, match="rank 1 has no 'v1'"):
+        await weights.rollback()
+    assert "restore" not in calls(weights)
+    with pytest.raises(Exception, match="'v9' is not kept here; there is v1, v2"):
+        await weights.rollback(to="v9")
+
+
+async def test_an_update_keeps_what_serves_not_what_came_before_it(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1", update_id="u1")
+    await push(weights, "v2", update_id="u2")
+    await weights.rollback()
+    await push(weights, "v3", update_id="u3")
+    assert weights.engine.llm.ranks[0].kept == ["u1", "u3"]
+    assert (await weights.rollback())["weight_version"] == "v1"
+
+
+async def test_the_checkpoint_is_gone_back_to_only_as_it_was_loaded(make: Any, checkpoint: Path) -> None:
+    weights = await make()
+    await push(weights, "v1")
+    for rank in weights.engine.llm.ranks:
+        rank.is_checkpoint_loadable = False
+    with pytest.raises(Exception, match="has no 'default'"):
+        await weights.rollback()
+    assert (await weights.reload())["weight_version"] == "default"  # the same files still: they may be read again
+
+    (checkpoint / "model.safetensors").write_bytes(b"22")
+    with pytest.raises(Exception, match="files have changed"):
+        await weights.reload()
+    assert (await weights.reload("mine"))["weight_version"] == "mine"
+
+
+async def test_an_engine_that_starts_from_other_files_does_not_call_them_default(make: Any, checkpoint: Path) -> None:
+    weights = await make()
+    weights.engine.kill()
+    await weights.engine.start()
+    assert weights.engine.llm.version == "default"
+    (checkpoint / "model.safetensors").write_bytes(b"22")
+    weights.engine.kill()
+    await weights.engine.start()
+    assert weights.engine.llm.version.startswith("default-")
+    assert weights.updates.versions.serving.label == weights.engine.llm.version
+
+
+# ---- fleets ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_fence_works_while_updating(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1")
     await weights.connect(INIT)
+    await weights.start(update_id="u2")
+    answer = await weights.fence("v2 is live elsewhere", "u2")
+    assert (answer["state"], answer["outcome"], answer["is_live"]) == ("fenced", "aborted", False)
+    with pytest.raises(Exception, match="no update is running"):
+        await weights.finish("v2", update_id="u2")
+    await push(weights, "v3")
+    assert weights.state == "serving"
+
+
+async def test_a_replica_that_did_commit_is_not_fenced(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v2", update_id="u2")
+    assert (await weights.fence("lost its answer", "u2"))["is_live"]
+    assert (await weights.abort("lost its answer", "u2"))["result"]["weight_version"] == "v2"
+    assert weights.state == "serving"
+    weights.engine.kill()  # with the checkpoint it is no longer live
+    assert not (await weights.fence("lost its answer", "u2"))["is_live"]
+    assert weights.state == "fenced"
+
+
+async def test_a_commit_that_comes_after_an_abort_changes_nothing(make: Any) -> None:
+    weights = await make()
     await weights.connect(INIT)
-    with pytest.raises(load("tensors").Conflict, match="trainer GPU 1 is connected"):
-        await weights.connect(INIT | {"client_device_uuid": "2"})
+    await weights.start(update_id="u1")
+    await weights.update(tensor(), "u1")
+    assert (await weights.abort("the trainer's deadline has passed", "u1"))["outcome"] == "aborted"
+    with pytest.raises(Exception, match="no update is running"):
+        await weights.finish("v1", update_id="u1")
+    assert weights.engine.llm.version == "default"
 
 
-class StuckLLM(FakeLLM):
-    """Its workers receive for ever."""
+async def test_a_lease_can_be_taken_before_the_workers_are_called(make: Any) -> None:
+    weights = await make()
+    await weights.reserve(INIT)
+    assert "connect" not in calls(weights)
+    with pytest.raises(Exception, match="trainer trainer is connected"):
+        await weights.reserve({"holder": "another"})
+    await weights.connect(INIT)
+    assert calls(weights) == ["connect"]
 
-    async def update_weights(self, _request: Any) -> None:
-        self.calls.append("update_weights")
-        await asyncio.Event().wait()
+
+# ---- generation -----------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_lets_a_half_replaced_model_generate(make: Any) -> None:
+    weights = await make("nccl")
+    await weights.connect(INIT)
+    await weights.start()
+    with pytest.raises(Exception, match="not while weights are being replaced"):
+        await weights.resume()
+    for call in (weights.sleep(1, "abort"), weights.wake_up(None), weights.reset(), weights.set_version("x")):
+        with pytest.raises(Exception, match="not while updating"):
+            await call
+    for call in (weights.rollback(), weights.reload()):
+        with pytest.raises(Exception, match="not while updating"):
+            await call
+    assert weights.engine.llm.is_paused
+    await weights.pause("wait", clear_cache=True)  # said now, it holds from the update's end on
+    assert calls(weights).count("pause wait") == 0
+    await weights.update(tensor())
+    await weights.finish("v1")
+    assert weights.engine.llm.is_paused
+    await weights.resume()
+    assert not weights.engine.llm.is_paused
+
+
+async def test_a_staged_update_does_not_mind_a_pause(make: Any) -> None:
+    weights = await make()
+    await weights.connect(INIT)
+    await weights.start()
+    await weights.pause("keep", clear_cache=False)
+    await weights.resume()
+    assert not weights.engine.llm.is_paused
+
+
+async def test_zeroed_weights_answer_nobody(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1")
+    await weights.reset()
+    assert calls(weights)[-2:] == ["pause abort", "reset"]
+    assert weights.state == "dirty"
+    assert (await weights.rollback())["weight_version"] == "v1"
+
+
+@pytest.mark.parametrize("level", [1, 2])
+async def test_sleep_makes_weights_unknown(make: Any, level: int) -> None:
+    weights = await make()
+    await push(weights, "v1")
+    await weights.sleep(level, "abort")
+    assert weights.engine.llm.ranks[0].current is None
+    await weights.wake_up(None)
+    assert weights.state == ("serving" if level == 1 else "dirty")
+    assert weights.engine.llm.is_paused == (level == 2)
+
+
+# ---- trainers -------------------------------------------------------------------------------------------------------
+
+
+async def test_trainers_that_the_workers_listen_to_are_told_apart_by_their_gpu(make: Any) -> None:
+    weights = await make("nccl_trl_legacy")
+    await weights.connect(TRL)
+    await weights.connect(TRL)
+    with pytest.raises(Exception, match="trainer GPU 1 is connected"):
+        await weights.connect(TRL | {"client_device_uuid": "2"})
 
 
 @pytest.mark.parametrize("is_gone", [True, False], ids=["trainer gone", "trainer lives"])
 async def test_workers_that_a_dead_trainer_left_in_a_collective(
-    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
+    make: Any, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
 ) -> None:
     """Nothing but the engine's end gets them out; with a trainer that lives they are waited for."""
     module = load("weights")
     monkeypatch.setattr(module, "STUCK_S", 0.1)
-    loop = asyncio.get_running_loop()
-    engine = SimpleNamespace(llm=StuckLLM("nccl"), died=loop.create_future(), is_running=True)
-    hooks: list[Callable[[str], None]] = []
-    engine.on_death = hooks.append
-
-    def kill() -> None:
-        engine.is_running = False
-        hooks[0]("killed")
-        engine.died.set_result(None)
-
-    engine.kill = kill
-    weights = module.Weights(engine, lambda _version: None)
+    weights = await make("nccl")
+    engine = weights.engine
     with socket.create_server(("127.0.0.1", 0)) as rendezvous:
         rendezvous.settimeout(0)
         address, port = rendezvous.getsockname()
         init_info = {"master_address": address, "master_port": port, "holder": "a", "timeout_s": 60}
         await weights.connect(init_info)
-        watcher, _ = await loop.sock_accept(rendezvous)
+        watcher, _ = await asyncio.get_running_loop().sock_accept(rendezvous)
     with watcher:
         await weights.start()
-        update = asyncio.create_task(weights.update(tensor("a")))
+        engine.llm.hangs.add("update")
+        update = asyncio.create_task(weights.update(tensor()))
         await asyncio.sleep(0.5)
         assert not update.done()
         if is_gone:
             watcher.close()
-            with pytest.raises(module.Unavailable):
+            with pytest.raises(load("tensors").Unavailable):
                 await asyncio.wait_for(update, 10)
             assert (weights.state, weights.lease.is_held) == ("serving", False)
             assert weights.history.last.outcome == "failed"
@@ -152,4 +419,4 @@ async def test_workers_that_a_dead_trainer_left_in_a_collective(
             await asyncio.sleep(0.5)
             assert not update.done()
             update.cancel()
-    assert engine.died.done() is is_gone
+    assert (engine.num_kills > 0) is is_gone
