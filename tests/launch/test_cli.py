@@ -13,7 +13,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from launch import Stack, StackConfig, cli
+from launch import Stack, StackConfig, cli, dtype, processor
 from launch.display import ready_lines
 from launch.ports import pick_free
 from launch.ready import Ready
@@ -86,7 +86,7 @@ def test_help_shows_examples() -> None:
 def test_triton_env_prints_what_a_shell_can_run(tmp_path: Path) -> None:
     result = runner.invoke(
         cli.app,
-        ["triton-env", "--model", str(tmp_path), "--enforce-eager", "--tritonserver", sys.executable],
+        ["triton-env", "--model", str(tmp_path), "--dtype=half", "--enforce-eager", "--tritonserver", sys.executable],
         env={"TRITONLIVE_CONTROL_KEY": "top-secret"},
     )
     assert result.exit_code == 0
@@ -97,7 +97,7 @@ def test_triton_env_prints_what_a_shell_can_run(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert f"TRITONLIVE_ENGINE_ARGS=--model {tmp_path} --enforce-eager" in shell.stdout
+    assert f"TRITONLIVE_ENGINE_ARGS=--model {tmp_path} --dtype=half --enforce-eager" in shell.stdout
 
 
 @pytest.mark.parametrize("is_made_up", [True, False])
@@ -111,6 +111,41 @@ def test_the_ready_block_shows_only_a_key_that_was_made_up(tmp_path: Path, is_ma
     assert f"-m sync push --to {stack.frontend_url} --checkpoint {tmp_path}" in block
     assert f"{stack.frontend_url}/v1/chat/completions" in block
     assert "weight version initial" in block
+    assert "Dtype" not in block
+
+
+def test_the_ready_block_says_which_dtype_the_launcher_chose(tmp_path: Path) -> None:
+    stack = Stack(StackConfig(model=str(tmp_path), cache_dir=tmp_path))
+    block = ready_lines(stack, READY, is_control_key_made_up=True, dtype_note=dtype.NOTE)
+    assert "Dtype           float32 (this processor emulates bfloat16; --dtype bfloat16 keeps it)" in block
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments", "engine_args"),
+    [
+        ("avx2", [], "--dtype float32"),
+        ("avx2", ["--dtype=bfloat16"], "--dtype=bfloat16"),
+        ("avx2 avx512f", [], ""),
+    ],
+)
+def test_triton_env_chooses_the_dtype_that_serve_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, arguments: list[str], engine_args: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "computes_on_cpu", lambda: True)
+    options = ["triton-env", "--model", str(tmp_path), "--tritonserver", sys.executable]
+    result = runner.invoke(cli.app, [*options, *arguments])
+    assert f"TRITONLIVE_ENGINE_ARGS='{f'--model {tmp_path} {engine_args}'.strip()}'\n" in result.stdout
+    assert (result.stderr == f"dtype {dtype.NOTE}\n") == (engine_args == "--dtype float32")
+
+
+def test_the_default_model_is_served_in_float32_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "default_model", lambda cache_dir: cache_dir / "smollm2")
+    monkeypatch.setattr(processor, "computes_on_cpu", lambda: False)
+    options = ["triton-env", "--cache-dir", str(tmp_path), "--tritonserver", sys.executable]
+    assert "--dtype float32" in runner.invoke(cli.app, options).stdout
+    assert "--dtype float32" not in runner.invoke(cli.app, [*options, "--dtype", "bfloat16"]).stdout
 
 
 def test_importing_the_launcher_is_light() -> None:
