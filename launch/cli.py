@@ -19,7 +19,7 @@ from launch.default_model import NAME as DEFAULT_MODEL_NAME
 from launch.default_model import default_model
 from launch.display import PhaseDisplay, print_ready, ready_lines
 from launch.errors import LaunchError, StackCancelled
-from launch.ports import check_ports
+from launch.ports import ReservedPorts
 from launch.stack import Stack
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -242,11 +242,11 @@ def _run(console: Console, config: StackConfig, timeout_s: float) -> int:
     display = PhaseDisplay(console)
     try:
         with display:
-            check_ports(config)
+            ports = ReservedPorts(config)  # before the model is prepared, which takes a while
             config = _with_eager(config, console)
             display.update(f"model {config.model or DEFAULT_MODEL_NAME}")
             config, dtype_note = dtype.choose(_with_model(config))
-            stack = Stack(config, progress=display.update, cancel=stop)
+            stack = Stack(config, ports=ports, progress=display.update, cancel=stop)
         with _stopped_at_the_end(stack, display):
             with display:
                 stack.start()

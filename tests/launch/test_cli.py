@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from launch import Stack, StackConfig, cli, dtype, processor
 from launch.display import ready_lines
-from launch.ports import pick_free
+from launch.ports import ReservedPorts, pick_free
 from launch.ready import Ready
 
 runner = CliRunner(env={"TRITONLIVE_CONTROL_KEY": None, "TRITONLIVE_API_KEY": None})
@@ -166,7 +166,14 @@ print("session", subprocess.Popen(["sleep", "300"]).pid, flush=True)
 class Launcher:
     """`tritonlive serve` with a stand-in tritonserver and a stand-in front end."""
 
-    def __init__(self, directory: Path, *, triton: str = "time.sleep(300)", frontend: str = "time.sleep(300)") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        triton: str = "time.sleep(300)",
+        frontend: str = "time.sleep(300)",
+        ports: list[str] | None = None,
+    ) -> None:
         binary = directory / "tritonserver"
         binary.write_text(TRITON.format(python=sys.executable, then=triton))
         binary.chmod(0o755)
@@ -178,7 +185,7 @@ class Launcher:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "launch", "serve", "--model", "org/name", "--tritonserver", str(binary)),
-                *free_ports(),
+                *(ports or free_ports()),
                 *("--cache-dir", str(directory), "--log-dir", str(directory)),
             ],
             env=os.environ | {"PYTHONPATH": str(directory)},
@@ -253,3 +260,35 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert f"port {port} (front end) is already in use; choose another with --port" in result.output
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_second_serve_on_the_same_ports_is_told_at_once_who_is_starting_there(tmp_path: Path) -> None:
+    ports = free_ports()
+    with Launcher(tmp_path, ports=ports) as first:
+        first.wait_until_up()  # its servers run and have bound nothing yet
+        second = serve("--model", "org/name", "--log-dir", str(tmp_path / "logs"), *ports)
+        assert second.exit_code == 1
+        number = ports[0].partition("=")[2]
+        said = " ".join(second.output.split())
+        assert f"port {number} (front end) is taken by tritonlive, process {first.process.pid} (since " in said
+        assert "still starting; choose another with --port" in said
+        assert not (tmp_path / "logs").exists()
+        first.process.kill()
+        first.process.wait(10)
+        assert ReservedPorts(StackConfig(model="m", port=int(number))).release() is None
+
+
+def test_of_two_serves_that_start_together_one_goes_on(tmp_path: Path) -> None:
+    ports = free_ports()
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with Launcher(folders[0], ports=ports) as one, Launcher(folders[1], ports=ports) as two:
+        deadline = time.monotonic() + 30
+        while (one.process.poll() is None) == (two.process.poll() is None):
+            assert time.monotonic() < deadline, "neither or both have ended"
+            time.sleep(0.05)
+        loser, winner = (one, two) if one.process.poll() is not None else (two, one)
+        _, shown = loser.process.communicate(timeout=10)
+        assert f"is taken by tritonlive, process {winner.process.pid} (since " in shown
+        winner.wait_until_up()
