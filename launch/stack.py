@@ -15,9 +15,10 @@ from typing import Self
 import httpx
 import psutil
 
-from launch import ports, ready, tritonserver
+from launch import ready, tritonserver
 from launch.config import TRITON_MODEL, StackConfig
 from launch.errors import LaunchError, ReadyTimeoutError, StackCancelled
+from launch.ports import ReservedPorts, check_ports
 from launch.process import ManagedProcess
 
 Progress = Callable[[str, str], None]
@@ -40,10 +41,18 @@ class Stack:
     """
 
     def __init__(
-        self, config: StackConfig, *, progress: Progress | None = None, cancel: threading.Event | None = None
+        self,
+        config: StackConfig,
+        *,
+        ports: ReservedPorts | None = None,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
     ) -> None:
-        self.config = _settled(config)
-        self.control_key = self.config.control_key or ""
+        """Reserve the ports of `config`, unless `ports` holds them already; starts nothing. Raises PortTakenError."""
+        self._ports = ports or ReservedPorts(config)
+        control_key = config.control_key or secrets.token_urlsafe(24)
+        self.config = replace(config, **self._ports.numbers, control_key=control_key)
+        self.control_key = control_key
         self.api_key = self.config.api_key.split(",")[0] if self.config.api_key else None
         self.server = tritonserver.find(config.tritonserver, config.cache_dir)
         log_dir = config.log_dir or config.cache_dir / "logs" / str(self.config.port)
@@ -107,10 +116,11 @@ class Stack:
         return found
 
     def start(self) -> None:
-        """Check the ports and start both processes; does not wait."""
+        """Check the ports and start both processes; does not wait. A stopped stack can be started again."""
         if not self.config.model_repository.is_dir():
             raise LaunchError(f"model_repository {self.config.model_repository}: no such directory")
-        ports.check_ports(self.config)
+        self._ports.reserve()
+        check_ports(self.config)
         self.triton.start()
         self.frontend.start()
 
@@ -156,13 +166,13 @@ class Stack:
         except BaseException:  # whoever does not want to wait any longer must not leave processes behind
             self.kill()
             raise
-        self._remove_shared_memory()
+        self._clean_up()
 
     def kill(self) -> None:
         """SIGKILL to every process of the stack."""
         self.frontend.kill()
         self.triton.kill()
-        self._remove_shared_memory()
+        self._clean_up()
 
     def __enter__(self) -> Self:
         try:
@@ -199,19 +209,12 @@ class Stack:
             self._progress(phase, process.log_tail(1))
             self._cancel.wait(0.25)
 
-    def _remove_shared_memory(self) -> None:
+    def _clean_up(self) -> None:
+        self._ports.release()
         # A tritonserver that was killed leaves its Python backend's regions behind; the name says they are ours.
         for region in SHARED_MEMORY.glob(self._shm_prefix + "*"):
             with contextlib.suppress(FileNotFoundError):
                 region.unlink()
-
-
-def _settled(config: StackConfig) -> StackConfig:
-    """`config` with real ports and a control key."""
-    names = ("port", "triton_http_port", "triton_grpc_port", "triton_metrics_port")
-    free = iter(ports.pick_free(config.host, len(names)))
-    chosen = {name: getattr(config, name) or next(free) for name in names}
-    return replace(config, **chosen, control_key=config.control_key or secrets.token_urlsafe(24))
 
 
 def _url(host: str, port: int) -> str:

@@ -34,7 +34,10 @@ def serve(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -
     """A stack, not yet started, whose vLLM takes weights by this backend."""
 
     def stack(backend: str) -> Stack:
-        options = ("--weight-transfer-config", json.dumps({"backend": backend}), "--gpu-memory-utilization", "0.3")
+        options = (
+            *("--weight-transfer-config", json.dumps({"backend": backend}), "--gpu-memory-utilization", "0.3"),
+            *("--dtype", "bfloat16"),  # a GPU computes in it, and a trainer's weights are in it
+        )
         logs = Path(os.environ.get("TRITONLIVE_TEST_LOG_DIR") or tmp_path_factory.mktemp("logs")) / backend
         return Stack(replace(stack_config, extra_args=(*stack_config.extra_args, *options), log_dir=logs))
 

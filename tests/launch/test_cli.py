@@ -13,9 +13,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from launch import Stack, StackConfig, cli
+from launch import Stack, StackConfig, cli, dtype, processor
 from launch.display import ready_lines
-from launch.ports import pick_free
+from launch.ports import ReservedPorts, pick_free
 from launch.ready import Ready
 
 runner = CliRunner(env={"TRITONLIVE_CONTROL_KEY": None, "TRITONLIVE_API_KEY": None})
@@ -86,7 +86,7 @@ def test_help_shows_examples() -> None:
 def test_triton_env_prints_what_a_shell_can_run(tmp_path: Path) -> None:
     result = runner.invoke(
         cli.app,
-        ["triton-env", "--model", str(tmp_path), "--enforce-eager", "--tritonserver", sys.executable],
+        ["triton-env", "--model", str(tmp_path), "--dtype=half", "--enforce-eager", "--tritonserver", sys.executable],
         env={"TRITONLIVE_CONTROL_KEY": "top-secret"},
     )
     assert result.exit_code == 0
@@ -97,7 +97,7 @@ def test_triton_env_prints_what_a_shell_can_run(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert f"TRITONLIVE_ENGINE_ARGS=--model {tmp_path} --enforce-eager" in shell.stdout
+    assert f"TRITONLIVE_ENGINE_ARGS=--model {tmp_path} --dtype=half --enforce-eager" in shell.stdout
 
 
 @pytest.mark.parametrize("is_made_up", [True, False])
@@ -111,6 +111,41 @@ def test_the_ready_block_shows_only_a_key_that_was_made_up(tmp_path: Path, is_ma
     assert f"-m sync push --to {stack.frontend_url} --checkpoint {tmp_path}" in block
     assert f"{stack.frontend_url}/v1/chat/completions" in block
     assert "weight version initial" in block
+    assert "Dtype" not in block
+
+
+def test_the_ready_block_says_which_dtype_the_launcher_chose(tmp_path: Path) -> None:
+    stack = Stack(StackConfig(model=str(tmp_path), cache_dir=tmp_path))
+    block = ready_lines(stack, READY, is_control_key_made_up=True, dtype_note=dtype.NOTE)
+    assert "Dtype           float32 (this processor emulates bfloat16; --dtype bfloat16 keeps it)" in block
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments", "engine_args"),
+    [
+        ("avx2", [], "--dtype float32"),
+        ("avx2", ["--dtype=bfloat16"], "--dtype=bfloat16"),
+        ("avx2 avx512f", [], ""),
+    ],
+)
+def test_triton_env_chooses_the_dtype_that_serve_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, arguments: list[str], engine_args: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "computes_on_cpu", lambda: True)
+    options = ["triton-env", "--model", str(tmp_path), "--tritonserver", sys.executable]
+    result = runner.invoke(cli.app, [*options, *arguments])
+    assert f"TRITONLIVE_ENGINE_ARGS='{f'--model {tmp_path} {engine_args}'.strip()}'\n" in result.stdout
+    assert (result.stderr == f"dtype {dtype.NOTE}\n") == (engine_args == "--dtype float32")
+
+
+def test_the_default_model_is_served_in_float32_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "default_model", lambda cache_dir: cache_dir / "smollm2")
+    monkeypatch.setattr(processor, "computes_on_cpu", lambda: False)
+    options = ["triton-env", "--cache-dir", str(tmp_path), "--tritonserver", sys.executable]
+    assert "--dtype float32" in runner.invoke(cli.app, options).stdout
+    assert "--dtype float32" not in runner.invoke(cli.app, [*options, "--dtype", "bfloat16"]).stdout
 
 
 def test_importing_the_launcher_is_light() -> None:
@@ -131,7 +166,14 @@ print("session", subprocess.Popen(["sleep", "300"]).pid, flush=True)
 class Launcher:
     """`tritonlive serve` with a stand-in tritonserver and a stand-in front end."""
 
-    def __init__(self, directory: Path, *, triton: str = "time.sleep(300)", frontend: str = "time.sleep(300)") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        triton: str = "time.sleep(300)",
+        frontend: str = "time.sleep(300)",
+        ports: list[str] | None = None,
+    ) -> None:
         binary = directory / "tritonserver"
         binary.write_text(TRITON.format(python=sys.executable, then=triton))
         binary.chmod(0o755)
@@ -143,7 +185,7 @@ class Launcher:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "launch", "serve", "--model", "org/name", "--tritonserver", str(binary)),
-                *free_ports(),
+                *(ports or free_ports()),
                 *("--cache-dir", str(directory), "--log-dir", str(directory)),
             ],
             env=os.environ | {"PYTHONPATH": str(directory)},
@@ -218,3 +260,35 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert f"port {port} (front end) is already in use; choose another with --port" in result.output
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_second_serve_on_the_same_ports_is_told_at_once_who_is_starting_there(tmp_path: Path) -> None:
+    ports = free_ports()
+    with Launcher(tmp_path, ports=ports) as first:
+        first.wait_until_up()  # its servers run and have bound nothing yet
+        second = serve("--model", "org/name", "--log-dir", str(tmp_path / "logs"), *ports)
+        assert second.exit_code == 1
+        number = ports[0].partition("=")[2]
+        said = " ".join(second.output.split())
+        assert f"port {number} (front end) is taken by tritonlive, process {first.process.pid} (since " in said
+        assert "still starting; choose another with --port" in said
+        assert not (tmp_path / "logs").exists()
+        first.process.kill()
+        first.process.wait(10)
+        assert ReservedPorts(StackConfig(model="m", port=int(number))).release() is None
+
+
+def test_of_two_serves_that_start_together_one_goes_on(tmp_path: Path) -> None:
+    ports = free_ports()
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with Launcher(folders[0], ports=ports) as one, Launcher(folders[1], ports=ports) as two:
+        deadline = time.monotonic() + 30
+        while (one.process.poll() is None) == (two.process.poll() is None):
+            assert time.monotonic() < deadline, "neither or both have ended"
+            time.sleep(0.05)
+        loser, winner = (one, two) if one.process.poll() is not None else (two, one)
+        _, shown = loser.process.communicate(timeout=10)
+        assert f"is taken by tritonlive, process {winner.process.pid} (since " in shown
+        winner.wait_until_up()

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import compiler
+from launch import compiler, processor
 
 
 def test_nothing_is_missing_where_there_are_a_compiler_and_headers(
@@ -23,6 +23,6 @@ def test_what_is_missing_is_named_by_package(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_a_gpu_build_compiles_in_its_own_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compiler, "CPU_BUILD", "no-such-distribution")
+    monkeypatch.setattr(processor, "CPU_BUILD", "no-such-distribution")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert compiler.missing_packages() == []

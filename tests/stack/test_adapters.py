@@ -32,7 +32,6 @@ def lora_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFacto
         extra_args=(
             *stack_config.extra_args,
             *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--max-cpu-loras", "4"),
-            *("--dtype", "float32"),
         ),
         workers=2,
         env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},

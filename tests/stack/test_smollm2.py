@@ -30,7 +30,6 @@ def smollm2_stack(
     config = replace(
         stack_config,
         model=str(smollm2_dir),
-        extra_args=(*stack_config.extra_args, "--dtype", "float32"),
         api_key=None,
         log_dir=tmp_path_factory.mktemp("smollm2-logs"),
     )

@@ -88,7 +88,7 @@ def look_at_embedding(model: Any) -> dict[str, Any]:
 def main(model: str) -> dict[str, Any]:
     llm = LLM(
         model,
-        dtype="bfloat16",
+        dtype="float32",
         enforce_eager=True,
         max_model_len=256,
         weight_transfer_config=WeightTransferConfig(backend="gloo"),

@@ -56,6 +56,6 @@ def test_an_embedding_is_loaded_where_it_is_and_its_tied_head_answers_with_it(re
     for embedding in result["embeddings"]:
         assert embedding["address"] == embedding["head_address"] == before["address"]
         assert embedding["loader"], "vLLM's own loader is in its place again"
-        assert embedding["difference"] < 0.02
+        assert embedding["difference"] < 1e-4
     assert perturbed["sum"] != before["sum"]
     assert restored["sum"] == last["sum"] == before["sum"]

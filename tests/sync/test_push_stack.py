@@ -182,17 +182,17 @@ def test_the_canary_sees_weights_that_are_not_the_trainers_and_gates_the_next_pu
 ):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     prompts = [[504, 3575, 282, 4649, 314], list(range(100, 140))]
-    report = sync.verify(model, prompts, atol=0.3)  # served in bfloat16
+    report = sync.verify(model, prompts, atol=1e-3)
     assert (report.num_tokens, report.targets) == (43, (target,))
     sync.push(perturbed, "elsewhere")
     with pytest.raises(VerifyError, match=r"elsewhere at .*: 43 logprobs differ from the trainer's"):
-        sync.verify(model, prompts, atol=0.3, gate=True)
+        sync.verify(model, prompts, atol=1e-3, gate=True)
     with pytest.raises(VerifyError, match=r"no push before verify\(\) succeeds"):
         sync.push(weights, "not-yet")
     assert complete(stack, 60)[1] == "elsewhere"
     model.load_state_dict({name: tensor.float() for name, tensor in perturbed.items()}, strict=False)
     model.tie_weights()
-    sync.verify(model, prompts, atol=0.3, gate=True)
+    sync.verify(model, prompts, atol=1e-3, gate=True)
     assert sync.push(weights, "restored").version == "restored"
 
 

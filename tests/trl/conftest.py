@@ -38,8 +38,6 @@ def trl_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactor
         extra_args=(
             *stack_config.extra_args,
             *("--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"),
-            # In bfloat16 logits are often equal, and the order of equals is anybody's.
-            *("--dtype", "float32"),
             *("--chat-template", str(template)),
         ),
         log_dir=tmp_path_factory.mktemp("trl-logs"),

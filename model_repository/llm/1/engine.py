@@ -6,7 +6,6 @@ Everything else in this folder runs on that loop. What we use of vLLM beneath it
 import asyncio
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,17 +27,14 @@ from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from . import cpu
 from .settings import Settings
 from .tensors import BadTensor, Unavailable
 
 SUPERVISION_INTERVAL_S = 0.25
 RESTART_DELAY_S = 1.0
 SHUTDOWN_TIMEOUT_S = 10.0
-# With so many cores an engine core and a worker can spin on one each and leave some to the others.
-SPINNING_CORES = 4
 WORKER_EXTENSION = "sync.worker_extension.WeightOperations"
-# What glibc's malloc reads at the start of a process (mallopt(3)).
-KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
 class Engine:
@@ -46,9 +42,9 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.argv = with_worker_inside(with_weight_operations(with_weight_transfer(settings.engine_argv)))
+        argv = with_weight_operations(with_weight_transfer(settings.engine_argv))
+        self.argv = [*argv, *cpu.prepare(parse_arguments(argv))]
         self.arguments = parse_arguments(self.argv)
-        keep_memory()
         self.loop = uvloop.new_event_loop()
         self.started_at = time.time()
         self.num_restarts = 0
@@ -147,6 +143,7 @@ class Engine:
             if (pending := hook(llm)) is not None:
                 await pending
         self._supported_tasks = await llm.get_supported_tasks()
+        await cpu.allocate_stage_inputs(llm)
         llm._run_output_handler()
         self.died = self.loop.create_future()
         self._llm = llm
@@ -213,36 +210,6 @@ def with_weight_operations(argv: list[str]) -> list[str]:
     if not issubclass(resolve_obj_by_qualname(named), WeightOperations):
         raise ValueError(f"--worker-extension-cls {named}: must derive from {WORKER_EXTENSION}")
     return argv
-
-
-def with_worker_inside(argv: list[str]) -> list[str]:
-    """`argv`, on a CPU with few cores: such that the worker is in the engine core's process.
-
-    vLLM's worker process on a CPU and its engine core wait for each other in busy loops. Where they have no core each
-    they take the time from each other, and from everybody else on the machine.
-    """
-    arguments = parse_arguments(argv)
-    is_alone = arguments.tensor_parallel_size * arguments.pipeline_parallel_size * arguments.data_parallel_size == 1
-    num_cores = len(os.sched_getaffinity(0))
-    if not (current_platform.is_cpu() and is_alone and num_cores < SPINNING_CORES):
-        return argv
-    if arguments.distributed_executor_backend is not None:
-        return argv
-    # vLLM's condition for a worker inside on a CPU; AsyncLLM has its engine core in a process of its own all the same.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores - 1)))  # as the worker's process would have
-    return [*argv, "--distributed-executor-backend", "uni"]
-
-
-def keep_memory() -> None:
-    """Have the engine's processes, on a CPU, keep up to a gibibyte of the memory they free.
-
-    Logits and logprobs of a step are tens to hundreds of MB. By default each is mapped anew and given back, and most of
-    the time goes into page faults: scores with the 100 likeliest tokens took 1.6 times as long.
-    """
-    if current_platform.is_cpu():
-        for name, value in KEEPING_MEMORY.items():
-            os.environ.setdefault(name, value)
 
 
 def parse_arguments(argv: list[str]) -> AsyncEngineArgs:
