@@ -141,14 +141,8 @@ def test_one_is_killed_at_the_commit_and_is_fenced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dead = second.engine_core_pids
-    check = Fleet._check_can_commit
-
-    def check_then_kill(client: ControlClient, seconds: float) -> None:
-        check(client, seconds)
-        if client.target.is_grpc:
-            kill_engine(second)
-
-    monkeypatch.setattr(Fleet, "_check_can_commit", staticmethod(check_then_kill))
+    prepare = Fleet._prepare
+    monkeypatch.setattr(Fleet, "_prepare", lambda fleet: (prepare(fleet), kill_engine(second))[0])
     with pytest.raises(CommitError) as caught:
         fleet.push(perturbed, "half")
     monkeypatch.undo()

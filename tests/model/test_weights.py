@@ -226,6 +226,22 @@ async def test_back_and_forth(make: Any) -> None:
     assert {rank.current for rank in weights.engine.llm.ranks} == {"u1"}
 
 
+async def test_a_push_that_changes_nothing_takes_no_version_away(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1", update_id="u1")
+    await push(weights, "v2", update_id="u2")
+    for rank in weights.engine.llm.ranks:
+        rank.is_unchanged = True
+    await push(weights, "v2")
+    assert [kept["weight_version"] for kept in weights.updates.kept] == ["v1", "v2"]
+    await push(weights, "v3")
+    assert [kept["weight_version"] for kept in weights.updates.kept] == ["v1", "v2", "v3"]
+    assert [kept["update_id"] for kept in weights.updates.kept] == ["u1", "u2", "u2"]
+    assert (await weights.rollback())["weight_version"] == "v2"
+    assert (await weights.rollback(to="v1"))["weight_version"] == "v1"
+    assert {rank.current for rank in weights.engine.llm.ranks} == {"u1"}
+
+
 async def test_all_ranks_vote_before_one_of_them_goes_back(make: Any) -> None:
     weights = await make()
     await push(weights, "v1")

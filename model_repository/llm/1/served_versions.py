@@ -33,8 +33,10 @@ class ServedVersions:
         return next((version for version in (self.serving, *reversed(self.earlier)) if version.label == label), None)
 
     def commit(self, version: Version) -> None:
-        """A push went live: the one before it is what can be gone back to."""
-        self.earlier, self.serving = [self.serving], version
+        """A push went live: the workers keep what served before it, and more only if the push has changed nothing."""
+        if version.update_id != self.serving.update_id:
+            self.earlier = [other for other in self.earlier if other.update_id == self.serving.update_id]
+        self.restore(version)
 
     def restore(self, version: Version) -> None:
         """A rollback went live: the version that served can be gone back to as well."""
