@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from launch import Stack, StackConfig, cli, dtype, processor
+from launch import LaunchError, Stack, StackConfig, cli, compiler, dtype, processor
 from launch.display import ready_lines
 from launch.ports import ReservedPorts, pick_free
 from launch.ready import Ready
@@ -138,6 +139,34 @@ def test_triton_env_chooses_the_dtype_that_serve_chooses(
     result = runner.invoke(cli.app, [*options, *arguments])
     assert f"TRITONLIVE_ENGINE_ARGS='{f'--model {tmp_path} {engine_args}'.strip()}'\n" in result.stdout
     assert (result.stderr == f"dtype {dtype.NOTE}\n") == (engine_args == "--dtype float32")
+
+
+class StartedStack(Stack):
+    """Ready at once, and ended soon after; no process is started."""
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def wait_ready(self, timeout_s: float = 900.0) -> Ready:
+        return READY
+
+    def check(self) -> None:
+        raise LaunchError(f"ended: {shlex.join(self.config.extra_args)}")
+
+
+@pytest.mark.parametrize(("flags", "is_chosen"), [("avx2", True), ("avx2 avx512f", False)])
+def test_serve_chooses_float32_where_bfloat16_is_emulated_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, is_chosen: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "computes_on_cpu", lambda: True)
+    monkeypatch.setattr(compiler, "missing_packages", list)
+    monkeypatch.setattr(cli, "Stack", StartedStack)
+    monkeypatch.setattr(cli, "_stop_on_signals", threading.Event)
+    result = serve("--model", str(tmp_path), "--max-num-seqs", "8", "--cache-dir", str(tmp_path), *free_ports())
+    assert f"ended: {'--dtype float32 ' if is_chosen else ''}--max-num-seqs 8" in result.output
+    assert (f"Dtype           {dtype.NOTE}\n" in result.output) == is_chosen
 
 
 def test_the_default_model_is_served_in_float32_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

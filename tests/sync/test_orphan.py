@@ -1,5 +1,6 @@
 """sync/orphan.py with real processes, one of which is killed."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sync.orphan import STUB_NAME
+from sync.orphan import COORDINATOR_TITLE, STUB_NAME
 
 CHILD = """
 import os, signal, sys, time
@@ -64,3 +65,35 @@ def test_a_stub_that_hangs_without_its_server_is_ended_and_nothing_else_is(name:
             for process in (hanging, child):
                 if process.is_running():
                     process.kill()
+
+
+def test_the_coordinator_of_data_parallelism_is_ended_and_no_other_sibling(tmp_path: Path) -> None:
+    titles = ("VLLM::DPCoordinator", "somebody")
+    for title in titles:
+        (tmp_path / title).symlink_to("/bin/sleep")
+    siblings = [[str(tmp_path / title), "600"] for title in titles]
+    parent_code = f"""
+import subprocess, sys
+for command in {siblings!r}:
+    print(subprocess.Popen(command).pid, flush=True)
+subprocess.run([sys.executable, '-c', *sys.argv[1:]])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", parent_code, CHILD, "obedient"], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        coordinator, other, child = (psutil.Process(int(parent.stdout.readline())) for _ in range(3))
+        try:
+            os.kill(parent.pid, signal.SIGKILL)
+            child.wait(timeout=30)
+            coordinator.wait(timeout=10)
+            assert other.is_running()
+        finally:
+            for process in (coordinator, other, child):
+                if process.is_running():
+                    process.kill()
+
+
+def test_vllms_coordinator_still_has_that_title() -> None:
+    source = inspect.getsource(pytest.importorskip("vllm.v1.engine.coordinator"))
+    assert f'"{COORDINATOR_TITLE}"' in source
