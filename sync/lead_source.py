@@ -88,6 +88,11 @@ class _Iteration:
     def _advance(self) -> "tuple[str, torch.Tensor]":
         try:
             return next(self._pairs)
+        except RuntimeError as error:  # a collective's, or of memory
+            self._is_over = True
+            raise TransferError(
+                f"a tensor could not be gathered at rank 0: {str(error).partition(chr(10))[0]}"
+            ) from error
         except BaseException:  # the end, or an error: in either case a generator yields nothing more
             self._is_over = True
             raise
