@@ -37,6 +37,13 @@ class DeviceSource(WeightSource):
                 self._on_sent(num_sent)
 
 
+def current_gpu() -> "torch.device":
+    """The one this thread works on."""
+    import torch
+
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def gpu_problem(backend: str) -> str | None:
     """Why this process cannot push over `backend`, and what to do; None when it can."""
     if backend not in GPU_BACKENDS:

@@ -4,7 +4,9 @@ Needs vLLM, and a GPU in the trainer's process. What connects, refuses and gives
 itself and the abort of a communicator are not (docs/gpu.md says what has run).
 """
 
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,8 +16,9 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransf
 from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 
 from .aligned_source import aligned
+from .caller_stream import CallerStream
 from .deadline import Deadline, spawn, wait
-from .device_source import DeviceSource, require_gpu
+from .device_source import DeviceSource, current_gpu, require_gpu
 from .errors import SyncError, TransferError
 from .fleet import Fleet
 from .ipc_handles import encode_handles
@@ -65,8 +68,7 @@ class VllmTrainer:
             if self.progress is not None:
                 self.progress(num_bytes, total)
 
-        device = torch.device("cuda", torch.accelerator.current_device_index())
-        self._engine.source = DeviceSource(aligned(self.source), device, on_sent)
+        self._engine.source = DeviceSource(aligned(self.source), current_gpu(), on_sent)
         self._engine.send_weights()
 
     def shutdown(self) -> None:
@@ -111,9 +113,9 @@ class NcclTrainer(VllmTrainer):
             packed_num_buffers=self._engine.packed_num_buffers,
         )
         refusal: Future[None] = Future()
-        notifying: Any = fleet
-        notifying.on_failure = lambda error: _set_first(refusal, error)  # before the other replicas have answered
-        joining = spawn(lambda: fleet.init_weight_transfer_engine(worker_init_payload(info)), "nccl-init")
+        joining = spawn(
+            lambda: self._client.init_weight_transfer_engine(worker_init_payload(info), refusal), "nccl-init"
+        )
         joining.add_done_callback(lambda future: _set_first(refusal, future.exception()))
         try:
             group = rendezvous.wait(fleet.deadline, refusal)
@@ -123,9 +125,16 @@ class NcclTrainer(VllmTrainer):
             rendezvous.call_off()
             _note_others(error, joining)
             raise
-        finally:
-            notifying.on_failure = None
         rendezvous.close()
+
+    def send_weights(self) -> None:
+        """As the base class; ends as soon as one replica does not take the weights.
+
+        The broadcast would wait for that replica's workers, and so would those of the others. `abort` ends it.
+        """
+        self._client.refusal = refusal = Future()
+        send = CallerStream.capture().bound(super().send_weights)
+        wait(spawn(send, "nccl-send"), self._client.deadline, "nccl: the transfer", refusal)
 
     def abort(self) -> None:
         """As the base class; a stuck communicator is aborted, which ends what its thread waits for.
@@ -177,12 +186,20 @@ class EngineClient:
     """
 
     def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+        self._fleet: Any = fleet
         self.is_over = False
+        self.refusal: Future[None] = Future()
+        """Gets the error of the first replica that does not take the weights, before the others have answered."""
 
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+    @property
+    def deadline(self) -> Deadline:
+        return self._fleet.deadline
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any], refusal: "Future[None] | None" = None) -> None:
+        """`refusal` gets the error of the first replica that refuses, before the others have answered."""
         self.require_running()
-        self._fleet.init_weight_transfer_engine(init_info)
+        with self._told(refusal or Future()):
+            self._fleet.init_weight_transfer_engine(init_info)
 
     def start_weight_update(self) -> None:
         self.require_running()
@@ -190,11 +207,21 @@ class EngineClient:
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         self.require_running()
-        self._fleet.update_weights(update_info)
+        with self._told(self.refusal):
+            self._fleet.update_weights(update_info)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.require_running()
         self._fleet.finish_weight_update(weight_version)
+
+    @contextmanager
+    def _told(self, refusal: "Future[None]") -> Iterator[None]:
+        """Not of a commit's failure: there the replicas' answers are weighed together."""
+        self._fleet.on_failure = lambda error: _set_first(refusal, error)
+        try:
+            yield
+        finally:
+            self._fleet.on_failure = None
 
     def require_running(self) -> None:
         if self.is_over:

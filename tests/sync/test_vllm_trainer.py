@@ -53,6 +53,8 @@ class NotifyingFleet:
         self.ids: list[Any] = []
         self.calls: list[str] = []
         self.has_joined = threading.Event()
+        self.update_error: SyncError | None = None
+        self.released = threading.Event()
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Raises the first replica's error, in their order, when all have answered: as `Fleet.each`."""
@@ -63,8 +65,20 @@ class NotifyingFleet:
         if errors:
             raise errors[0]
 
-    def __getattr__(self, operation: str) -> Callable[..., None]:
-        return lambda *_arguments: self.calls.append(operation)
+    def start_weight_update(self) -> None:
+        self.calls.append("start_weight_update")
+
+    def update_weights(self, _update_info: dict[str, Any]) -> None:
+        self.calls.append("update_weights")
+        if self.update_error is None:
+            return
+        if self.on_failure is not None:
+            self.on_failure(self.update_error)
+        self.released.wait(20)  # another replica's workers are in the broadcast
+        raise self.update_error
+
+    def finish_weight_update(self, _version: str | None = None) -> None:
+        self.calls.append("finish_weight_update")
 
     def _ranked(self) -> list[tuple[int, str]]:
         return list(enumerate(self.replicas, 1))
@@ -261,6 +275,72 @@ def test_a_communicator_that_cannot_be_made_releases_the_workers(source, monkeyp
     with pytest.raises(RuntimeError, match="NCCL error"):
         connect(fleet, source)
     assert (fleet.ids, max(fleet.seconds.values()) < 5) == ([], True)
+
+
+# ---- sending ----------------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """Instead of vLLM's: the broadcast ends when all replicas take part, or when the communicator is destroyed."""
+
+    def __init__(self, client: EngineClient, communicator: Communicator, sees: Callable[[str, Any], None]) -> None:
+        self.client = client
+        self.model_update_group: Communicator | None = communicator
+        self.source: Any = None
+        self._sees = sees
+
+    def send_weights(self) -> None:
+        communicator = self.model_update_group
+        assert communicator is not None
+        self.client.start_weight_update()
+        receiving = spawn(lambda: self.client.update_weights({}), "vllm-update")
+        for name, tensor in self.source:
+            self._sees(name, tensor)
+        if self.client._fleet.update_error is not None:
+            communicator.is_destroyed.wait(20)
+        else:
+            receiving.result(5)
+        self.client.finish_weight_update()
+
+
+@pytest.fixture
+def sending(source, monkeypatch, _gpu) -> tuple[NotifyingFleet, NcclTrainer, dict[str, Any]]:
+    """A trainer that is connected to two replicas, and what its engine has read."""
+    monkeypatch.setattr(module, "current_gpu", lambda: torch.device("meta"))
+    fleet, read = NotifyingFleet({"http://a": "join", "http://b": "join"}), {}
+    trainer = connect(fleet, source)
+    trainer._engine = Engine(trainer._client, trainer._engine.model_update_group, read.__setitem__)
+    return fleet, trainer, read
+
+
+def test_the_engine_reads_tensors_on_the_gpu_and_progress_counts_them(sending, source):
+    fleet, trainer, read = sending
+    seen: list[tuple[int, int]] = []
+    trainer.progress = lambda sent, total: seen.append((sent, total))
+    trainer.send_weights()
+    assert {name: str(tensor.device) for name, tensor in read.items()} == dict.fromkeys(
+        [meta.name for meta in source.metadata()], "meta"
+    )
+    assert len(seen) == len(read)
+    assert seen[-1] == (source.num_bytes, source.num_bytes)
+    assert fleet.calls == ["start_weight_update", "update_weights", "finish_weight_update"]
+
+
+def test_a_replica_that_does_not_take_the_weights_ends_the_push_at_once_and_nothing_commits(sending):
+    fleet, trainer, _ = sending
+    fleet.update_error = ConflictError("http://b", "update_weights", "the engine is gone")
+    communicator, threads = trainer._engine.model_update_group, set(threading.enumerate())
+    began = time.monotonic()
+    with pytest.raises(ConflictError, match="the engine is gone"):
+        trainer.send_weights()
+    assert time.monotonic() - began < 2
+    (stuck,) = [thread for thread in set(threading.enumerate()) - threads if thread.name == "nccl-send"]
+    trainer.abort()
+    assert communicator.is_destroyed.wait(5)
+    stuck.join(5)
+    assert not stuck.is_alive()
+    assert fleet.calls == ["start_weight_update", "update_weights"]
+    fleet.released.set()
 
 
 # ---- giving up --------------------------------------------------------------------------------------------------
