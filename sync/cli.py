@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from rich.table import Table
 
 from .control import connect
+from .device_source import require_gpu
 from .errors import CheckError, CommitError, DeadlineError, RefusedError, SyncError, UnavailableError
 from .target import Target
 from .weight_sync import WeightSync
@@ -111,9 +112,13 @@ def push(
 ) -> None:
     """Push a checkpoint from disk while the servers keep answering.
 
+    With nccl and ipc each tensor goes to this process's GPU first, one at a time; without a GPU take gloo.
+
     python -m sync push --to http://127.0.0.1:9000 --checkpoint ./my-model --version step-100
     """
     listens = {"master_address": master_address, "master_port": master_port}
+    with reported():
+        require_gpu(backend.value)
     with opened(to, control_key, timeout, backend=backend.value, **listens) as sync, progress_bar() as progress:
         report = sync.push(checkpoint, version, progress=progress, in_flight=in_flight.value)
     show(report, as_json=as_json)

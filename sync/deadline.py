@@ -1,10 +1,11 @@
 """Deadlines, and calls that may block but never for longer than one."""
 
+import concurrent.futures
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .errors import DeadlineError
 
@@ -40,11 +41,16 @@ def spawn(call: Callable[[], T], name: str) -> "Future[T]":
     return future
 
 
-def wait(future: "Future[T]", deadline: Deadline, what: str) -> T:
-    """The call's result; raises what it raised, or DeadlineError. Ctrl-C gets through while it waits."""
-    try:
-        return future.result(timeout=deadline.remaining(what))
-    except TimeoutError:
-        if future.done():
-            raise  # the call's own
-        raise DeadlineError(f"{what}: not done within {deadline.seconds:g} s") from None
+def wait(future: "Future[T]", deadline: Deadline, what: str, unless: "Future[None] | None" = None) -> T:
+    """The call's result; raises what it raised, or DeadlineError. Ctrl-C gets through while it waits.
+
+    unless: raises this future's error as soon as it has one, whether or not the call ever ends.
+    """
+    seconds = deadline.remaining(what)
+    awaited: list[Future[Any]] = [future] if unless is None else [future, unless]
+    concurrent.futures.wait(awaited, seconds, return_when=concurrent.futures.FIRST_COMPLETED)
+    if unless is not None and unless.done() and not future.done():
+        unless.result()
+    if not future.done():
+        raise DeadlineError(f"{what}: not done within {deadline.seconds:g} s")
+    return future.result()

@@ -1,34 +1,49 @@
 """Renews this trainer's leases while it computes."""
 
 import threading
+import time
 from collections.abc import Sequence
+from typing import Protocol
 
-from .control import ControlClient
 from .errors import SyncError
 
-# A lease survives one beat that is lost.
-BEATS_PER_LEASE = 3
+# A lease survives one renewal that is lost.
+RENEWALS_PER_LEASE = 3
+
+
+class LeaseClient(Protocol):
+    """The part of `ControlClient` that is used here."""
+
+    def renew_lease(self, timeout: float | None = None) -> None: ...
 
 
 class Heartbeat:
-    """A daemon thread that ends with `stop`, or with its process."""
+    """Renews one lease at each replica, each in a daemon thread of its own.
 
-    def __init__(self, clients: Sequence[ControlClient], lease_s: float) -> None:
-        """Start beating."""
-        self._clients = list(clients)
-        self._interval_s = lease_s / BEATS_PER_LEASE
+    A replica that does not answer delays nobody else's renewals. It has at most one renewal under way, whose time is
+    up when the next one is due. The threads end with `stop`, or with the process.
+    """
+
+    def __init__(self, clients: Sequence[LeaseClient], lease_s: float) -> None:
+        """Start renewing; the leases have just been taken."""
+        self._interval_s = lease_s / RENEWALS_PER_LEASE
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease-heartbeat", daemon=True)
-        self._thread.start()
+        for client in clients:
+            threading.Thread(target=self._renew, args=(client,), name="lease-heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Returns at once."""
+        """Stop renewing; returns at once. A renewal under way ends within a third of the lease."""
         self._stopped.set()
 
-    def _run(self) -> None:
-        while not self._stopped.wait(self._interval_s):
-            for client in self._clients:
-                try:
-                    client.renew_lease(self._interval_s)
-                except SyncError:  # a replica that is gone, or has let us go: the next push will say so
-                    continue
+    def _renew(self, client: LeaseClient) -> None:
+        due = time.monotonic() + self._interval_s
+        while not self._stopped.wait(max(0.0, due - time.monotonic())):
+            # Counted from the start of this renewal, so that a slow answer does not put off the next one.
+            due = time.monotonic() + self._interval_s
+            try:
+                client.renew_lease(self._interval_s)
+            except SyncError:  # the replica is gone, or has released this trainer: the next push reports it
+                continue
+            except (RuntimeError, ValueError):  # what httpx and gRPC raise when the client was closed meanwhile
+                if not self._stopped.is_set():
+                    raise

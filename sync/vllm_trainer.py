@@ -1,63 +1,282 @@
 """NCCL and CUDA IPC pushes: vLLM's own trainer engines, driven through our control client.
 
-Needs vLLM and a GPU in the trainer's process; docs/gpu.md says what has run of it. A collective of NCCL cannot be
-interrupted: after a deadline its thread is left behind.
+Needs vLLM, and a GPU in the trainer's process. What connects, refuses and gives up is tested without one; the transfer
+itself and the abort of a communicator are not (docs/gpu.md says what has run).
 """
 
-import socket
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerWeightTransferEngine
+from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, worker_init_payload
+from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
+from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 
+from .aligned_source import aligned
+from .caller_stream import CallerStream
+from .deadline import Deadline, spawn, wait
+from .device_source import DeviceSource, current_gpu, require_gpu
+from .errors import SyncError, TransferError
 from .fleet import Fleet
 from .ipc_handles import encode_handles
+from .nccl_rendezvous import NcclRendezvous
 from .sources import WeightSource
 
 if TYPE_CHECKING:
+    from vllm.distributed.utils import StatelessProcessGroup
     from vllm.distributed.weight_transfer import WeightSource as VllmSource
 
+    from .gloo_trainer import Progress
 
-def vllm_trainer(backend: str, master_address: str, master_port: int, fleet: Fleet, source: WeightSource) -> Any:
-    """A connected vLLM TrainerWeightTransferEngine for backend "nccl" or "ipc"."""
-    from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
-    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+# How long the replicas have to answer after a rendezvous was called off.
+CALLED_OFF_TIMEOUT_S = 10.0
 
-    vllm_source = cast("VllmSource", source)  # the same methods, as far as these engines call them
+
+def vllm_trainer(
+    backend: str, master_address: str, master_port: int, fleet: Fleet, source: WeightSource
+) -> "VllmTrainer":
+    """A connected trainer for backend "nccl" or "ipc".
+
+    Raises TransferError on a machine without a GPU, before any replica is asked; ControlError, DeadlineError.
+    """
+    require_gpu(backend)
     if backend == "ipc":
-        # Packed: one buffer and one handle per chunk, instead of a handle per tensor.
-        return WeightTransferTrainerFactory.trainer_init(
-            IPCTrainerInitInfo(rank=0, packed=True), client=_JsonHandles(fleet), source=vllm_source
+        return IpcTrainer(fleet, source)
+    return NcclTrainer(fleet, source, master_address, master_port)
+
+
+class VllmTrainer:
+    """Shaped like `GlooTrainer`; `source` and `progress` are replaced before each `send_weights`."""
+
+    transport = ""
+
+    def __init__(self, fleet: Fleet, source: WeightSource) -> None:
+        self.source = source
+        self.progress: Progress | None = None
+        self._client = EngineClient(fleet)
+        self._engine: Any = None
+
+    def send_weights(self) -> None:
+        """One update: start, transfer, finish."""
+        total = sum(meta.num_bytes for meta in self.source.metadata())
+
+        def on_sent(num_bytes: int) -> None:
+            self._client.require_running()
+            if self.progress is not None:
+                self.progress(num_bytes, total)
+
+        self._engine.source = DeviceSource(aligned(self.source), current_gpu(), on_sent)
+        self._engine.send_weights()
+
+    def shutdown(self) -> None:
+        """Leave the group after a push that went well."""
+        self._engine.shutdown()
+
+    def abort(self) -> None:
+        """Give up after a failure; returns at once, whatever a thread of this trainer waits for.
+
+        The engine may still be running in that thread. It can commit nothing more.
+        """
+        self._client.is_over = True
+
+
+class NcclTrainer(VllmTrainer):
+    """Rank 0 of an NCCL group with every worker of every replica."""
+
+    transport = "nccl"
+
+    def __init__(self, fleet: Fleet, source: WeightSource, master_address: str, master_port: int) -> None:
+        """Call the workers in and form the group.
+
+        When one replica refuses, the workers of the others are called off: they would else wait, and their engines
+        with them, for 300 s.
+        """
+        super().__init__(fleet, source)
+        buffer_bytes = packed_buffer_bytes(source)
+        self._engine = NCCLTrainerWeightTransferEngine(
+            client=cast("Any", self._client),
+            source=cast("VllmSource", source),
+            packed=True,
+            packed_buffer_size_bytes=buffer_bytes,
         )
-    port = master_port or _free_port(master_address)
-    info = NCCLTrainerInitInfo(master_address, port, fleet.world_size + 1, rank=0)
-    return WeightTransferTrainerFactory.trainer_init(info, client=fleet, source=vllm_source)
+        rendezvous = NcclRendezvous(master_address, master_port, fleet.world_size + 1)
+        info = NCCLWeightTransferInitInfo(
+            master_address=master_address,
+            master_port=rendezvous.port,
+            rank_offset=1,
+            world_size=rendezvous.world_size,
+            packed=True,
+            packed_buffer_size_bytes=buffer_bytes,
+            packed_num_buffers=self._engine.packed_num_buffers,
+        )
+        refusal: Future[None] = Future()
+        joining = spawn(
+            lambda: self._client.init_weight_transfer_engine(worker_init_payload(info), refusal), "nccl-init"
+        )
+        joining.add_done_callback(lambda future: _set_first(refusal, future.exception()))
+        try:
+            group = rendezvous.wait(fleet.deadline, refusal)
+            self._engine.model_update_group = create_communicator(group)
+            wait(joining, fleet.deadline, "nccl: init_weight_transfer_engine")
+        except BaseException as error:
+            rendezvous.call_off()
+            _note_others(error, joining)
+            raise
+        rendezvous.close()
+
+    def send_weights(self) -> None:
+        """As the base class; ends as soon as one replica does not take the weights.
+
+        The broadcast would wait for that replica's workers, and so would those of the others. `abort` ends it.
+        """
+        self._client.refusal = refusal = Future()
+        send = CallerStream.capture().bound(super().send_weights)
+        wait(spawn(send, "nccl-send"), self._client.deadline, "nccl: the transfer", refusal)
+
+    def abort(self) -> None:
+        """As the base class; a stuck communicator is aborted, which ends what its thread waits for.
+
+        vLLM's `destroy` is ncclCommAbort, in a thread of its own that it waits 5 s for. Not run on a GPU yet.
+        """
+        super().abort()
+        communicator, self._engine.model_update_group = self._engine.model_update_group, None
+        if communicator is not None:
+            spawn(communicator.destroy, "nccl-abort")
 
 
-class _JsonHandles:
-    """The fleet for vLLM's IPC engine: its handles leave as JSON, where vLLM's own HTTP client would pickle them."""
+class IpcTrainer(VllmTrainer):
+    """The trainer of a replica whose one worker is on the same GPU."""
+
+    transport = "ipc"
+
+    def __init__(self, fleet: Fleet, source: WeightSource) -> None:
+        super().__init__(fleet, source)
+        self._engine = SingleRankIpcEngine(
+            client=cast("Any", JsonHandlesClient(self._client)),
+            source=cast("VllmSource", source),
+            # One buffer and one handle per chunk, instead of a handle per tensor.
+            packed=True,
+            packed_buffer_size_bytes=packed_buffer_bytes(source),
+        )
+        self._client.init_weight_transfer_engine({"packed": True})
+
+
+class SingleRankIpcEngine(IPCTrainerWeightTransferEngine):
+    """Sends this rank's handles only.
+
+    vLLM's gathers those of all ranks of torch.distributed, as pickles; in our pushes rank 0 sends alone, and the others
+    would not come (collective_push.py).
+    """
+
+    def _all_gather_and_merge_handles(self, handles: list[dict[str, tuple]]) -> list[dict[str, tuple]]:
+        return handles
+
+    @staticmethod
+    def _post_send_sync() -> None:
+        torch.cuda.ipc_collect()
+
+
+class EngineClient:
+    """The fleet for vLLM's engines: vLLM's four `VLLMWeightSyncClient` methods, refused after `is_over`.
+
+    An engine whose communicator was aborted runs on: its broadcast just returns.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+        self._fleet: Any = fleet
+        self.is_over = False
+        self.refusal: Future[None] = Future()
+        """Gets the error of the first replica that does not take the weights, before the others have answered."""
 
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self._fleet.init_weight_transfer_engine(init_info)
+    @property
+    def deadline(self) -> Deadline:
+        return self._fleet.deadline
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any], refusal: "Future[None] | None" = None) -> None:
+        """`refusal` gets the error of the first replica that refuses, before the others have answered."""
+        self.require_running()
+        with self._told(refusal or Future()):
+            self._fleet.init_weight_transfer_engine(init_info)
 
     def start_weight_update(self) -> None:
+        self.require_running()
         self._fleet.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        self.require_running()
+        with self._told(self.refusal):
+            self._fleet.update_weights(update_info)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.require_running()
+        self._fleet.finish_weight_update(weight_version)
+
+    @contextmanager
+    def _told(self, refusal: "Future[None]") -> Iterator[None]:
+        """Not of a commit's failure: there the replicas' answers are weighed together."""
+        self._fleet.on_failure = lambda error: _set_first(refusal, error)
+        try:
+            yield
+        finally:
+            self._fleet.on_failure = None
+
+    def require_running(self) -> None:
+        if self.is_over:
+            raise TransferError("the push was given up")
+
+
+class JsonHandlesClient:
+    """For vLLM's IPC engine: its handles leave as JSON, where vLLM's own HTTP client would pickle them."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self._client.init_weight_transfer_engine(init_info)
+
+    def start_weight_update(self) -> None:
+        self._client.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         if isinstance(update_info, list):  # vLLM's IPC engine sends one for all ranks
             raise TypeError("update_info: expected one object for all ranks")
-        self._fleet.update_weights(update_info | {"ipc_handles": encode_handles(update_info["ipc_handles"])})
+        self._client.update_weights(update_info | {"ipc_handles": encode_handles(update_info["ipc_handles"])})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         torch.accelerator.synchronize()
-        self._fleet.finish_weight_update(weight_version)
+        self._client.finish_weight_update(weight_version)
 
 
-def _free_port(address: str) -> int:
-    family, kind, protocol, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.bind(place)
-        return probe.getsockname()[1]
+def packed_buffer_bytes(source: WeightSource) -> int:
+    """vLLM's size of a packed buffer, or the largest tensor's: its IPC engine refuses a tensor that is larger."""
+    return max([DEFAULT_PACKED_BUFFER_SIZE_BYTES, *(meta.num_bytes for meta in source.metadata())])
+
+
+def create_communicator(group: "StatelessProcessGroup") -> Any:
+    """vLLM's NCCL communicator on this thread's GPU; all ranks of the group must be here.
+
+    Blocks in NCCL until they are, and nothing can abort it there: it has no communicator yet.
+    """
+    from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+    from vllm.utils.nccl import unpinned_nccl_env
+
+    with unpinned_nccl_env():
+        return PyNcclCommunicator(group, device=torch.accelerator.current_device_index())
+
+
+def _set_first(failure: "Future[None]", error: BaseException | None) -> None:
+    if error is not None and not failure.done():
+        failure.set_exception(error)
+
+
+def _note_others(error: BaseException, joining: "Future[None]") -> None:
+    """Wait until every replica has answered, and note what those said that did not cause `error`."""
+    try:
+        wait(joining, Deadline(CALLED_OFF_TIMEOUT_S), "nccl: init_weight_transfer_engine after it was called off")
+    except SyncError as other:
+        for text in [str(other), *getattr(other, "__notes__", ())]:
+            if text != str(error):
+                error.add_note(text)

@@ -99,6 +99,18 @@ def test_streams_live_through_pushes(
     assert complete() == (original, "during-9")
 
 
+def test_a_checkpoint_on_disk_goes_through_the_gpu(
+    server: Stack, backend: str, perturbed_file: Path, original: str, complete: Complete
+) -> None:
+    """Its tensors are read into host memory, where NCCL and IPC could not take them from."""
+    target = ["--to", f"grpc://{server.grpc_url}", "--checkpoint", str(perturbed_file.parent)]
+    command = [sys.executable, "-m", "sync", "push", *target, "--backend", backend, "--version", "from-disk"]
+    environment = os.environ | {"TRITONLIVE_CONTROL_KEY": server.control_key}
+    subprocess.run(command, env=environment, cwd=ROOT, timeout=180, check=True)
+    text, version = complete()
+    assert (text != original, version) == (True, "from-disk")
+
+
 def test_what_does_not_fit_changes_nothing(
     sync: WeightSync, weights: Weights, original: str, complete: Complete
 ) -> None:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -72,6 +73,18 @@ def test_what_does_not_fit(replica, checkpoint):
         assert "lm_head.weight: not a tensor of the served checkpoint" in answer.stderr
         assert "more: missing" in answer.stderr
     assert "start_weight_update" not in replica.calls
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("backend", ["nccl", "ipc"])
+def test_a_push_from_a_gpu_without_one_is_refused_before_a_server_is_asked(replica, checkpoint, backend):
+    replica.backend = "nccl"
+    there = ["--to", replica.address, "--checkpoint", str(checkpoint), "--backend", backend]
+    answer = run.invoke(app, ["push", *there])
+    assert answer.exit_code == 1
+    assert "this process has none" in answer.stderr
+    assert "--backend gloo" in answer.stderr
+    assert replica.calls == []
 
 
 def test_lines_are_not_broken(replica, checkpoint):

@@ -63,14 +63,14 @@ def test_what_vllms_trainer_sends_is_what_the_worker_takes():
     from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferUpdateInfo
 
     from sync.ipc_worker import CudaIpcWeightTransferEngine
-    from sync.vllm_trainer import _JsonHandles
+    from sync.vllm_trainer import EngineClient, JsonHandlesClient
 
     sent = IPCWeightTransferUpdateInfo(
         names=["a"], dtype_names=["bfloat16"], shapes=[[4, 2]], ipc_handles={"GPU-1": ARGUMENTS}, tensor_sizes=[16]
     )
     calls: list[dict] = []
     fleet: Any = SimpleNamespace(update_weights=calls.append)
-    _JsonHandles(fleet).update_weights(asdict(sent))
+    JsonHandlesClient(EngineClient(fleet)).update_weights(asdict(sent))
     engine = CudaIpcWeightTransferEngine.__new__(CudaIpcWeightTransferEngine)
     assert engine.parse_update_info(json.loads(json.dumps(calls[0]))) == sent
 

@@ -1,0 +1,65 @@
+"""Tensors on their way to a GPU, for the backends whose bytes leave from one."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from .errors import TransferError
+from .sources import ParamMeta, WeightSource
+
+if TYPE_CHECKING:
+    import torch
+
+GPU_BACKENDS = ("nccl", "ipc")
+
+
+class DeviceSource(WeightSource):
+    """Moves each tensor of a source to one device when it is its turn: the device holds one copy more, not a model.
+
+    on_sent: called with the bytes handed over so far, after each tensor has been taken.
+    """
+
+    def __init__(
+        self, source: WeightSource, device: "torch.device", on_sent: Callable[[int], None] | None = None
+    ) -> None:
+        self._source = source
+        self._device = device
+        self._on_sent = on_sent
+
+    def metadata(self) -> list[ParamMeta]:
+        return self._source.metadata()
+
+    def __iter__(self) -> "Iterator[tuple[str, torch.Tensor]]":
+        num_sent = 0
+        for name, tensor in self._source:
+            yield name, tensor.to(self._device)
+            num_sent += tensor.nbytes
+            if self._on_sent is not None:
+                self._on_sent(num_sent)
+
+
+def current_gpu() -> "torch.device":
+    """The one this thread works on."""
+    import torch
+
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def gpu_problem(backend: str) -> str | None:
+    """Why this process cannot push over `backend`, and what to do; None when it can."""
+    if backend not in GPU_BACKENDS:
+        return None
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return (
+        f"backend {backend!r} sends from a GPU, and this process has none (torch.cuda.is_available() is False); "
+        "push through host memory with --backend gloo (backend='gloo'), to servers started with "
+        '--weight-transfer-config \'{"backend": "gloo"}\''
+    )
+
+
+def require_gpu(backend: str) -> None:
+    """Raises TransferError, before anything is asked of a replica, when this process cannot push over `backend`."""
+    if problem := gpu_problem(backend):
+        raise TransferError(problem)
