@@ -66,6 +66,11 @@ class StreamOrderedSource(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         return self._source.metadata()
 
+    def changed(self) -> list[str]:
+        """Names of tensors that changed since they were read (check.FittedSource)."""
+        look = getattr(self._source, "changed", None)
+        return look() if look is not None else []
+
     def __iter__(self) -> "Iterator[tuple[str, torch.Tensor]]":
         pairs = iter(self._source)
         while True:

@@ -39,6 +39,8 @@ class Fleet:
         self.deadline = deadline
         self.world_sizes: list[int] = []
         self.push = Push("", "keep")
+        self.on_failure: Callable[[BaseException], None] | None = None
+        """Called as soon as one replica's call fails, in its thread; `each` raises when all have ended."""
         self._lease = lease
         self._joined: set[ControlClient] = set()  # replicas that this trainer's failure concerns
 
@@ -81,22 +83,24 @@ class Fleet:
                 results[client] = error
         return results
 
+    def reserve(self) -> None:
+        """Take the lease of every replica: workers called into a group in which a replica is missing wait for it."""
+
+        def reserve(client: ControlClient, seconds: float) -> None:
+            client.reserve_lease(self._lease, seconds)
+            self._joined.add(client)  # not before: its running update may be another trainer's
+
+        self.each("reserve_lease", reserve)
+
     # ---- vLLM's VLLMWeightSyncClient ------------------------------------------------------------------------------
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Call every replica's workers into the group, one replica's ranks after another's.
-
-        The lease of every replica is taken first: workers of a group in which a replica is missing wait for it.
-        """
+        """Call every replica's workers into the group, one replica's ranks after another's; `reserve` comes first."""
         offset = init_info.get("rank_offset", 1)
         offsets = {}
         for client, size in zip(self.clients, self.world_sizes, strict=True):
             offsets[client] = offset
             offset += size
-
-        def reserve(client: ControlClient, seconds: float) -> None:
-            client.reserve_lease(self._lease, seconds)
-            self._joined.add(client)  # not before: its running update may be another trainer's
 
         def init(client: ControlClient, seconds: float) -> None:
             ranked = self._lease | init_info
@@ -104,7 +108,6 @@ class Fleet:
                 ranked["rank_offset"] = offsets[client]
             client.init_weight_transfer_engine(ranked, seconds)
 
-        self.each("reserve_lease", reserve)
         self.each("init_weight_transfer_engine", init)
 
     def start_weight_update(self) -> None:
@@ -228,11 +231,17 @@ class Fleet:
     def _start(
         self, operation: str, call: Callable[[ControlClient, float], T], clients: Sequence[ControlClient]
     ) -> "list[Future[T]]":
-        seconds = self.deadline.remaining(operation)
-        return [
-            spawn(lambda client=client: call(client, seconds), name=f"{operation}@{client.target}")
-            for client in clients
-        ]
+        seconds, on_failure = self.deadline.remaining(operation), self.on_failure
+
+        def run(client: ControlClient) -> T:
+            try:
+                return call(client, seconds)
+            except BaseException as error:
+                if on_failure is not None:
+                    on_failure(error)
+                raise
+
+        return [spawn(lambda client=client: run(client), f"{operation}@{client.target}") for client in clients]
 
 
 def is_well(status: dict[str, Any]) -> bool:

@@ -110,6 +110,10 @@ class GlooTrainer:
         self._group.close()
         self._bytes.close()
 
+    def abort(self) -> None:
+        """After a failure: as `shutdown`, which waits for nothing."""
+        self.shutdown()
+
     @torch.no_grad()
     def _send(self, buckets: list[Bucket]) -> None:
         total, tensors = sum(bucket.num_bytes for bucket in buckets), iter(self.source)

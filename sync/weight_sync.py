@@ -5,10 +5,13 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from .caller_stream import CallerStream, StreamOrderedSource
 from .check import FittedSource, ServedModel
 from .closing import Closing
+from .collective_push import collective_push, collective_reason
 from .control import ControlClient, connect
 from .deadline import Deadline, spawn, wait
 from .errors import ControlError, RejectedError, SyncError, TransferError, VerifyError
@@ -18,6 +21,7 @@ from .preflight import SERVER_BACKENDS, Replica, Trainer, require_alike, require
 from .report import PushReport
 from .sources import WeightSource, open_source
 from .target import Target
+from .trainer_ranks import TrainerRanks
 from .versions import next_version
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: `check` does not
@@ -31,6 +35,7 @@ T = TypeVar("T")
 Backend = Literal["nccl", "ipc", "gloo"]
 CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
 InFlight = Literal["keep", "wait", "abort"]
+ALL_RANKS = "the push is collective (collective=True)"
 DEFAULT_TIMEOUT_S = 300.0
 DEFAULT_LEASE_S = 30.0
 
@@ -86,6 +91,8 @@ class WeightSync(Closing):
         self.keep_previous = keep_previous
         self.shared_memory = shared_memory
         self._myself = Trainer(self.holder, backend, master_address, master_port)
+        self._ranks: TrainerRanks | None = None
+        self._caller = CallerStream()
         self._distrust: str | None = None  # what the canary found: no push before it is found well
         self._heartbeat: Heartbeat | None = None
         # Asked for once per group: a replica restarted with another model leaves it.
@@ -101,6 +108,7 @@ class WeightSync(Closing):
         progress: "Progress | None" = None,
         in_flight: InFlight = "keep",
         partial: bool = False,
+        collective: bool | None = None,
     ) -> PushReport:
         """Make the weights live at every replica and return what it took.
 
@@ -112,15 +120,38 @@ class WeightSync(Closing):
             them ("wait"), or they end with finish reason "abort".
         partial: push only some of the tensors; the others stay as the push before left them (gloo).
 
-        Raises CheckError (nothing was sent), ControlError, TransferError, DeadlineError (nothing changed, gloo), or
+        collective: whether every rank of the trainer takes part: they gather what rank 0 sends, and all return its
+            report or raise its error. By default they must when the weights are sharded (DTensor), or come from a
+            source that says `is_collective`; else the caller pushes alone.
+
+        Raises SourceError when a rank of the trainer does not come, CheckError (nothing was sent), ControlError,
+        TransferError, DeadlineError (nothing changed, gloo), or
         CommitError, which names the replicas that took the weights and those that did not; these are fenced;
         UnknownOutcomeError when a replica cannot be asked whether it did. Raises VerifyError when a `verify(gate=True)`
         before found the replicas wrong.
         """
         if self._distrust is not None:
             raise VerifyError(f"no push before verify() succeeds: {self._distrust}")
-        deadline = Deadline(self.timeout)
         weights = open_source(source)
+        why = collective_reason(source) if collective is None else ALL_RANKS if collective else None
+        self._caller = CallerStream.capture()
+        ranks = self._ranks = self._ranks or TrainerRanks.current()
+
+        def push(led: WeightSource) -> PushReport:
+            return self._push_or_reconnect(led, version, in_flight, progress, partial=partial)
+
+        return collective_push(ranks, weights, push, self.timeout, why)
+
+    def _push_or_reconnect(
+        self,
+        weights: WeightSource,
+        version: str | int | None,
+        in_flight: InFlight,
+        progress: "Progress | None",
+        *,
+        partial: bool,
+    ) -> PushReport:
+        deadline = Deadline(self.timeout)  # counted from when all ranks have come
         was_connected = self._trainer is not None
         try:
             return self._push(weights, version, in_flight, progress, deadline, partial=partial)
@@ -154,8 +185,9 @@ class WeightSync(Closing):
                 self._trainer = self._run(lambda: self._connect(fitted))
                 self._heartbeat = Heartbeat(self._clients, self.lease)
             connected = time.perf_counter()
-            self._trainer.source, self._trainer.progress = fitted, progress
-            self._run(self._trainer.send_weights)
+            self._trainer.source, self._trainer.progress = StreamOrderedSource(fitted, self._caller), progress
+            # A LeadSource has the failure of another rank of this trainer.
+            self._run(self._trainer.send_weights, getattr(weights, "failure", None))
             done = time.perf_counter()
         except BaseException as error:
             self._give_up(error)
@@ -333,6 +365,7 @@ class WeightSync(Closing):
     def _connect(self, fitted: FittedSource) -> Any:
         """Form the group with the replicas' workers."""
         fleet = self._fleet
+        fleet.reserve()
         if self.backend == "gloo":
             from .gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 
@@ -350,26 +383,20 @@ class WeightSync(Closing):
 
         return vllm_trainer(self.backend, self.master_address, self.master_port, fleet, fitted)
 
-    def _run(self, call: Callable[[], T]) -> T:
-        """Run in a thread of its own, so that the deadline and Ctrl-C get through whatever it waits for."""
-        import torch
+    def _run(self, call: Callable[[], T], unless: "Future[None] | None" = None) -> T:
+        """Run in a thread of its own, so that the deadline and Ctrl-C get through whatever it waits for.
 
-        device = torch.accelerator.current_device_index() if torch.accelerator.is_available() else None
-
-        def run() -> T:
-            if device is not None:
-                torch.accelerator.set_device_index(device)  # each thread has its own
-            return call()
-
-        return wait(spawn(run, name="weight-sync"), self._fleet.deadline, f"push of {self._fleet.push.version}")
+        unless: ends the wait with its error, should it get one.
+        """
+        future = spawn(self._caller.bound(call), name="weight-sync")
+        return wait(future, self._fleet.deadline, f"push of {self._fleet.push.version}", unless)
 
     def _give_up(self, error: BaseException) -> None:
         trainer, self._trainer = self._trainer, None
         if self._heartbeat is not None:
             self._heartbeat.stop()
-        # Only gloo's is destroyed: a communicator stuck in NCCL cannot be without getting stuck too.
-        if trainer is not None and self.backend == "gloo":
-            trainer.shutdown()
+        if trainer is not None:
+            trainer.abort()
         reason = str(error) if isinstance(error, SyncError) else type(error).__name__
         for problem in self._fleet.give_up(reason):
             error.add_note(f"while giving up: {problem}")

@@ -15,8 +15,7 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 
 from sync import PushReport, SyncError, WeightSync
-from sync.collective_push import collective_push, collective_reason
-from sync.sources import TensorSource, open_source
+from sync.sources import TensorSource
 from sync.trainer_ranks import TrainerRanks
 
 TIMEOUT_S = 8.0
@@ -59,8 +58,8 @@ class Breaking(TensorSource):
 def push(sync: WeightSync, ranks: TrainerRanks, weights: Any, version: str) -> dict[str, Any]:
     began = time.monotonic()
     try:
-        source, why = open_source(weights), collective_reason(weights)
-        report = collective_push(ranks, source, lambda led: sync.push(led, version), sync.timeout, why)
+        sync._ranks = ranks
+        report = sync.push(weights, version)
     except SyncError as error:
         outcome = {"error": type(error).__name__, "message": str(error)}
     else:

@@ -116,9 +116,8 @@ def test_what_does_not_fit_is_raised_at_both_ranks_before_anything_is_gathered(r
 @pytest.mark.parametrize("mode", ["error", "kill"])
 def test_a_rank_that_fails_in_a_gather_ends_the_push_at_all(replica, train, mode):
     here, there = train(mode)
-    # Gloo notices a dead process itself; a live one that stays away only the deadline, or the other rank's word, ends.
-    assert here[0]["error"] in ({"TransferError", "DeadlineError"} if mode == "error" else {"TransferError"})
-    assert here[0]["seconds"] < 2 * TIMEOUT_S + 10
+    assert here[0]["error"] == "TransferError"
+    assert here[0]["seconds"] < TIMEOUT_S  # it does not wait for the deadline
     if mode == "error":
         assert there[0]["error"] == here[0]["error"]
     else:
