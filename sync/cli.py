@@ -1,4 +1,4 @@
-"""The command line: `python -m sync push | check | status | timeline | rollback`, and of adapters."""
+"""The command line: `python -m sync push | check | status | timeline | rollback | reload`, and of adapters."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -108,6 +108,9 @@ def push(
     in_flight: Annotated[
         Pause, typer.Option(help="Running requests go on with the new weights, are waited for, or are ended.")
     ] = Pause.KEEP,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Push only what the checkpoint has; the rest stays as pushed before.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Push a checkpoint from disk while the servers keep answering.
@@ -120,7 +123,7 @@ def push(
     with reported():
         require_gpu(backend.value)
     with opened(to, control_key, timeout, backend=backend.value, **listens) as sync, progress_bar() as progress:
-        report = sync.push(checkpoint, version, progress=progress, in_flight=in_flight.value)
+        report = sync.push(checkpoint, version, progress=progress, in_flight=in_flight.value, partial=partial)
     show(report, as_json=as_json)
 
 
@@ -173,11 +176,34 @@ def timeline(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json:
 
 
 @app.command()
-def rollback(to: To, backend: Transport = BackendName.GLOO, control_key: Key = None, timeout: Seconds = 300.0) -> None:
-    """Serve the weights before the last push again."""
+def rollback(
+    to: To,
+    version: Annotated[
+        str | None, typer.Option(help="The version to serve; by default the newest before what serves now.")
+    ] = None,
+    backend: Transport = BackendName.GLOO,
+    control_key: Key = None,
+    timeout: Seconds = 300.0,
+) -> None:
+    """Serve an earlier version again, which the servers still hold; `status` lists them (kept_versions)."""
     with opened(to, control_key, timeout, backend=backend.value) as sync:
-        version = sync.rollback()
-    Console().print(f"{version} serves again.")
+        version = sync.rollback(version)
+    Console().print(f"{version} serves again.", markup=False, highlight=False)
+
+
+@app.command()
+def reload(
+    to: To,
+    version: Annotated[
+        str | None, typer.Option(help="What these weights are called; needed when the files have changed.")
+    ] = None,
+    control_key: Key = None,
+    timeout: Seconds = 300.0,
+) -> None:
+    """Serve the checkpoint on the servers' disks again: the way back that needs no trainer."""
+    with opened(to, control_key, timeout) as sync:
+        version = sync.reload(version)
+    Console().print(f"{version} serves again.", markup=False, highlight=False)
 
 
 Name = Annotated[str, typer.Option(metavar="NAME", help="What requests ask for as their model.")]
@@ -255,7 +281,7 @@ def show(report: "PushReport | AdapterReport", *, as_json: bool) -> None:
     if as_json:
         Console().print_json(data=asdict(report))
     else:
-        Console().print(str(report), highlight=False, soft_wrap=True)
+        Console().print(str(report), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

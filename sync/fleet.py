@@ -13,6 +13,8 @@ from .errors import ConflictError, SyncError, TransferError
 from .outcome_resolution import resolve
 
 T = TypeVar("T")
+# What vLLM calls the weights that an engine starts with.
+CHECKPOINT_VERSION = "default"
 # For the calls that clean up after a failure, when the push's own deadline may have passed.
 CLEAN_UP_TIMEOUT_S = 10.0
 
@@ -172,6 +174,23 @@ class Fleet:
         outcome = resolve(self.attempt("rollback", restore, self.clients), None, target)
         outcome.require()
         return target
+
+    def reload(self, version: str | None) -> str:
+        """Serve the checkpoint on the replicas' disks again, and return its version's name.
+
+        Raises ConflictError when the files have changed at a replica and no name is given; CommitError as a push.
+        """
+
+        def load(client: ControlClient, seconds: float) -> dict[str, Any]:
+            return client.reload(version, seconds)
+
+        results = self.attempt("reload", load, self.clients)
+        errors = [result for result in results.values() if isinstance(result, SyncError)]
+        if len(errors) == len(results):
+            raise errors[0]
+        outcome = resolve(results, None, version or CHECKPOINT_VERSION)
+        outcome.require()
+        return next(iter(outcome.committed.values()))["weight_version"]
 
     def _common_version(self, statuses: Sequence[dict[str, Any]]) -> str:
         """The newest version that all have at hand, other than the one that all serve."""

@@ -252,10 +252,8 @@ class WeightSync(Closing):
 
         Raises ConflictError when it is needed and not given; CommitError when a replica fails to load it.
         """
-        name = None if version is None else str(version)
         self._fleet.deadline = Deadline(self.timeout)
-        answers = self._fleet.each("reload", lambda client, seconds: client.reload(name, seconds))
-        return answers[0]["weight_version"]
+        return self._fleet.reload(None if version is None else str(version))
 
     def verify(
         self, model: "torch.nn.Module", prompts: "Prompts", atol: float = 1e-2, *, gate: bool = False
