@@ -5,7 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from sync import SourceError
-from sync.sources import ITEM_SIZES, SAFETENSORS_DTYPES, CheckpointSource, ParamMeta, checkpoint_files, open_source
+from sync.checkpoint_source import CheckpointSource, checkpoint_files
+from sync.dtypes import ITEM_SIZES, SAFETENSORS_DTYPES
+from sync.sources import open_source
+from sync.weight_source import ParamMeta
 
 
 class Tied(torch.nn.Module):

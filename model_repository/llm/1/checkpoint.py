@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from sync.check import CASTABLE
+from sync.dtypes import CASTABLE
 from sync.sources import SAFETENSORS_DTYPES
 
 
