@@ -41,7 +41,7 @@ class LoadedParameter:
     """of the parameter that is loaded, before any quantisation; where the tensor is computed with on its way there, the
     wider of the parameter's and the checkpoint's"""
     parameters: tuple[str, ...]
-    """the model's names of the tensors that it reaches"""
+    """the model's names of the tensors that it reaches; tensors of one memory (tied ones) have one name"""
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,29 @@ def loaded_parameters(model: torch.nn.Module, metas: Sequence[ParamMeta]) -> dic
 
     Raises UntraceableError, with the model as it was, when its loader cannot be followed: it looks at tensors' values.
     """
+    owners = _owners(model)
     with _on_meta(model) as targets:
         trace = _LoadTrace(targets)
         try:
             with disable_mtp_completeness_check(), torch.no_grad(), trace:
-                model.load_weights(trace.checkpoint(metas))  # ty: ignore[call-non-callable]
+                model.load_weights(trace.checkpoint(metas))  # ty: ignore[not-callable]
         except Exception as error:
             raise UntraceableError(f"{type(error).__name__}: {error}") from error
     stored = {meta.name: meta.dtype_name for meta in metas}
-    return {name: _loaded(stored[name], reached, targets) for name, reached in trace.reached.items()}
+    found = {}
+    for name, reached in trace.reached.items():
+        dtype = widest(*(str(targets[target].dtype).removeprefix("torch.") for target in reached))
+        if not all(reached.values()) and {stored[name], dtype} <= CASTABLE:
+            dtype = widest(dtype, stored[name])
+        found[name] = LoadedParameter(dtype, tuple(owners.get(target, target) for target in reached))
+    return found
 
 
-def _loaded(stored: str, reached: dict[str, bool], targets: dict[str, torch.Tensor]) -> LoadedParameter:
-    names = {name: str(targets[name].dtype).removeprefix("torch.") for name in reached}
-    dtype = widest(*names.values())
-    if not all(reached.values()) and {stored, dtype} <= CASTABLE:
-        dtype = widest(dtype, stored)
-    return LoadedParameter(dtype, tuple(names))
+def _owners(model: torch.nn.Module) -> dict[str, str]:
+    """For each of the model's tensors the first name of its memory."""
+    first: dict[int, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: first.setdefault(tensor.data_ptr(), name) for name, tensor in named if tensor.numel()}
 
 
 class _LoadTrace(TorchDispatchMode):
@@ -103,9 +109,8 @@ class _LoadTrace(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         name = func.overloadpacket.__name__
         origin = self._joined(given, is_copy=True)
-        is_write = name.endswith("_") and not name.startswith("_") and bool(given)
-        if is_write:
-            self._write(name, given, origin)
+        for written in _written(func._schema, args, kwargs or {}):
+            self._write(name, written, [tensor for tensor in given if tensor is not written])
         result = func(*args, **(kwargs or {}))
         if name == "_local_scalar_dense":
             self._looked_at = origin
@@ -131,9 +136,8 @@ class _LoadTrace(TorchDispatchMode):
         if origin is not None:
             self._origins[key] = _Origin(origin.names, origin.is_copy and name in _COPIES)
 
-    def _write(self, name: str, given: list[torch.Tensor], origin: _Origin | None) -> None:
+    def _write(self, name: str, written: torch.Tensor, sources: list[torch.Tensor]) -> None:
         """A tensor is written to, in place: one of the model's, or one that was made on the way."""
-        written, sources = given[0], given[1:]
         key = _storage(written)
         brought = self._joined(sources, is_copy=name in _WRITES)
         if brought is None and name == "fill_":
@@ -151,7 +155,16 @@ class _LoadTrace(TorchDispatchMode):
             self._origins[key] = _Origin(names, brought.is_copy and (was is None or was.is_copy))
 
 
+def _written(schema: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
+    """The tensors that an operation changes."""
+    for index, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[index] if index < len(args) else kwargs.get(argument.name)
+            yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor))
+
+
 def _storage(tensor: torch.Tensor) -> int:
+    """An address that all views of one memory share, on the meta device, too."""
     return tensor.untyped_storage()._cdata
 
 
@@ -161,9 +174,7 @@ def _on_meta(model: torch.nn.Module) -> Iterator[dict[str, torch.Tensor]]:
 
     Yields them by name. Raises UntraceableError when a reload is running, whose tensors these would mix with.
     """
-    layers = [
-        (path, layer) for path, layer in model.named_modules() if type(layer).__name__ not in SKIP_MODULES
-    ]
+    layers = [(path, layer) for path, layer in model.named_modules() if type(layer).__name__ not in SKIP_MODULES]
     if any(get_layerwise_info(layer).can_load() for _, layer in layers):
         raise UntraceableError("a load is running")
     before = [(layer, _Snapshot(layer)) for _, layer in layers]
@@ -184,9 +195,11 @@ def _place_load_tensors(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
     Tensors that vLLM's reload leaves in place are loaded in place, so their own dtype counts. Of these, tables of
     integers (which expert is where) stay: loaders read them and never write.
     """
-    kept, loaded = get_layerwise_info(layer).restore_metadata, {}
-    for own, restored in ((layer._parameters, kept[0]), (layer._buffers, kept[1])):
-        stay = {name: tensor for name, tensor in own.items() if name in SKIP_TENSORS or tensor is None}
+    parameters, buffers = get_layerwise_info(layer).restore_metadata
+    loaded: dict[str, torch.Tensor] = {}
+    for own, restored in ((layer._parameters, parameters), (layer._buffers, buffers)):
+        is_gone = {name for name, tensor in own.items() if tensor is None and name not in restored}
+        stay = {name: tensor for name, tensor in own.items() if name in SKIP_TENSORS or name in is_gone}
         own.clear()
         for name, tensor in {**restored, **stay}.items():
             if tensor is not None and not (name in stay and not tensor.is_floating_point()):
@@ -209,9 +222,7 @@ class _Snapshot:
 
     def __init__(self, layer: torch.nn.Module) -> None:
         self._attributes = dict(layer.__dict__)
-        self._contents = {
-            name: dict(self._attributes[name]) for name in ("_parameters", "_buffers", "_modules")
-        }
+        self._contents = {name: dict(self._attributes[name]) for name in ("_parameters", "_buffers", "_modules")}
         self._non_persistent = set(layer._non_persistent_buffers_set)
 
     def restore(self, layer: torch.nn.Module) -> None:
