@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from .dtypes import CASTABLE
 from .errors import CheckError, SourceError
-from .experts import Index, Part, indexed, slots_of
+from .experts import Index, Part, has_place, indexed, slots_of
 from .fitted import FittedSource, Routes
 from .served_model import ServedModel, quantization_advice
 from .sources import StreamSource
@@ -54,7 +54,7 @@ class _Comparison:
         self.metas: dict[str, ParamMeta] = {}
         self.mismatches: list[str] = []
         self._seen: set[str] = set()
-        self._shapes = {meta.name: meta.shape for meta in source.metadata()}
+        self._sent: set[str] = set()  # the source's names
         aliases = source.aliases()
         for meta in source.metadata():
             self._compare(meta, aliases)
@@ -86,6 +86,7 @@ class _Comparison:
                 else:
                     self.metas[part.name] = wanted
                     self._filled.setdefault(part.name, set()).add(part.slot)
+                    self._sent.add(meta.name)
 
     def _half_filled(self) -> list[str]:
         """Fused tensors some of whose experts are not there."""
@@ -101,19 +102,14 @@ class _Comparison:
         return [
             f"{one}, {other}: share their memory, so both would be sent with the same bytes; clone them, or push the "
             "module or a generator instead"
-            for one, other in self._source.overlaps()
-            if self._is_sent(one) and self._is_sent(other)
+            for one, other in self._source.overlaps(self._sent)
         ]
-
-    def _is_sent(self, name: str) -> bool:
-        return any(part.name in self.metas for part in self._routes.parts(name, self._shapes[name]))
 
 
 def mismatch(meta: ParamMeta, part: Part, wanted: ParamMeta) -> str | None:
     """Why a tensor's part cannot be sent as the served model's `wanted`; None when it can."""
     shape, served_shape = part.shape_of(meta.shape), indexed(wanted.shape, part.slot)
-    is_in_range = not part.slot or not isinstance(part.slot[0], int) or part.slot[0] < wanted.shape[0]
-    if shape != served_shape or not is_in_range:
+    if shape != served_shape or not has_place(wanted.shape, part.slot):
         place = f"{meta.name} for {wanted.name}" if meta.name != wanted.name else meta.name
         return f"{place}: shape is {list(meta.shape)}, served is {list(wanted.shape)}"
     if wanted.dtype_name != meta.dtype_name and not {wanted.dtype_name, meta.dtype_name} <= CASTABLE:

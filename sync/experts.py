@@ -7,7 +7,8 @@
                  L.mlp.experts.down_proj    [E, H, I]
 
 Checkpoints of Qwen, DeepSeek, GLM and Mixtral models have the first form, their modules in transformers 5 the second.
-Fused tensors of another orientation ([E, H, 2·I]: Llama 4, GPT-OSS) are the same in module and checkpoint.
+Fused tensors of another orientation ([E, H, 2·I]: Llama 4, GPT-OSS) are the same in module and checkpoint, so they need
+no cutting. A shape does not tell the two apart when 2·I is H: names are cut as transformers 5 has them.
 """
 
 import re
@@ -76,6 +77,11 @@ def slots_of(meta: ParamMeta) -> set[Index]:
 def indexed(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
     """Shape of what `index` takes of a tensor."""
     return (*(end - start for start, end in (key for key in index if isinstance(key, tuple))), *shape[len(index) :])
+
+
+def has_place(shape: tuple[int, ...], slot: Index) -> bool:
+    """Whether a fused tensor has the slot's expert."""
+    return not slot or (isinstance(slot[0], int) and slot[0] < shape[0])
 
 
 def slices(index: Index) -> tuple[int | slice, ...]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from .dtypes import CASTABLE
 from .errors import SourceError
-from .experts import Assembly, Part, indexed, parts_of
+from .experts import Assembly, Part, has_place, indexed, parts_of
 from .names import refuse_peft_names, without_ddp, without_wrappers
 from .served_model import ServedModel
 from .sources import StreamSource
@@ -85,9 +85,9 @@ class FittedSource(WeightSource):
                 meta = self._metas.get(part.name)
                 if meta is None:
                     continue
+                piece = _checked(name, part.of(tensor), part, meta)
                 if meta.name not in missing:
                     raise SourceError(f"weights: {name}: {meta.name} was yielded twice")
-                piece = _checked(name, part.of(tensor), part, meta)
                 whole = _assembled(assembly, name, part, meta, piece) if part.slot else piece
                 if whole is not None:
                     del missing[meta.name]
@@ -109,6 +109,8 @@ def _checked(name: str, piece: "torch.Tensor", part: Part, meta: ParamMeta) -> "
     """The piece. Raises SourceError when it is not what the model loads there."""
     own = ParamMeta.of(name, piece)
     wanted = indexed(meta.shape, part.slot)
+    if not has_place(meta.shape, part.slot):
+        raise SourceError(f"weights: {name}: {meta.name} has {meta.shape[0]} experts")
     if own.shape != wanted:
         raise SourceError(f"weights: {name}: shape is {list(own.shape)}, served is {list(wanted)}")
     if own.dtype_name != meta.dtype_name and not {own.dtype_name, meta.dtype_name} <= CASTABLE:
@@ -122,4 +124,4 @@ def _assembled(
     try:
         return assembly.add(meta, part.slot, piece)
     except KeyError:
-        raise SourceError(f"weights: {name}: its place in {meta.name} was filled before, or is not there") from None
+        raise SourceError(f"weights: {name}: its place in {meta.name} was filled before") from None

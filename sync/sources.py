@@ -6,8 +6,7 @@ seconds, before there are tensors: `python -m sync check` compares what files an
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,27 +63,34 @@ class TensorSource(IndexedSource):
     def aliases(self) -> dict[str, list[str]]:
         return {name: [n for n in names if n != name] for names in self._same_memory() for name in names}
 
-    def overlaps(self) -> list[tuple[str, str]]:
+    def overlaps(self, names: Collection[str]) -> list[tuple[str, str]]:
         if self._is_module:
             return []
-        pairs = [(names[0], other) for names in self._same_memory() for other in names[1:]]
+        own = [(name, tensor) for name, tensor in self._own_memory() if name in names]
+        views = [[name for name in group if name in names] for group in self._same_memory(only_strided=True)]
+        pairs = [(group[0], other) for group in views for other in group[1:]]
         spans = sorted(
             (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, name)
-            for name, tensor in self._own_memory()
+            for name, tensor in own
             if tensor.is_contiguous()
         )
-        for (device, _, end, name), (other_device, other_start, _, other) in pairwise(spans):
-            if device == other_device and other_start < end:
-                pairs.append((name, other))
-        return list(dict.fromkeys(pairs))
+        furthest = ("", 0, 0, "")
+        for span in spans:
+            if span[0] == furthest[0] and span[1] < furthest[2]:
+                pairs.append((furthest[3], span[3]))
+            if span[0] != furthest[0] or span[2] > furthest[2]:
+                furthest = span
+        return pairs
 
     def changed(self) -> list[str]:
         return self._samples.changed(self._tensors)
 
-    def _same_memory(self) -> list[list[str]]:
-        """Names of tensors that are the very same view of memory."""
+    def _same_memory(self, *, only_strided: bool = False) -> list[list[str]]:
+        """Names of tensors that are the very same view of memory; of those with gaps in it, if `only_strided`."""
         groups: dict[Any, list[str]] = {}
         for name, own in self._own_memory():
+            if only_strided and own.is_contiguous():
+                continue
             groups.setdefault((own.device, own.data_ptr(), own.dtype, own.shape, own.stride()), []).append(name)
         return [names for names in groups.values() if len(names) > 1]
 

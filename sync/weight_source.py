@@ -46,7 +46,7 @@ Megatron-Bridge, which converts while it gathers, so shapes are known from the s
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from .dtypes import ITEM_SIZES
@@ -102,8 +102,8 @@ class WeightSource(ABC):
         """For a name whose tensor is also there under other names (tied weights): those names."""
         return {}
 
-    def overlaps(self) -> list[tuple[str, str]]:
-        """Pairs of names whose tensors share memory although nothing says that they are tied."""
+    def overlaps(self, names: Collection[str]) -> list[tuple[str, str]]:
+        """Pairs of these names whose tensors share memory although nothing says that they are tied."""
         return []
 
     def changed(self) -> list[str]:

@@ -1,5 +1,7 @@
 """The answer to `parameters`, from what the ranks' models load."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import LlamaConfig, Qwen3MoeConfig
@@ -90,7 +92,7 @@ def test_a_rank_that_could_not_look_makes_all_of_them_count():
     assert merge_answers([seen, unknown]) == unknown
 
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 32,
     "num_hidden_layers": 1,
