@@ -26,6 +26,8 @@ from .weight_source import ParamMeta
 
 # Operations whose result has the values of what they are given, and at most its precision.
 _COPIES = frozenset({"clone", "_to_copy", "cat", "stack", "index", "index_select", "copy_"})
+# Operations whose result has nothing of what they are given but its shape.
+_FACTORIES = frozenset({"empty_like", "zeros_like", "ones_like", "full_like", "new_empty", "new_zeros", "new_full"})
 _WRITES = frozenset({"copy_", "fill_", "set_", "index_put_", "index_copy_", "scatter_"})
 
 
@@ -66,20 +68,44 @@ def loaded_parameters(model: torch.nn.Module, metas: Sequence[ParamMeta]) -> dic
         except Exception as error:
             raise UntraceableError(f"{type(error).__name__}: {error}") from error
     stored = {meta.name: meta.dtype_name for meta in metas}
-    found = {}
+    found: dict[str, LoadedParameter] = {}
     for name, reached in trace.reached.items():
         dtype = widest(*(str(targets[target].dtype).removeprefix("torch.") for target in reached))
         if not all(reached.values()) and {stored[name], dtype} <= CASTABLE:
             dtype = widest(dtype, stored[name])
         found[name] = LoadedParameter(dtype, tuple(owners.get(target, target) for target in reached))
+    _require_filled(targets, owners, found)
     return found
+
+
+def _require_filled(
+    targets: dict[str, torch.Tensor], owners: dict[str, str], found: dict[str, LoadedParameter]
+) -> None:
+    """Raises UntraceableError when a weight got nothing: it is loaded in a way that the run does not see.
+
+    A name that seems to reach nothing would be left out of pushes. Scales, which quantised models have without a
+    checkpoint's, and buffers, which are computed, may stay empty.
+    """
+    reached = {parameter for loaded in found.values() for parameter in loaded.parameters}
+    empty = [
+        name
+        for name, tensor in targets.items()
+        if isinstance(tensor, torch.nn.Parameter)
+        and tensor.numel()
+        and name.rpartition(".")[2].endswith(("weight", "bias"))
+        and owners.get(name, name) not in reached
+    ]
+    if empty:
+        raise UntraceableError(f"nothing of the checkpoint was seen to reach {', '.join(empty[:5])}")
+    if not reached:
+        raise UntraceableError("nothing of the checkpoint was seen to reach the model")
 
 
 def _owners(model: torch.nn.Module) -> dict[str, str]:
     """For each of the model's tensors the first name of its memory."""
     first: dict[int, str] = {}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {name: first.setdefault(tensor.data_ptr(), name) for name, tensor in named if tensor.numel()}
+    return {name: first.setdefault(tensor.data_ptr(), name) for name, tensor in named if tensor.data_ptr()}
 
 
 class _LoadTrace(TorchDispatchMode):
@@ -133,7 +159,7 @@ class _LoadTrace(TorchDispatchMode):
             return
         self._alive.append(tensor)
         self._made.add(key)
-        if origin is not None:
+        if origin is not None and name not in _FACTORIES:
             self._origins[key] = _Origin(origin.names, origin.is_copy and name in _COPIES)
 
     def _write(self, name: str, written: torch.Tensor, sources: list[torch.Tensor]) -> None:

@@ -79,5 +79,5 @@ def quantization_advice(served: ServedModel) -> str:
     return (
         f"the served checkpoint stores quantised tensors ({served.quantization or 'quantised'}: {stored.name} is "
         f"{stored}): push the quantised tensors of a checkpoint of the same kind, or serve the bfloat16 checkpoint "
-        "with --quantization fp8, which vLLM quantises at load"
+        "with --quantization fp8_per_tensor, which vLLM quantises at load"
     )

@@ -51,7 +51,8 @@ class Look:
         before = fingerprint(model)
         answer = weight_parameters(model, self._vllm_config)
         answer["is_untouched"] = fingerprint(model) == before
-        return answer
+        held = {str(tensor.dtype) for tensor in model.state_dict().values()}
+        return answer | {"held": sorted(held)}
 
 
 class Fail:
@@ -193,6 +194,7 @@ MODELS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "qwen3_moe": (qwen3_moe, {}),
     "glm4_moe": (glm4_moe, {}),
     "int8": (int8_llama, {}),
+    "online": (lambda folder: llama(folder, tied=False), {"quantization": "fp8_per_channel"}),
     "dummy": (bare, {"load_format": "dummy"}),
 }
 

@@ -191,8 +191,6 @@ class TestWhatTheModelLoads:
 
 
 class TestQuantisedCheckpoints:
-    ADVICE = r"quantised tensors \(awq: {}.*--quantization fp8, which vLLM quantises at load"
-
     @pytest.mark.parametrize(
         "stored",
         [
@@ -208,7 +206,7 @@ class TestQuantisedCheckpoints:
         with pytest.raises(CheckError) as caught:
             fit(open_source({"q.weight": torch.ones(4, 4).bfloat16()}), model)
         assert caught.value.mismatches[0].startswith("the served checkpoint stores quantised tensors (awq: q.")
-        assert caught.value.mismatches[0].endswith("with --quantization fp8, which vLLM quantises at load")
+        assert caught.value.mismatches[0].endswith("with --quantization fp8_per_tensor, which vLLM quantises at load")
         assert len(list(fit(open_source(stored), model))) == len(stored)
 
     def test_no_advice_for_other_checkpoints(self, weights):

@@ -44,7 +44,9 @@ def unloaded(answer) -> list[str]:
     return [each["name"] for each in answer["parameters"] if not each["loaded"]]
 
 
-@pytest.mark.parametrize("name", ["tied", "tied_with_head", "untied", "qwen3_moe", "glm4_moe", "int8", "dummy"])
+@pytest.mark.parametrize(
+    "name", ["tied", "tied_with_head", "untied", "qwen3_moe", "glm4_moe", "int8", "online", "dummy"]
+)
 def test_asking_leaves_every_tensor_and_attribute_as_it_was(answers, name):
     assert answers[name]["is_untouched"]
     assert answers[name]["untraced"] is None
@@ -96,6 +98,13 @@ def test_a_quantised_checkpoint_takes_its_like_and_refuses_bfloat16(answers, fol
     assert not fit(open_source(folder / "int8"), served).is_partial
     with pytest.raises(CheckError, match=r"quantised tensors \(compressed-tensors: .* int8.*--quantization fp8"):
         fit(open_source(folder / "untied"), served)
+
+
+def test_a_model_that_vllm_quantises_at_load_takes_bfloat16(answers, folder):
+    answer = answers["online"]
+    assert "torch.float8_e4m3fn" in answer["held"]
+    assert set(dtypes(answer).values()) == {"bfloat16"}
+    assert not fit(open_source(folder / "untied"), ServedModel.from_answer("replica", answer)).is_partial
 
 
 def test_without_a_checkpoint_the_configuration_tells_the_names(answers):
