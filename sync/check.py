@@ -68,7 +68,7 @@ class _Comparison:
         ]
 
     def _compare(self, meta: ParamMeta, aliases: Mapping[str, list[str]]) -> None:
-        if self._served.is_ignored(meta.name):
+        if self._served.is_ignored(self._routes.spelling(meta.name)):
             return
         parts = self._routes.parts(meta.name, meta.shape)
         if not parts and not any(alias in self._served.parameters for alias in aliases.get(meta.name, ())):

@@ -23,11 +23,16 @@ class Samples:
             self._taken[name] = sample(tensor)
 
     def changed(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-        """Names of the tensors whose sample is another one now. One wait for the device in all."""
-        pairs = [(name, taken, sample(tensors[name])) for name, taken in self._taken.items() if name in tensors]
-        same = [(before == now).all() for _, before, now in pairs]
-        equal = torch.stack([each.cpu() for each in same]).tolist() if same else []
-        return [name for (name, _, _), is_same in zip(pairs, equal, strict=True) if not is_same]
+        """Names of the tensors whose sample is another one now. Waits for each device once."""
+        found: dict[torch.device, dict[str, torch.Tensor]] = {}
+        for name, taken in self._taken.items():
+            differs = (taken != sample(tensors[name])).any()
+            found.setdefault(differs.device, {})[name] = differs
+        changed: set[str] = set()
+        for differences in found.values():
+            answers = torch.stack(list(differences.values())).tolist()
+            changed.update(name for name, differs in zip(differences, answers, strict=True) if differs)
+        return [name for name in self._taken if name in changed]
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from .weight_source import ParamMeta
 # Written into old checkpoints, computed by every engine.
 COMPUTED_SUFFIX = "rotary_emb.inv_freq"
 # What quantised checkpoints call tensors that an unquantised one does not have.
-QUANTIZED_SUFFIXES = (".qweight", ".weight_packed", ".qzeros", ".weight_scale", ".weight_scale_inv", ".weight_block")
+QUANTIZED_SUFFIXES = (".qweight", ".weight_packed", ".qzeros", ".weight_scale", ".weight_scale_inv")
 
 
 class ServedModel:

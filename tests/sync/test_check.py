@@ -158,6 +158,12 @@ class TestWhatTheModelLoads:
                 assert not fitted.is_partial
                 assert {name for name, _ in fitted} == weights.keys()
 
+    def test_a_source_of_ones_own_with_wrapped_names(self, weights):
+        stored = weights | {self.MTP: torch.ones(4, 4)}
+        wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in stored.items()}
+        fitted = fit(Lying(wrapped, list(wrapped.items())), served(stored, unloaded=[self.MTP]))
+        assert {name for name, _ in fitted} == weights.keys()
+
     def test_a_subset_on_purpose(self, weights):
         part = {"model.layers.0.bias": weights["model.layers.0.bias"]}
         with pytest.raises(CheckError, match="missing"):
