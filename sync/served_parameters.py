@@ -17,8 +17,9 @@ HEAD = "lm_head.weight"
 
 
 def weight_parameters(model: "Module", vllm_config: Any) -> dict[str, Any]:
-    """One rank's answer, as JSON has it; runs in a worker of vLLM, between two steps: once, for 20 000 tensors take 2 s.
+    """One rank's answer, as JSON has it.
 
+    Runs in a worker of vLLM, between two steps of the engine; once, since 20 000 tensors take 2 s.
     Names and shapes are those of the checkpoint that vLLM was started with; where none is at hand as safetensors
     (`--load-format dummy` over a bare configuration, GGUF), those that transformers would save for the configuration.
     """
