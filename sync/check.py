@@ -1,102 +1,117 @@
-"""Comparing weights with what a replica serves, before a byte moves."""
+"""Comparing weights with what a replica loads, before a byte moves; only metadata is looked at."""
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
-from .errors import CheckError
-from .sources import ParamMeta, WeightSource
+from .dtypes import CASTABLE
+from .errors import CheckError, SourceError
+from .experts import Index, Part, has_place, indexed, slots_of
+from .fitted import FittedSource, Routes
+from .served_model import ServedModel, quantization_advice
+from .sources import StreamSource
+from .weight_source import ParamMeta, WeightSource
 
-if TYPE_CHECKING:
-    import torch
-
-# Written into old checkpoints, computed by every engine.
-COMPUTED_SUFFIX = "rotary_emb.inv_freq"
-CASTABLE = frozenset({"float64", "float32", "float16", "bfloat16"})
-
-
-class ServedModel:
-    """The tensors a replica's checkpoint has, as its `parameters` operation lists them."""
-
-    def __init__(self, target: str, parameters: Mapping[str, ParamMeta], tied: Collection[str] = ()) -> None:
-        self.target = target
-        self.parameters = dict(parameters)
-        self.tied = frozenset(tied)
-
-    @classmethod
-    def from_answer(cls, target: str, answer: Mapping[str, Any]) -> "ServedModel":
-        metas = [ParamMeta.from_names(p["name"], p["dtype"], p["shape"]) for p in answer["parameters"]]
-        return cls(target, {meta.name: meta for meta in metas}, answer.get("tied", ()))
+__all__ = ["FittedSource", "ServedModel", "fit"]
 
 
-class FittedSource(WeightSource):
-    """The part of a source that a replica takes, cast to the replica's dtypes on the source's device."""
-
-    def __init__(self, source: WeightSource, metas: list[ParamMeta]) -> None:
-        self._source = source
-        self._metas = {meta.name: meta for meta in metas}
-
-    def metadata(self) -> list[ParamMeta]:
-        return list(self._metas.values())
-
-    def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
-        for name, tensor in self._source:
-            if meta := self._metas.get(name):
-                yield name, tensor.to(meta.dtype)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(meta.num_bytes for meta in self._metas.values())
-
-
-def fit(source: WeightSource, served: ServedModel) -> FittedSource:
+def fit(source: WeightSource, served: ServedModel, *, partial: bool = False) -> FittedSource:
     """What of the source to send to the replica, in the source's order. Raises CheckError with every mismatch.
 
-    - Every tensor of the replica's checkpoint must be there, in its shape; tied ones (`lm_head.weight`) may be missing.
+    - Every tensor that the replica loads must be there, in its shape; tied ones (`lm_head.weight`) may be missing. With
+      `partial` any of them will do, but not none.
     - A floating-point dtype other than the replica's is cast on the trainer's side, any other difference is refused.
-    - A tied tensor that is there must equal the embedding: the replica would answer with the embedding in its place.
+    - A tied tensor that is there must equal the embedding; that is looked at when both are read (FittedSource).
     - A name the replica does not know is refused, unless its tensor is also there under a name it knows.
+    - Two names of one memory are refused, unless the source says that they are tied.
+
+    A stream has no metadata: each of its tensors is compared when it passes. Raises SourceError for a partial one,
+    since what will be sent must be known before.
     """
-    metas: list[ParamMeta] = []
-    mismatches: list[str] = []
-    aliases = source.aliases()
-    untied = untied_heads(source, served.tied)
-    seen: set[str] = set()
-    for meta in source.metadata():
-        seen.add(meta.name)
-        wanted = served.parameters.get(meta.name)
-        if meta.name in served.tied or meta.name.endswith(COMPUTED_SUFFIX):
-            continue  # the replica makes it from another one
-        if wanted is None:
-            if not any(alias in served.parameters for alias in aliases.get(meta.name, ())):
-                mismatches.append(f"{meta.name}: not a tensor of the served checkpoint")
-        elif wanted.shape != meta.shape:
-            mismatches.append(f"{meta.name}: shape is {list(meta.shape)}, served is {list(wanted.shape)}")
-        elif wanted.dtype_name != meta.dtype_name and not {wanted.dtype_name, meta.dtype_name} <= CASTABLE:
-            mismatches.append(f"{meta.name}: dtype {meta.dtype_name} cannot be cast to {wanted.dtype_name}")
-        else:
-            metas.append(wanted)
-    mismatches += [
-        f"{name}: missing, served is {meta}"
-        for name, meta in served.parameters.items()
-        if name not in seen and name not in served.tied and not name.endswith(COMPUTED_SUFFIX)
-    ]
-    mismatches += [f"{name}: tied to {other} in the served model, but differs from it here" for name, other in untied]
+    if isinstance(source, StreamSource):
+        if partial:
+            raise SourceError("partial: a stream's names are not known before it is read; push a mapping of them")
+        return FittedSource(source, served, served.required)
+    comparison = _Comparison(source, served)
+    mismatches = comparison.mismatches
+    if not partial:
+        mismatches += comparison.missing()
+    elif not comparison.metas and not mismatches:
+        mismatches.append("partial: none of the tensors is one that the served model loads")
     if mismatches:
+        if advice := quantization_advice(served):
+            mismatches.insert(0, advice)
         raise CheckError(served.target, mismatches)
-    return FittedSource(source, metas)
+    return FittedSource(source, served, list(comparison.metas.values()))
 
 
-def untied_heads(source: WeightSource, tied: frozenset[str]) -> list[tuple[str, str]]:
-    """Output heads that the replica ties to the input embedding, and that are another tensor here; with its name."""
-    metas = {meta.name: meta for meta in source.metadata()}
-    aliases = source.aliases()
-    found = []
-    for head in tied & metas.keys():
-        alike = [name for name, meta in metas.items() if "embed" in name and meta.shape == metas[head].shape]
-        if len(alike) != 1 or alike[0] in aliases.get(head, ()):
-            continue
-        tensors = source.select({head, alike[0]})
-        own, embedding = tensors[head], tensors[alike[0]]
-        if not own.is_meta and not own.equal(embedding.to(own.dtype)):
-            found.append((head, alike[0]))
-    return found
+class _Comparison:
+    """The source's metadata beside the served model's: `metas` are the tensors to send, in the source's order."""
+
+    def __init__(self, source: WeightSource, served: ServedModel) -> None:
+        self._source = source
+        self._served = served
+        self._routes = Routes(served)
+        self._filled: dict[str, set[Index]] = {}  # slots of fused tensors
+        self.metas: dict[str, ParamMeta] = {}
+        self.mismatches: list[str] = []
+        self._seen: set[str] = set()
+        self._sent: set[str] = set()  # the source's names
+        aliases = source.aliases()
+        for meta in source.metadata():
+            self._compare(meta, aliases)
+        self.mismatches += self._shared_memory()
+        self.mismatches += self._half_filled()
+
+    def missing(self) -> list[str]:
+        """The tensors that the model loads and the source lacks."""
+        return [
+            f"{meta.name}: missing, served is {meta}" for meta in self._served.required if meta.name not in self._seen
+        ]
+
+    def _compare(self, meta: ParamMeta, aliases: Mapping[str, list[str]]) -> None:
+        if self._served.is_ignored(self._routes.spelling(meta.name)):
+            return
+        parts = self._routes.parts(meta.name, meta.shape)
+        if not parts and not any(alias in self._served.parameters for alias in aliases.get(meta.name, ())):
+            self.mismatches.append(f"{meta.name}: not a tensor of the served checkpoint")
+        for part in parts:
+            wanted = self._served.parameters.get(part.name)
+            if wanted is None:
+                self.mismatches.append(f"{meta.name}: {part.name} is not a tensor of the served checkpoint")
+            elif not self._served.is_ignored(part.name):
+                self._seen.add(part.name)
+                if problem := mismatch(meta, part, wanted):
+                    self.mismatches.append(problem)
+                elif part.name in self.metas and not part.slot:
+                    self.mismatches.append(f"{meta.name}: {part.name} is there twice")
+                else:
+                    self.metas[part.name] = wanted
+                    self._filled.setdefault(part.name, set()).add(part.slot)
+                    self._sent.add(meta.name)
+
+    def _half_filled(self) -> list[str]:
+        """Fused tensors some of whose experts are not there."""
+        found = []
+        for name, slots in self._filled.items():
+            if slots != {()} and (left := slots_of(self._served.parameters[name]) - slots):
+                experts = sorted({slot[0] for slot in left if isinstance(slot[0], int)})
+                found.append(f"{name}: experts {', '.join(map(str, experts))} are missing")
+        return found
+
+    def _shared_memory(self) -> list[str]:
+        """Names to be sent whose tensors are one memory: a buffer that was used again holds the last tensor only."""
+        return [
+            f"{one}, {other}: share their memory, so both would be sent with the same bytes; clone them, or push the "
+            "module or a generator instead"
+            for one, other in self._source.overlaps(self._sent)
+        ]
+
+
+def mismatch(meta: ParamMeta, part: Part, wanted: ParamMeta) -> str | None:
+    """Why a tensor's part cannot be sent as the served model's `wanted`; None when it can."""
+    shape, served_shape = part.shape_of(meta.shape), indexed(wanted.shape, part.slot)
+    if shape != served_shape or not has_place(wanted.shape, part.slot):
+        place = f"{meta.name} for {wanted.name}" if meta.name != wanted.name else meta.name
+        return f"{place}: shape is {list(meta.shape)}, served is {list(wanted.shape)}"
+    if wanted.dtype_name != meta.dtype_name and not {wanted.dtype_name, meta.dtype_name} <= CASTABLE:
+        return f"{meta.name}: dtype {meta.dtype_name} cannot be cast to {wanted.dtype_name}"
+    return None

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .addresses import listen
 from .check import FittedSource, ServedModel, fit
 from .errors import CheckError, ConflictError, ControlError, InvalidError, TransferError
-from .sources import WeightSource
+from .host_memory import MachineMemory, Transport, join_machines, machine_id
+from .weight_source import WeightSource
 
 # What the server's --weight-transfer-config calls the other end of a backend.
 SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}
@@ -56,24 +57,40 @@ class Replica:
             )
         return None
 
-    def shortage(self, num_bytes: int) -> str | None:
-        """Why its host memory does not do for staging an update of `num_bytes` in every worker."""
-        free = self.status.get("host_memory_available")
-        needed = num_bytes * self.world_size
-        if free is None or needed <= free:
+    @property
+    def machine(self) -> str:
+        """The machine it runs on (host_memory.machine_id); its own address where it does not say."""
+        return self.status.get("machine") or self.target
+
+    @property
+    def memory(self) -> MachineMemory | None:
+        """Its machine's host memory; None where it does not say."""
+        available = self.status.get("host_memory_available")
+        if available is None:
             return None
-        stage = f"{self.world_size} workers stage {needed / 1e9:.1f} GB"
-        return f"host memory: {stage}, {free / 1e9:.1f} GB are available there"
+        return MachineMemory(self.machine, self.world_size, available, self.status.get("host_memory_held", 0))
+
+    def shortage(self, num_bytes: int, transport: Transport, *, keep_previous: bool) -> str | None:
+        """Why its host memory does not do for pushes of `num_bytes`; None when it does, or is not known."""
+        return self.memory.shortage(num_bytes, transport, keep_previous=keep_previous) if self.memory else None
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """This end: who it is, and where it would listen."""
+    """This end: who it is, where it would listen, and how it would use host memory (gloo)."""
 
     holder: str
     backend: str
     master_address: str
     master_port: int
+    keep_previous: bool = True
+    shared_memory: bool = True
+    machine: str = field(default_factory=machine_id)
+
+    def transport(self, replicas: Sequence[Replica]) -> Transport:
+        """How the bytes would go: through memory when every worker is on this machine."""
+        is_shared = self.shared_memory and all(replica.machine == self.machine for replica in replicas)
+        return "shared" if is_shared else "broadcast"
 
 
 def require_ready(replicas: Sequence[Replica], trainer: Trainer) -> None:
@@ -83,25 +100,28 @@ def require_ready(replicas: Sequence[Replica], trainer: Trainer) -> None:
             raise problem
 
 
-def require_alike(replicas: Sequence[Replica], weights: WeightSource) -> FittedSource:
+def require_alike(replicas: Sequence[Replica], weights: WeightSource, *, partial: bool = False) -> FittedSource:
     """The tensors to send to all of them. Raises CheckError, or InvalidError when they serve different checkpoints."""
-    fitted = [fit(weights, replica.served) for replica in replicas if replica.served is not None]
-    if other := _unlike(replicas, fitted):
-        raise InvalidError(other.target, "parameters", f"serves another checkpoint than {replicas[0].target}")
-    return fitted[0]
+    asked = [replica for replica in replicas if replica.served is not None]
+    if other := _unlike(asked):
+        raise InvalidError(other.target, "parameters", f"serves another checkpoint than {asked[0].target}")
+    return fit(weights, _served((asked or replicas)[0]), partial=partial)
 
 
-def require_all(replicas: Sequence[Replica], weights: WeightSource, trainer: Trainer, *, is_connected: bool) -> None:
+def require_all(
+    replicas: Sequence[Replica], weights: WeightSource, trainer: Trainer, *, is_connected: bool, partial: bool = False
+) -> None:
     """Everything that stands against a push, in one CheckError."""
-    problems = list(_problems(replicas, weights, trainer, is_connected=is_connected))
+    problems = list(_problems(replicas, weights, trainer, is_connected=is_connected, partial=partial))
     if problems:
         raise CheckError(", ".join(replica.target for replica in replicas), problems)
 
 
 def _problems(
-    replicas: Sequence[Replica], weights: WeightSource, trainer: Trainer, *, is_connected: bool
+    replicas: Sequence[Replica], weights: WeightSource, trainer: Trainer, *, is_connected: bool, partial: bool
 ) -> Iterator[str]:
-    fitted: list[FittedSource] = []
+    fits = _Fits(weights, partial=partial)
+    num_bytes: int | None = None
     for replica in replicas:
         where = f"{replica.target}: " if len(replicas) > 1 else ""
         for error in (replica.conflict(trainer.holder), replica.misconfiguration(trainer.backend)):
@@ -110,14 +130,13 @@ def _problems(
         if replica.served is None:
             continue
         try:
-            fitted.append(fit(weights, replica.served))
+            num_bytes = fits.to(replica.served).num_bytes
         except CheckError as error:
             yield from (where + mismatch for mismatch in error.mismatches)
-        else:
-            # A connected trainer's workers have their memory already.
-            if trainer.backend == "gloo" and not is_connected and (short := replica.shortage(fitted[-1].num_bytes)):
-                yield where + short
-    if len(fitted) == len(replicas) and (other := _unlike(replicas, fitted)):
+    # A connected trainer's workers have their memory already.
+    if trainer.backend == "gloo" and not is_connected and num_bytes is not None:
+        yield from _shortages(replicas, num_bytes, trainer)
+    if not fits.failed and (other := _unlike(replicas)):
         yield f"{other.target} serves another checkpoint than {replicas[0].target}"
     if trainer.backend != "ipc" and not is_connected:
         try:
@@ -126,7 +145,48 @@ def _problems(
             yield str(error)
 
 
-def _unlike(replicas: Sequence[Replica], fitted: Sequence[FittedSource]) -> Replica | None:
-    """The first replica that would be sent other tensors than the first."""
-    pairs = zip(replicas, fitted, strict=True)
-    return next((replica for replica, other in pairs if other.metadata() != fitted[0].metadata()), None)
+def _shortages(replicas: Sequence[Replica], num_bytes: int, trainer: Trainer) -> Iterator[str]:
+    """Of each machine once, named by its replicas."""
+    transport = trainer.transport(replicas)
+    for machine in join_machines(replica.memory for replica in replicas if replica.memory is not None):
+        if short := machine.shortage(num_bytes, transport, keep_previous=trainer.keep_previous):
+            names = ", ".join(replica.target for replica in replicas if replica.machine == machine.name)
+            yield f"{names}: {short}" if len(replicas) > 1 else short
+
+
+class _Fits:
+    """What of the weights goes to a served model, found out once for all replicas that serve the same."""
+
+    def __init__(self, weights: WeightSource, *, partial: bool) -> None:
+        self._weights = weights
+        self._partial = partial
+        self._found: list[tuple[ServedModel, FittedSource | CheckError]] = []
+
+    def to(self, served: ServedModel) -> FittedSource:
+        """Raises CheckError."""
+        found = next((found for other, found in self._found if other.loads_as(served)), None)
+        if found is None:
+            try:
+                found = fit(self._weights, served, partial=self._partial)
+            except CheckError as error:
+                found = error
+            self._found.append((served, found))
+        if isinstance(found, CheckError):
+            raise found
+        return found
+
+    @property
+    def failed(self) -> bool:
+        return any(isinstance(found, CheckError) for _, found in self._found)
+
+
+def _served(replica: Replica) -> ServedModel:
+    if replica.served is None:
+        raise InvalidError(replica.target, "parameters", "the replica did not tell its tensors")
+    return replica.served
+
+
+def _unlike(replicas: Sequence[Replica]) -> Replica | None:
+    """The first replica that loads other tensors than the first."""
+    asked = [replica for replica in replicas if replica.served is not None]
+    return next((replica for replica in asked[1:] if not _served(replica).loads_as(_served(asked[0]))), None)

@@ -5,187 +5,145 @@ vLLM itself is not imported, since a trainer that pushes over gloo need not have
 seconds, before there are tensors: `python -m sync check` compares what files and servers say of theirs.
 """
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 
+from .checkpoint_source import CheckpointSource
 from .errors import SourceError
+from .names import canonical_names
+from .weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
     import torch
 
-SAFETENSORS_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
-# Bytes of one element, by torch's name of the dtype.
-ITEM_SIZES = {
-    **dict.fromkeys(("bool", "int8", "uint8"), 1),
-    **dict.fromkeys(("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"), 1),
-    "float4_e2m1fn_x2": 1,
-    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
-    **dict.fromkeys(("int32", "uint32", "float32", "complex32"), 4),
-    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
-    "complex128": 16,
-}
+Pairs = Iterable[tuple[str, "torch.Tensor"]]
 
 
-class ParamMeta(NamedTuple):
-    """Name, dtype and full shape of one checkpoint tensor; what vLLM's ParamMeta has."""
-
-    name: str
-    dtype_name: str  # torch's, as the wire has it: "bfloat16"
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, name: str, tensor: "torch.Tensor") -> "ParamMeta":
-        return cls(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-
-    @classmethod
-    def from_names(cls, name: str, dtype_name: str, shape: Iterable[int]) -> "ParamMeta":
-        """From the form the wire has. Raises ValueError on a dtype torch does not have."""
-        if dtype_name not in ITEM_SIZES:
-            raise ValueError(f"{name}: {dtype_name!r} is not a dtype")
-        return cls(name, dtype_name, tuple(shape))
-
-    @property
-    def dtype(self) -> "torch.dtype":
-        import torch
-
-        return getattr(torch, self.dtype_name)
-
-    @property
-    def num_bytes(self) -> int:
-        return math.prod(self.shape) * ITEM_SIZES[self.dtype_name]
-
-    def __str__(self) -> str:
-        return f"{self.dtype_name}[{', '.join(map(str, self.shape))}]"
-
-
-class WeightSource(ABC):
-    """A re-iterable stream of `(name, tensor)` and, apart from it, what it will yield."""
+class IndexedSource(WeightSource):
+    """A source whose tensors can be had one by one."""
 
     @abstractmethod
-    def metadata(self) -> list[ParamMeta]:
-        """What iteration yields, in its order, without gathering or reading any data."""
+    def full(self, name: str) -> "torch.Tensor":
+        """One whole tensor, gathered where it is a shard."""
 
-    @abstractmethod
     def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
-        """Full tensors, one at a time, on whatever device they are."""
-
-    def aliases(self) -> dict[str, list[str]]:
-        """For a name whose tensor is also there under other names (tied weights): those names."""
-        return {}
-
-    def select(self, names: Collection[str]) -> "dict[str, torch.Tensor]":
-        """Some of the tensors, by name."""
-        return {name: tensor for name, tensor in self if name in names}
+        for meta in self.metadata():
+            yield meta.name, self.full(meta.name)
 
 
-class TensorSource(WeightSource):
+class TensorSource(IndexedSource):
     """Tensors in memory, under the checkpoint's names.
 
     A module is read through its state dict, which has tied tensors under all their names and the buffers a checkpoint
     holds; `named_parameters()` has neither. FSDP shards (DTensor) are gathered one by one when they are sent.
+
+    With `is_module`, tensors of one memory are tied: the module computes with them so.
     """
 
-    def __init__(self, tensors: "Mapping[str, torch.Tensor]") -> None:
-        import torch
+    def __init__(self, tensors: "Mapping[str, torch.Tensor]", *, is_module: bool = False) -> None:
+        from .samples import Samples
 
-        for name, tensor in tensors.items():
-            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-                raise SourceError(f"weights: expected names and tensors, got {name!r}: {type(tensor).__name__}")
+        for pair in tensors.items():
+            require_tensor(*pair)
         self._tensors = dict(tensors)
+        self._is_module = is_module
+        self._samples = Samples()
 
     def metadata(self) -> list[ParamMeta]:
         return [ParamMeta.of(name, tensor) for name, tensor in self._tensors.items()]
 
-    def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
-        for name, tensor in self._tensors.items():
-            gather = getattr(tensor, "full_tensor", None)
-            yield name, (gather() if callable(gather) else tensor).detach()
+    def full(self, name: str) -> "torch.Tensor":
+        """One whole tensor, gathered where it is a shard; its sample is remembered for `changed`."""
+        tensor = self._tensors[name]
+        self._samples.take(name, tensor)
+        return gathered(tensor)
 
     def aliases(self) -> dict[str, list[str]]:
+        return {name: [n for n in names if n != name] for names in self._same_memory() for name in names}
+
+    def overlaps(self, names: Collection[str]) -> list[tuple[str, str]]:
+        if self._is_module:
+            return []
+        own = [(name, tensor) for name, tensor in self._own_memory() if name in names]
+        views = [[name for name in group if name in names] for group in self._same_memory(only_strided=True)]
+        pairs = [(group[0], other) for group in views for other in group[1:]]
+        spans = sorted(
+            (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, name)
+            for name, tensor in own
+            if tensor.is_contiguous()
+        )
+        furthest = ("", 0, 0, "")
+        for span in spans:
+            if span[0] == furthest[0] and span[1] < furthest[2]:
+                pairs.append((furthest[3], span[3]))
+            if span[0] != furthest[0] or span[2] > furthest[2]:
+                furthest = span
+        return pairs
+
+    def changed(self) -> list[str]:
+        return self._samples.changed(self._tensors)
+
+    def _same_memory(self, *, only_strided: bool = False) -> list[list[str]]:
+        """Names of tensors that are the very same view of memory; of those with gaps in it, if `only_strided`."""
         groups: dict[Any, list[str]] = {}
+        for name, own in self._own_memory():
+            if only_strided and own.is_contiguous():
+                continue
+            groups.setdefault((own.device, own.data_ptr(), own.dtype, own.shape, own.stride()), []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+    def _own_memory(self) -> "Iterator[tuple[str, torch.Tensor]]":
+        from .samples import local
+
         for name, tensor in self._tensors.items():
-            if tensor.numel() and not hasattr(tensor, "full_tensor"):
-                groups.setdefault((tensor.device, tensor.data_ptr(), tensor.shape), []).append(name)
-        return {name: [n for n in names if n != name] for names in groups.values() if len(names) > 1 for name in names}
+            own = local(tensor)
+            if own.numel() and not own.is_meta:
+                yield name, own
 
 
-class CheckpointSource(WeightSource):
-    """A directory of safetensors files, read tensor by tensor: memory holds one of them at a time."""
+class StreamSource(WeightSource):
+    """Pairs of name and tensor that are read as they are sent: an export that gathers or converts on its way.
 
-    def __init__(self, folder: str | Path) -> None:
-        from safetensors import safe_open
+    Names and shapes come from the served model, and each tensor is compared with it when it passes. Consecutive
+    tensors may share a buffer.
 
-        self._open = safe_open
-        self._files = checkpoint_files(Path(folder))
+    pairs: an iterator, which can be read once; an iterable; or a function that begins a new export.
+    """
+
+    def __init__(self, pairs: "Pairs | Callable[[], Pairs]") -> None:
+        self._pairs = pairs
+        self._is_read = False
 
     def metadata(self) -> list[ParamMeta]:
-        found: list[ParamMeta] = []
-        for path in self._files:
-            with self._open(path, framework="numpy") as tensors:  # read is its header; "pt" would import torch
-                for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    piece = tensors.get_slice(name)
-                    dtype_name = SAFETENSORS_DTYPES.get(piece.get_dtype())
-                    if dtype_name is None:
-                        raise SourceError(f"{path.name}: {name}: dtype {piece.get_dtype()} is not known to torch")
-                    found.append(ParamMeta(name, dtype_name, tuple(piece.get_shape())))
-        return found
+        """Raises SourceError: only its names' owner, the served model, knows what will pass."""
+        raise SourceError(
+            "weights: a stream of pairs has no metadata before it is read, which backends nccl and ipc need in its "
+            "order; push a module, a state dict, or a WeightSource with metadata() instead"
+        )
 
     def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
-        yield from self._read(lambda name: True)
-
-    def select(self, names: Collection[str]) -> "dict[str, torch.Tensor]":
-        return dict(self._read(lambda name: name in names))
-
-    def _read(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, "torch.Tensor"]]:
-        for path in self._files:
-            with self._open(path, framework="pt") as tensors:
-                for name in filter(is_wanted, tensors.keys()):
-                    yield name, tensors.get_tensor(name)
-
-
-def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up a checkpoint. Raises SourceError when there are none.
-
-    The index names them where there is one: a folder may hold the same weights again in another layout.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        import json
-
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            raise SourceError(f"{folder}: {index.name} names files that are not there: {', '.join(missing)}")
-        return [folder / shard for shard in shards]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise SourceError(f"{folder}: no *.safetensors there; other formats are pickles and are not read")
-    return files
+        if isinstance(self._pairs, Iterator) and self._is_read:
+            raise SourceError(
+                "weights: the iterator was read by an attempt before; pass StreamSource(f) with a function that makes "
+                "a new one"
+            )
+        self._is_read = True
+        pairs = cast("Iterable[Any]", self._pairs() if callable(self._pairs) else self._pairs)
+        for pair in pairs:
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):
+                raise SourceError("weights: an iterable must yield pairs of name and tensor")
+            name, tensor = pair
+            require_tensor(name, tensor)
+            yield name, gathered(tensor)
 
 
 def open_source(weights: Any) -> WeightSource:
     """A source over what the caller has.
 
-    Takes an `nn.Module`, a mapping of name to tensor, an iterable of `(name, tensor)` (which is read to its end at
-    once, so it holds references to all tensors), a path to a checkpoint directory, or a `WeightSource`.
+    Takes an `nn.Module`, a mapping of name to tensor, pairs of `(name, tensor)`, a path to a checkpoint directory, or a
+    `WeightSource`. A list, a tuple or `items()` is held as it is; any other iterable is read while it is sent.
     """
     if isinstance(weights, WeightSource):
         return weights
@@ -194,19 +152,48 @@ def open_source(weights: Any) -> WeightSource:
     import torch
 
     if isinstance(weights, torch.nn.Module):
-        return TensorSource(weights.state_dict())
+        from .module_source import open_module
+
+        return open_module(weights)
     if isinstance(weights, Mapping):
-        return TensorSource(weights)
+        return _open_mapping(weights)
+    if isinstance(weights, Sequence | ItemsView):
+        return _open_mapping(_mapping_of(weights))
     if isinstance(weights, Iterable):
-        try:
-            pairs = [(name, tensor) for name, tensor in weights]
-        except (TypeError, ValueError):
-            raise SourceError("weights: an iterable must yield pairs of name and tensor") from None
-        tensors = dict(pairs)
-        if len(tensors) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise SourceError(f"weights: yielded twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-        return TensorSource(tensors)
+        return StreamSource(weights)
     raise SourceError(
         f"weights: expected a module, a state dict or pairs of name and tensor, got {type(weights).__name__}"
     )
+
+
+def _open_mapping(tensors: "Mapping[str, torch.Tensor]") -> WeightSource:
+    for pair in tensors.items():
+        require_tensor(*pair)
+    names = canonical_names(tensors)
+    return TensorSource({names[name]: tensor for name, tensor in tensors.items()})
+
+
+def _mapping_of(pairs: Iterable[Any]) -> "dict[str, torch.Tensor]":
+    try:
+        listed = [(name, tensor) for name, tensor in pairs]
+        tensors = dict(listed)
+    except (TypeError, ValueError):
+        raise SourceError("weights: an iterable must yield pairs of name and tensor") from None
+    if len(tensors) != len(listed):
+        names = [name for name, _ in listed]
+        raise SourceError(f"weights: yielded twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
+    return tensors
+
+
+def require_tensor(name: Any, tensor: Any) -> None:
+    """Raises SourceError when they are not a name and a tensor."""
+    import torch
+
+    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        raise SourceError(f"weights: expected names and tensors, got {name!r}: {type(tensor).__name__}")
+
+
+def gathered(tensor: "torch.Tensor") -> "torch.Tensor":
+    """The whole tensor of a DTensor, which is a collective; any other tensor itself; without its gradient."""
+    gather = getattr(tensor, "full_tensor", None)
+    return (gather() if callable(gather) else tensor).detach()

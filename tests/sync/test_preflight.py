@@ -1,11 +1,17 @@
 """What stands against a push is said all at once, before a byte moves."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sync import CheckError, WeightSync
+from sync.check import ServedModel
+from sync.preflight import Replica as Preflight
+from sync.preflight import Trainer, require_alike, require_all
+from sync.sources import open_source
+from sync.weight_source import ParamMeta, WeightSource
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
 
@@ -45,9 +51,10 @@ def test_everything_is_said_at_once(replicas, weights):
         found = check(replicas, weights, backend="gloo", master_port=port)
     assert [line.partition(";")[0] for line in found] == [
         "<0>: the replica is updating: another is pushing",
-        "<0>: host memory: 1 workers stage 0.0 GB, 0.0 GB are available there",
         "<1>: weight transfer is nccl there",
         "<1>: more: missing, served is float32[2]",
+        "<0>: host memory: current, previous and staged weights of 0.0 GB in each of 1 workers take 0.0 GB, 0.0 GB are "
+        "available there",
         f"cannot listen on master_address 127.0.0.1, master_port {port}: Address already in use",
     ]
 
@@ -75,3 +82,97 @@ def test_a_restarting_replica(replicas, weights):
     replicas[0].status = {"reason": "the engine died"}
     found = check(replicas, weights, backend="gloo")
     assert found == ["<0>: the replica is restarting: the engine died"]
+
+
+class Counted(WeightSource):
+    """Counts how often it is asked for metadata, and refuses to be read."""
+
+    def __init__(self, weights) -> None:
+        self._metas = [ParamMeta.of(name, tensor) for name, tensor in weights.items()]
+        self.asked = 0
+
+    def metadata(self):
+        self.asked += 1
+        return self._metas
+
+    def __iter__(self):
+        raise AssertionError("the check read weights")
+
+
+def served(weights) -> ServedModel:
+    return ServedModel("replica", {name: ParamMeta.of(name, tensor) for name, tensor in weights.items()})
+
+
+def test_replicas_of_one_checkpoint_are_compared_once(weights):
+    replicas = [
+        Preflight(f"r{i}", {"state": "serving", "weight_transfer_backend": "gloo"}, served(weights)) for i in range(4)
+    ]
+    source = Counted(weights)
+    require_alike(replicas, source)
+    asked = source.asked
+    require_all(replicas, source, Trainer("t", "gloo", "127.0.0.1", 0), is_connected=True)
+    assert source.asked == 2 * asked
+
+
+def test_a_subset_is_compared_as_one(weights):
+    replicas = [Preflight("r", {"state": "serving", "weight_transfer_backend": "gloo"}, served(weights))]
+    part = open_source({"model.layers.0.bias": weights["model.layers.0.bias"]})
+    assert require_alike(replicas, part, partial=True).is_partial
+    require_all(replicas, part, Trainer("t", "gloo", "127.0.0.1", 0), is_connected=True, partial=True)
+    with pytest.raises(CheckError, match="missing"):
+        require_alike(replicas, part)
+
+
+GB = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("transport", "keep_previous", "needed"),
+    [("shared", True, 3), ("shared", False, 1), ("broadcast", True, 24), ("broadcast", False, 8)],
+)
+def test_host_memory_is_counted_as_it_will_be_used(transport, keep_previous, needed):
+    """Of 70 B parameters in 8 workers, a copy is 141 GB."""
+    for available, is_short in ((needed * 141 * GB, False), (needed * 141 * GB - 1, True)):
+        replica = Preflight("r", {"world_size": 8, "host_memory_available": available})
+        short = replica.shortage(141 * GB, transport, keep_previous=keep_previous)
+        assert (short is not None) == is_short
+    assert f"take {needed * 141}.0 GB" in str(short)
+    assert ("keep_previous=False needs a third" in str(short)) == keep_previous
+
+
+def test_what_a_replica_holds_already_is_used_again():
+    status = {"world_size": 8, "host_memory_available": 100 * GB, "host_memory_held": 282 * GB}
+    assert Preflight("r", status).shortage(127 * GB, "shared", keep_previous=True) is None
+    assert Preflight("r", status).shortage(128 * GB, "shared", keep_previous=True) is not None
+    assert Preflight("r", {"world_size": 8}).shortage(128 * GB, "shared", keep_previous=True) is None
+
+
+def test_replicas_of_one_machine_share_its_memory(weights):
+    def replica(number: int, machine: str, available: int) -> Preflight:
+        status = {
+            "state": "serving",
+            "world_size": 2,
+            "weight_transfer_backend": "gloo",
+            "machine": machine,
+            "host_memory_available": available,
+        }
+        return Preflight(f"r{number}", status, served(weights))
+
+    num_bytes = sum(tensor.nbytes for tensor in weights.values())
+    near = Trainer("t", "gloo", "127.0.0.1", 0, machine="here")
+
+    def problems(replicas, trainer) -> tuple[str, ...]:
+        with pytest.raises(CheckError) as caught:
+            require_all(replicas, open_source(weights), trainer, is_connected=False)
+        return caught.value.mismatches
+
+    both = [replica(0, "here", 3 * num_bytes), replica(1, "here", 3 * num_bytes)]
+    require_all(both, open_source(weights), near, is_connected=False)
+    (line,) = problems(both, replace(near, shared_memory=False))
+    assert line.startswith("r0, r1: host memory: current, previous and staged weights of 0.0 GB in each of 4 workers")
+    (line,) = problems(both, replace(near, machine="elsewhere"))
+    assert "in each of 4 workers" in line
+    apart = [replica(0, "here", 6 * num_bytes), replica(1, "there", 6 * num_bytes - 1)]
+    (line,) = problems(apart, near)
+    assert line.startswith("r1: host memory")
+    require_all(apart, open_source(weights), replace(near, keep_previous=False), is_connected=False)

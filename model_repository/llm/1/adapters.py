@@ -236,7 +236,7 @@ class Adapters:
     async def _parameters(self) -> list[dict[str, Any]] | None:
         model = self._engine.llm.model_config
         try:
-            return await self._off_loop(read_parameters, model.model, model.revision, "float")
+            return await self._off_loop(read_parameters, model.model, model.revision)
         except (OSError, ValueError):  # no safetensors at hand: vLLM read the model some other way
             return None
 

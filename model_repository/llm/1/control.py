@@ -187,10 +187,9 @@ class Control:
         }
 
     async def parameters(self) -> dict[str, Any]:
-        """Names, dtypes and shapes of the tensors an update must bring: the checkpoint's, in the dtype served."""
+        """Names, dtypes and shapes of the tensors an update must bring: the checkpoint's."""
         model = self._engine.llm.model_config
-        dtype = str(model.dtype).removeprefix("torch.")
-        read = self._engine.loop.run_in_executor(None, read_parameters, model.model, model.revision, dtype)
+        read = self._engine.loop.run_in_executor(None, read_parameters, model.model, model.revision)
         try:
             parameters = await read
         except (OSError, ValueError) as error:

@@ -1,0 +1,59 @@
+"""Host memory that a push over gloo needs, by machine."""
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Transport = Literal["shared", "broadcast"]
+"""How the bytes reach the workers: through memory of this machine, or to each worker's own."""
+
+
+@dataclass(frozen=True)
+class MachineMemory:
+    """What one machine has for its workers' copies of the weights."""
+
+    name: str
+    workers: int
+    available: float
+    """bytes, as the operating system counts them now"""
+    held: float = 0
+    """bytes of kept versions that a new update takes the place of, already counted as used"""
+
+    def shortage(self, num_bytes: int, transport: Transport, *, keep_previous: bool) -> str | None:
+        """Why it has too little for pushes of `num_bytes`; None when it has enough.
+
+        Each version is one copy on the machine by shared memory, whichever of its processes map it, the trainer's
+        included; by broadcast it is one in every worker.
+        """
+        copies = 3 if keep_previous else 1
+        times = 1 if transport == "shared" else self.workers
+        needed = copies * times * num_bytes
+        if needed <= self.available + self.held:
+            return None
+        kinds = "current, previous and staged weights" if keep_previous else "the staged weights"
+        by = "in shared memory" if transport == "shared" else f"in each of {times} workers"
+        remedy = "; keep_previous=False needs a third of it" if keep_previous else ""
+        return (
+            f"host memory: {kinds} of {num_bytes / 1e9:.1f} GB {by} take {needed / 1e9:.1f} GB, "
+            f"{(self.available + self.held) / 1e9:.1f} GB are available there{remedy}"
+        )
+
+
+def join_machines(machines: Iterable[MachineMemory]) -> list[MachineMemory]:
+    """One for each name: its replicas' workers and held bytes added up, the least that one of them found available."""
+    found: dict[str, MachineMemory] = {}
+    for each in machines:
+        if other := found.get(each.name):
+            each = MachineMemory(
+                each.name, each.workers + other.workers, min(each.available, other.available), each.held + other.held
+            )
+        found[each.name] = each
+    return list(found.values())
+
+
+def machine_id() -> str:
+    """A name of this machine that no other has until it boots again."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.is_file() else platform.node()
