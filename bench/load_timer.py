@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bench.weights import staged, weight_set
-from sync.gloo_worker import load
+from sync.loading import load
 
 
 class LoadTimer:

@@ -25,6 +25,8 @@ class Push:
 
     version: str
     in_flight: str
+    is_partial: bool = False
+    """Whether the tensors that are not sent stay as they are."""
     update_id: str = field(default_factory=lambda: secrets.token_hex(8))
     """The same at every replica; what becomes of the push is asked for by it."""
     commits: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -119,6 +121,9 @@ class Fleet:
         self.each("start_weight_update", start)
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        if self.push.is_partial and isinstance(update_info, dict):
+            update_info = update_info | {"partial": True}
+
         def update(client: ControlClient, seconds: float) -> None:
             client.update_weights(update_info, seconds, update_id=self.push.update_id)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from .addresses import listen
 from .check import FittedSource, ServedModel, fit
+from .device_source import gpu_problem
 from .errors import CheckError, ConflictError, ControlError, InvalidError, TransferError
 from .host_memory import MachineMemory, Transport, join_machines, machine_id
 from .weight_source import WeightSource
@@ -138,6 +139,8 @@ def _problems(
         yield from _shortages(replicas, num_bytes, trainer)
     if not fits.failed and (other := _unlike(replicas)):
         yield f"{other.target} serves another checkpoint than {replicas[0].target}"
+    if problem := gpu_problem(trainer.backend):
+        yield problem
     if trainer.backend != "ipc" and not is_connected:
         try:
             listen(trainer.master_address, trainer.master_port).close()

@@ -26,11 +26,14 @@ class PushReport:
     """The targets that served these very weights already: there only the version moved."""
     transport: str = ""
     """How the bytes went: "shared memory", "gloo", "nccl" or "ipc"."""
+    kept_tensors: int = 0
+    """Tensors of the model that a partial push left as they were."""
 
     def __str__(self) -> str:
         same = f", unchanged at {', '.join(self.unchanged)}" if self.unchanged else ""
+        rest = f" ({self.kept_tensors} stay as they were)" if self.kept_tensors else ""
         return (
-            f"{self.version} is live at {', '.join(self.targets)}{same}: {self.num_tensors} tensors, "
+            f"{self.version} is live at {', '.join(self.targets)}{same}: {self.num_tensors} tensors{rest}, "
             f"{self.num_bytes / 1e6:.1f} MB by {self.transport} in {self.seconds:.2f} s (connect {self.connect_s:.2f}, "
             f"check {self.check_s:.2f}, transfer {self.transfer_s:.2f}, commit {self.commit_s:.2f}); "
             f"generation paused for {self.paused_s:.2f} s"

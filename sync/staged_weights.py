@@ -13,13 +13,14 @@ import torch
 from vllm.config import VllmConfig
 
 from .check import ServedModel, fit
-from .errors import CheckError, SourceError, TransferError
+from .errors import CheckError, TransferError
 from .gloo import Membership
 from .gloo_receiver import Announcement, GlooReceiver
 from .outcomes import Code
-from .sources import CheckpointSource, ParamMeta, TensorSource
+from .sources import TensorSource
 from .update import Update
 from .weight_history import Entry
+from .weight_source import ParamMeta
 from .worker_weights import WorkerError, WorkerWeights
 
 # `prepare` comes after the trainer has heard that all is staged; what is left is a thread's last few instructions.
@@ -79,8 +80,9 @@ class StagedWeights(WorkerWeights):
 
     @cached_property
     def served(self) -> ServedModel | None:
-        """Read once: an announcement is compared with it between two steps of the engine."""
-        return served_model(self.vllm_config.model_config)
+        """What this rank loads; None when that is not known."""
+        answer = self.own_parameters
+        return ServedModel.from_answer("this worker", answer) if answer["parameters"] is not None else None
 
     def connect(self, init_info: dict[str, Any]) -> None:
         self.disconnect()
@@ -171,15 +173,15 @@ class StagedWeights(WorkerWeights):
             self._receiver.drop()
 
     def _reject_reason(self, metas: Sequence[ParamMeta]) -> str:
-        """Why these tensors are not the served model's; empty when they are, or when its checkpoint is not at hand."""
-        if self._is_partial:
-            base = self.history.current_entry
-            return self._why_no_base() if base is None or base.tensors is None else ""
+        """Why these tensors are not the served model's; empty when they are, or when its names are not known."""
+        base = self.history.current_entry
+        if self._is_partial and (base is None or base.tensors is None):
+            return self._why_no_base()
         if self.served is None:
             return ""
         announced = TensorSource({m.name: torch.empty(m.shape, dtype=m.dtype, device="meta") for m in metas})
         try:
-            fit(announced, self.served)
+            fit(announced, self.served, partial=self._is_partial)
         except CheckError as error:
             return str(error)
         return ""
@@ -188,18 +190,3 @@ class StagedWeights(WorkerWeights):
         if not self.history.keeps_tensors:
             return "a partial push needs the tensors of the one before: push with keep_previous=True"
         return "what the model holds is not known from a push; push a full set once before a partial one"
-
-
-def served_model(model_config: Any) -> ServedModel | None:
-    """The tensors of the checkpoint that vLLM was started with; None when it is not at hand as safetensors."""
-    from .checkpoint_files import CheckpointFiles
-
-    folder = CheckpointFiles.find(model_config).folder
-    if folder is None:
-        return None
-    try:
-        metas = CheckpointSource(folder).metadata()
-    except (OSError, SourceError, ValueError):
-        return None
-    tied = ["lm_head.weight"] if getattr(model_config.hf_text_config, "tie_word_embeddings", False) else []
-    return ServedModel(str(model_config.model), {meta.name: meta for meta in metas}, tied)

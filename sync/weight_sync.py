@@ -90,7 +90,7 @@ class WeightSync(Closing):
         self.lease = lease
         self.keep_previous = keep_previous
         self.shared_memory = shared_memory
-        self._myself = Trainer(self.holder, backend, master_address, master_port)
+        self._myself = Trainer(self.holder, backend, master_address, master_port, keep_previous, shared_memory)
         self._ranks: TrainerRanks | None = None
         self._caller = CallerStream()
         self._distrust: str | None = None  # what the canary found: no push before it is found well
@@ -130,6 +130,8 @@ class WeightSync(Closing):
         UnknownOutcomeError when a replica cannot be asked whether it did. Raises VerifyError when a `verify(gate=True)`
         before found the replicas wrong.
         """
+        if partial and self.backend != "gloo":
+            raise ValueError(f"partial: needs backend 'gloo', which stages; backend is {self.backend!r}")
         if self._distrust is not None:
             raise VerifyError(f"no push before verify() succeeds: {self._distrust}")
         weights = open_source(source)
@@ -176,9 +178,12 @@ class WeightSync(Closing):
         fleet.deadline = deadline
         replicas = self._ask(must_be_ready=True)
         served = (replica.status.get("weight_version") for replica in replicas)
-        push = fleet.push = Push(str(version) if version is not None else next_version(served), in_flight)
+        label = str(version) if version is not None else next_version(served)
+        push = fleet.push = Push(label, in_flight, is_partial=partial)
         asked = time.perf_counter()
-        fitted = require_alike(replicas, weights)
+        fitted = require_alike(replicas, weights, partial=partial)
+        if self.backend != "gloo":
+            fitted.require_order(self.backend)
         checked = time.perf_counter()
         try:
             if self._trainer is None:
@@ -207,6 +212,7 @@ class WeightSync(Closing):
             targets=tuple(push.commits),
             unchanged=tuple(target for target, answer in push.commits.items() if not answer.get("is_changed", True)),
             transport=getattr(self._trainer, "transport", self.backend),
+            kept_tensors=len(fitted.missing),
         )
 
     def catch_up(self, source: Any, version: str | int) -> PushReport | None:

@@ -20,7 +20,7 @@ logger = init_logger(__name__)
 OPERATIONS = frozenset(
     {
         *("connect", "disconnect", "start", "update", "prepare", "load", "adopt", "abort"),
-        *("restore", "reload", "reset", "forget", "report"),
+        *("restore", "reload", "reset", "forget", "report", "parameters"),
     }
 )
 

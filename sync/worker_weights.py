@@ -7,6 +7,7 @@ or that they do not know.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from .errors import SyncError
 from .loading import load
 from .memory import MemoryPool
 from .outcomes import CHECKPOINT_ID, Code
+from .served_parameters import weight_parameters
 from .weight_history import WeightHistory
 
 logger = init_logger(__name__)
@@ -44,6 +46,17 @@ class WorkerWeights(ABC):
         self._files = CheckpointFiles.find(vllm_config.model_config)
         # Taken after vLLM has loaded them: a folder that is written while it loads is not noticed.
         self._fingerprint = None if self._is_dummy else self._files.fingerprint()
+
+    # ---- what it loads --------------------------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, Any]:
+        """`parameters`: the tensors that a push must bring, as this rank's model loads them."""
+        return {"parameters": self.own_parameters}
+
+    @cached_property
+    def own_parameters(self) -> dict[str, Any]:
+        """Found out once, between two steps of the engine."""
+        return weight_parameters(self.model, self.vllm_config)
 
     # ---- an update ------------------------------------------------------------------------------------------------
 

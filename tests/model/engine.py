@@ -70,9 +70,9 @@ class Core:
         self._llm.calls.append(f"pause {mode}")
         self._llm.is_paused = True
 
-    async def call_utility_all_async(self, utility: str, method: str, timeout: None, args: Any, kwargs: None) -> Any:
-        assert (utility, method, timeout, kwargs) == ("collective_rpc", "weight_operation", None, None)
-        operation, arguments = args
+    async def call_utility_all_async(self, *call: Any) -> list[list[dict[str, Any]]]:
+        utility, method, seconds, (operation, arguments), keywords = call
+        assert (utility, method, seconds, keywords) == ("collective_rpc", "weight_operation", None, None)
         self._llm.calls.append(operation)
         if operation in self._llm.hangs:
             await asyncio.Event().wait()

@@ -182,10 +182,14 @@ async def test_nccl_is_dirty_after_any_failure_until_a_whole_update(make: Any, s
     weights = await make("nccl_trl_legacy")
     weights.engine.llm.ranks[0].fails[step] = "touched"
     await weights.connect(TRL)
-    with pytest.raises(Exception, match=f"{step}: told to fail"):
-        await weights.start()
+    await weights.start()
+
+    async def rest() -> None:
         await weights.update(tensor())
         await weights.finish("step-0")
+
+    with pytest.raises(Exception, match=f"{step}: told to fail"):
+        await rest()
     assert weights.state == "dirty"
     assert not weights.lease.is_held
     assert calls(weights)[-3:] == ["abort", "disconnect", "pause abort"]
@@ -194,8 +198,7 @@ async def test_nccl_is_dirty_after_any_failure_until_a_whole_update(make: Any, s
     await weights.connect(TRL)
     await weights.start()
     assert weights.state == "updating"
-    await weights.update(tensor())
-    await weights.finish("step-0")
+    await rest()
     assert (weights.state, weights.engine.llm.version) == ("serving", "step-0")
 
 

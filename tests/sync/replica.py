@@ -6,11 +6,11 @@ from typing import Any
 from urllib.parse import SplitResult
 
 import torch
+from sync.kept import KeptWeights
 
 from sync.buckets import DEFAULT_BUCKET_BYTES
 from sync.gloo import Membership
 from sync.gloo_receiver import Announcement, GlooReceiver
-from sync.kept import KeptWeights
 from sync.sources import ParamMeta
 from tests.sync.stand_in import StandIn
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from sync.kept import KeptWeights
 
 from sync import TransferError, WeightSync
 from sync.digest import digest, pack_digests
 from sync.gloo import GlooGroup, Membership, host_store, join_store
 from sync.gloo_receiver import Announcement, GlooReceiver, State
-from sync.kept import KeptWeights
 from sync.sources import ParamMeta
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY

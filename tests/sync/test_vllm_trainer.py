@@ -24,7 +24,7 @@ from vllm.distributed.weight_transfer.packed_tensor import (
 
 from sync import vllm_trainer as module
 from sync.aligned_source import aligned
-from sync.check import FittedSource
+from sync.check import FittedSource, ServedModel
 from sync.deadline import Deadline, spawn
 from sync.device_source import DeviceSource, gpu_problem, require_gpu
 from sync.errors import ConflictError, DeadlineError, SyncError, TransferError
@@ -136,7 +136,9 @@ def connect(fleet: NotifyingFleet, source: WeightSource) -> NcclTrainer:
 @pytest.fixture
 def source(weights) -> WeightSource:
     served = {name: tensor for name, tensor in weights.items() if name != "model.layers.1.half"}
-    return FittedSource(TensorSource(weights), [ParamMeta.of(*pair) for pair in served.items()])
+    metas = [ParamMeta.of(*pair) for pair in served.items()]
+    model = ServedModel("replica", {meta.name: meta for meta in metas}, unloaded=["model.layers.1.half"])
+    return FittedSource(TensorSource(weights), model, metas)
 
 
 # ---- our sources in vLLM's engines ------------------------------------------------------------------------------

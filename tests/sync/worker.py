@@ -5,10 +5,11 @@ import os
 import sys
 from typing import Any
 
+from sync.kept import KeptWeights, Update
+
 from sync.digest import tensor_digest
 from sync.gloo import Membership
 from sync.gloo_receiver import Announcement, GlooReceiver
-from sync.kept import KeptWeights, Update
 from sync.segments import Segment, SegmentView
 from sync.sources import ParamMeta
 

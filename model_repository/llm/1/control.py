@@ -13,14 +13,15 @@ import psutil
 from vllm.v1.engine import PauseMode
 from vllm.version import __version__ as vllm_version
 
+from sync.host_memory import machine_id
+
 from .adapters import Adapters
-from .checkpoint import read_parameters
 from .engine import Engine
 from .history import InFlight
 from .lora_control import LoraControl, Operation
 from .scoring import prompt_logprobs
 from .settings import CONTROL_KEY_VARIABLE
-from .tensors import BadTensor, Conflict, Unavailable, read_bytes, read_json_object, read_string
+from .tensors import BadTensor, Conflict, read_bytes, read_json_object, read_string
 from .weights import Weights
 
 # What a front end needs before anyone has shown a key, and what tells whether the replica lives.
@@ -181,21 +182,15 @@ class Control:
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "world_size": config.parallel_config.world_size_across_dp,
             "weight_transfer_backend": self._weights.backend,
+            "machine": machine_id(),
             "host_memory_available": psutil.virtual_memory().available,
             "lease": self._weights.lease.describe(),
             "last_update": last.result() if last is not None else None,
         }
 
     async def parameters(self) -> dict[str, Any]:
-        """Names, dtypes and shapes of the tensors an update must bring: the checkpoint's."""
-        model = self._engine.llm.model_config
-        read = self._engine.loop.run_in_executor(None, read_parameters, model.model, model.revision)
-        try:
-            parameters = await read
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"parameters: the checkpoint of {model.model} cannot be read: {error}") from None
-        tied = bool(getattr(model.hf_text_config, "tie_word_embeddings", False))
-        return {"parameters": parameters, "tied": ["lm_head.weight"] if tied else []}
+        """Names, dtypes and shapes of the tensors an update must bring, as the model loads them."""
+        return await self._weights.parameters()
 
     # ---- generation -------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from vllm.v1.engine import PauseMode
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from sync.checkpoint_files import CheckpointFiles
+from sync.served_parameters import merge_answers
 from sync.versions import next_version
 
 from .engine import Engine
@@ -54,6 +55,7 @@ class Weights:
         self._timeout_s = OPERATION_TIMEOUT_S  # of the connected trainer's updates
         self._watch = TrainerWatch(self.lease, self._trainer_gone, self._lease_ran_out)
         self._lock = asyncio.Lock()
+        self._parameters: dict[str, Any] | None = None
         self._fingerprint: str | None = None  # of the checkpoint's files as the first engine found them
         engine.on_start(self._engine_started)
         engine.on_death(self._engine_died)
@@ -206,6 +208,16 @@ class Weights:
                 if self.state is not State.DIRTY:  # that one says more: what it holds is not known
                     await self.replica.refuse(State.FENCED, reason)
             return self.updates.outcome(unless_committed)
+
+    async def parameters(self) -> dict[str, Any]:
+        """The tensors that a push must bring, as the ranks together load them; found out once for each engine."""
+        if self._parameters is None:
+            async with self._exclusive():
+                if self.updates.holds_half_an_update:
+                    raise Conflict("parameters: not while weights are being replaced; ask again when it is done")
+                statuses = await self._workers.run("parameters")
+                self._parameters = merge_answers([status.fields["parameters"] for status in statuses])
+        return self._parameters
 
     # ---- versions at hand -----------------------------------------------------------------------------------------
 
@@ -365,6 +377,7 @@ class Weights:
     def _engine_died(self, reason: str) -> None:
         self.updates.engine_died(reason)
         self.replica.engine_died()
+        self._parameters = None
         self._end_lease()
 
     @asynccontextmanager
