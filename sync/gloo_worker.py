@@ -21,14 +21,14 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.logger import init_logger
 
-from .buckets import DEFAULT_BUCKET_BYTES
 from .check import ServedModel, fit
 from .errors import CheckError, SourceError, TransferError
 from .gloo import Membership
 from .gloo_receiver import Announcement, GlooReceiver
-from .kept import KeptWeights, Update
+from .kept import KeptWeights
 from .loading import load
 from .sources import CheckpointSource, ParamMeta, TensorSource
+from .update import Update
 
 logger = init_logger(__name__)
 
@@ -43,14 +43,15 @@ class GlooInitInfo(WeightTransferInitInfo):
     master_address: str
     master_port: int
     world_size: int
+    secret: str = field(repr=False)
+    """Proves to the trainer that this worker was called in (Membership)."""
     rank_offset: int = 1
-    group_name: str = "tritonlive"
     timeout_s: float = 300.0
     keep_previous: bool = True
     num_devices: int = 1
     """Of the group (Membership); a trainer that does not name it has one."""
-    memory_address: str = ""
-    """Where the trainer offers to share memory (Membership)."""
+    local_address: str = ""
+    """The trainer's Unix socket (Membership)."""
 
 
 @dataclass
@@ -64,7 +65,6 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
     names: list[str] = field(default_factory=list)
     dtype_names: list[str] = field(default_factory=list)
     shapes: list[list[int]] = field(default_factory=list)
-    bucket_bytes: int = DEFAULT_BUCKET_BYTES
     abort: str | bool = False
     rollback: bool = False
 
@@ -75,8 +75,6 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
                 f"names, dtype_names and shapes must be equally long, "
                 f"got {len(self.names)}, {len(self.dtype_names)} and {len(self.shapes)}"
             )
-        if self.bucket_bytes < 1:
-            raise ValueError(f"bucket_bytes must be positive, got {self.bucket_bytes}")
         if len(set(self.names)) != len(self.names):
             raise ValueError("names: one is there twice")
         if any(size < 0 for shape in self.shapes for size in shape):
@@ -116,12 +114,12 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 init_info.master_port,
                 init_info.rank_offset + worker_rank,
                 init_info.world_size,
-                init_info.group_name,
+                init_info.secret,
                 init_info.timeout_s,
                 init_info.num_devices,
-                init_info.memory_address,
+                init_info.local_address,
             ),
-            self.kept,
+            self.kept.pool,
         )
         self.kept.is_kept = init_info.keep_previous
 
@@ -152,7 +150,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             objection = self._objection(metas)
         except ValueError as error:
             metas, objection = [], str(error)
-        self._receiver.announce(Announcement(metas, update_info.bucket_bytes, objection))
+        self._receiver.announce(Announcement(metas, objection))
 
     def finish_weight_update(self) -> None:
         """Load what is staged. Raises TransferError, with the model untouched, when that is not a whole update."""
@@ -164,16 +162,13 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         except TransferError as error:
             # The replica's state machine reads these words: it may serve on.
             raise TransferError(f"{error}; the model is untouched") from error
-        if update is None or not update.is_unchanged:
-            try:
-                load(self.model, self.model_config, tensors)
-            except BaseException:
-                self.kept.is_spoiled = True
-                raise
+        try:
+            load(self.model, self.model_config, tensors)
+        except BaseException:
+            self.kept.is_spoiled = True
+            raise
         if update is None:
             self.kept.roll_back()
-        elif update.is_unchanged:
-            self.kept.release(update.memory)
         else:
             self.kept.commit(update)
 

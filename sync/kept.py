@@ -5,36 +5,19 @@
 Before the first push the current weights are the checkpoint that vLLM was started with.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
 from .digest import Digests, tensor_digest
 from .errors import TransferError
-from .memory import Memory
+from .memory import MemoryPool
 from .sources import WeightSource
+from .update import Update
 
-M = TypeVar("M", bound=Memory)
-# One is enough for a worker alone. One that stages for others (segments.py) cannot use what these still keep, which are
-# two versions; it costs no memory to have that ready for later.
+# A worker that stages for others (segments.py) cannot use what these still keep, up to two versions.
 MAX_SPARES = 3
-Staged = list[tuple[str, torch.Tensor]]
-
-
-@dataclass
-class Update:
-    """Tensors that arrived, as views of `memory`, and their digests; without memory these alone."""
-
-    tensors: Staged
-    digests: Digests
-    memory: Memory | None
-    is_unchanged: bool = False
-
-    def matches(self, digests: Digests) -> bool:
-        """Whether these are the same tensors, bit for bit."""
-        return self.digests == digests
 
 
 @dataclass
@@ -72,11 +55,14 @@ class KeptWeights:
         self.is_spoiled = False  # a load failed: the model holds neither version whole
         self._current: Update | Checkpoint | None = Checkpoint(find_checkpoint)
         self._previous: Update | Checkpoint | None = None
-        self._spares: Sequence[Memory] = ()
+        self.pool = MemoryPool(MAX_SPARES)
 
     def matches(self, digests: Digests) -> bool:
         """Whether the model holds exactly these tensors already."""
-        return not self.is_spoiled and self._current is not None and self._current.matches(digests)
+        if self.is_spoiled or self._current is None:
+            return False
+        current = self._current
+        return current.digests == digests if isinstance(current, Update) else current.matches(digests)
 
     def commit(self, update: Update) -> None:
         """The model holds `update` now."""
@@ -85,10 +71,10 @@ class KeptWeights:
         if self.is_kept:
             self._previous, self._current = self._current, update
         else:
-            self.release(update.memory)
+            self.pool.release(update.memory)
             self._previous, self._current = None, Update([], update.digests, None)
         if isinstance(dropped, Update):
-            self.release(dropped.memory)
+            self.pool.release(dropped.memory)
 
     def before(self) -> Iterable[tuple[str, torch.Tensor]]:
         """The tensors a rollback loads: the previous version, or the current one if its successor's load failed.
@@ -105,18 +91,3 @@ class KeptWeights:
         if not self.is_spoiled:
             self._current, self._previous = self._previous, self._current
         self.is_spoiled = False
-
-    def take_memory(self, kind: type[M], num_bytes: int, is_usable: Callable[[M], bool], make: Callable[[], M]) -> M:
-        """Memory to stage in; that of an update before is used again if possible, since fresh pages are slow."""
-        spares = [spare for spare in self._spares if isinstance(spare, kind) and len(spare.data) == num_bytes]
-        usable = next(filter(is_usable, spares), None)
-        # The old goes before the new comes.
-        self._spares = [spare for spare in spares if spare is not usable][1 - MAX_SPARES :]
-        del spares
-        return usable or make()
-
-    def release(self, memory: Memory | None) -> None:
-        """Memory whose tensors nobody needs any more."""
-        if memory is not None:
-            memory.release()
-            self._spares = [*self._spares, memory][-MAX_SPARES:]

@@ -7,10 +7,9 @@ from urllib.parse import SplitResult
 
 import torch
 
-from sync.buckets import DEFAULT_BUCKET_BYTES
 from sync.gloo import Membership
 from sync.gloo_receiver import Announcement, GlooReceiver
-from sync.kept import KeptWeights
+from sync.memory import MemoryPool
 from sync.sources import ParamMeta
 from tests.sync.stand_in import StandIn
 
@@ -27,7 +26,7 @@ class Replica(StandIn):
         self.version = "default"
         self.backend = "gloo"
         self.status: dict[str, Any] = {}  # what else it says of itself
-        self.objection = ""
+        self.reject_reason = ""
         self.receivers: list[GlooReceiver] = []
 
     @property
@@ -72,16 +71,16 @@ class Replica(StandIn):
                 info["master_port"],
                 info["rank_offset"] + worker,
                 info["world_size"],
-                info["group_name"],
+                info["secret"],
                 info["timeout_s"],
                 info["num_devices"],
-                self.memory_address(info, worker),
+                self.local_address(info, worker),
             )
-            self.receivers.append(GlooReceiver(membership, KeptWeights(lambda: None)))
+            self.receivers.append(GlooReceiver(membership, MemoryPool()))
         return {}
 
-    def memory_address(self, info: dict[str, Any], worker: int) -> str:
-        return info["memory_address"]
+    def local_address(self, info: dict[str, Any], worker: int) -> str:
+        return info["local_address"]
 
     def start_weight_update(self, _body: dict[str, Any]) -> dict[str, Any]:
         self.state = "updating"
@@ -92,7 +91,7 @@ class Replica(StandIn):
         zipped = zip(info["names"], info["dtype_names"], info["shapes"], strict=True)
         metas = [ParamMeta.from_names(*item) for item in zipped]
         for receiver in self.receivers:
-            receiver.announce(Announcement(metas, info.get("bucket_bytes", DEFAULT_BUCKET_BYTES), self.objection))
+            receiver.announce(Announcement(metas, self.reject_reason))
         return {}
 
     def finish_weight_update(self, body: dict[str, Any]) -> dict[str, Any]:

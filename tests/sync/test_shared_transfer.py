@@ -91,7 +91,7 @@ class Team:
         for worker in self.workers:
             worker.ask("announce", **update_info)
 
-    def finish_weight_update(self, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()) -> None:
+    def finish_weight_update(self) -> None:
         for worker, ending in zip(self.workers, self.endings, strict=True):
             worker.ask(ending)
 

@@ -8,9 +8,10 @@ from typing import Any
 from sync.digest import tensor_digest
 from sync.gloo import Membership
 from sync.gloo_receiver import Announcement, GlooReceiver
-from sync.kept import KeptWeights, Update
+from sync.kept import KeptWeights
 from sync.segments import Segment, SegmentView
 from sync.sources import ParamMeta
+from sync.update import Update
 
 
 class Worker:
@@ -27,12 +28,12 @@ class Worker:
     def join(self, membership: dict[str, Any]) -> None:
         for receiver in self._receivers:
             receiver.close()
-        self._receivers.append(GlooReceiver(Membership(**membership), self.kept))
+        self._receivers.append(GlooReceiver(Membership(**membership), self.kept.pool))
 
-    def announce(self, names: list[str], dtype_names: list[str], shapes: list[list[int]], bucket_bytes: int) -> None:
+    def announce(self, names: list[str], dtype_names: list[str], shapes: list[list[int]]) -> None:
         metas = [ParamMeta.from_names(*each) for each in zip(names, dtype_names, shapes, strict=True)]
         self.receiver.drop()
-        self.receiver.announce(Announcement(metas, bucket_bytes))
+        self.receiver.announce(Announcement(metas))
 
     def commit(self) -> None:
         self.kept.commit(self.receiver.take(5))
