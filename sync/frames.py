@@ -125,7 +125,7 @@ class FrameWriter:
 def write_header(frame: np.ndarray, parts: Sequence[tuple[int, int, int]]) -> None:
     """Write the table of at most MAX_PARTS parts (index, length, offset) into uint8 frame[num_bytes]."""
     frame[:4].view("<u4")[0] = len(parts)
-    frame[ALIGNMENT : ALIGNMENT + len(parts) * PART.itemsize].view(PART)[:] = np.array(parts, dtype=PART)
+    frame[ALIGNMENT : ALIGNMENT + len(parts) * PART.itemsize].view(PART)[:] = np.array(list(parts), dtype=PART)
 
 
 def read_header(frame: np.ndarray) -> list[tuple[int, int, int]]:

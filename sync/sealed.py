@@ -25,9 +25,9 @@ def create_sealed(
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         for start in range(0, num_bytes, CHUNK_BYTES):
-            # Too little memory shows now, and not by SIGBUS.
-            os.posix_fallocate(descriptor, start, min(CHUNK_BYTES, num_bytes - start))
-            report(start)
+            end = min(start + CHUNK_BYTES, num_bytes)
+            os.posix_fallocate(descriptor, start, end - start)  # too little memory shows now, and not by SIGBUS
+            report(end)
         memory = mmap.mmap(descriptor, num_bytes)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SIZE_SEALS | F_SEAL_FUTURE_WRITE)
     except BaseException:

@@ -1,15 +1,14 @@
 """What a worker remembers of its weights."""
 
-import weakref
-
 import pytest
 import torch
 
 from sync import TransferError
-from sync.digest import digest, pack_digests, tensor_digest, unpack_digests
-from sync.kept import KeptWeights, Update
+from sync.digest import digest, tensor_digest
+from sync.kept import KeptWeights
 from sync.memory import HostMemory
 from sync.sources import ParamMeta, TensorSource
+from sync.update import Update
 
 
 def update(value: float) -> Update:
@@ -18,16 +17,8 @@ def update(value: float) -> Update:
     return Update([("a", tensor)], {ParamMeta("a", "float32", (4,)): tensor_digest(tensor)}, memory)
 
 
-class Other(HostMemory):
-    """Memory of another kind."""
-
-
-class Third(HostMemory):
-    """Memory of a third kind."""
-
-
 def take(kept: KeptWeights) -> HostMemory:
-    return kept.take_memory(HostMemory, 16, lambda _: True, lambda: HostMemory(16))
+    return kept.pool.take(HostMemory, 16, lambda _: True, lambda: HostMemory(16))
 
 
 def loaded(kept: KeptWeights) -> float:
@@ -39,9 +30,7 @@ def kept() -> KeptWeights:
     return KeptWeights(lambda: TensorSource({"a": torch.zeros(4, dtype=torch.float64)}))
 
 
-def test_digests_travel_as_bytes():
-    values = [0, 1, 2**64 - 1]
-    assert unpack_digests(pack_digests(values)) == values
+def test_a_digest_counts_every_byte():
     assert digest(torch.zeros(8, dtype=torch.uint8)) != digest(torch.zeros(9, dtype=torch.uint8))
 
 
@@ -82,36 +71,6 @@ def test_memory_is_used_again_two_updates_later(kept):
     kept.commit(update(3))
     assert take(kept) is first.memory
     assert take(kept) is not first.memory
-
-
-def test_memory_of_another_kind_or_size_goes_before_new_is_made(kept):
-    for memory in (HostMemory(8), Other(16)):
-        kept.release(memory)
-    gone = [weakref.ref(memory) for memory in kept._spares]
-    del memory
-
-    def seen() -> list[HostMemory | None]:
-        return [reference() for reference in gone]
-
-    made = kept.take_memory(Third, 16, lambda _: True, lambda: Third(16 if seen() == [None, None] else 0))
-    assert len(made.data) == 16
-
-
-def test_memory_that_cannot_be_used_now_can_be_later(kept):
-    first, second = HostMemory(16), HostMemory(16)
-    kept.release(first)
-    made = kept.take_memory(HostMemory, 16, lambda _: False, lambda: HostMemory(16))
-    assert made is not first
-    kept.release(second)
-    assert kept.take_memory(HostMemory, 16, lambda spare: spare is second, lambda: HostMemory(16)) is second
-    assert take(kept) is first
-
-
-def test_no_more_than_three_wait_for_their_use(kept):
-    first = HostMemory(16)
-    for memory in (first, HostMemory(16), HostMemory(16), HostMemory(16)):
-        kept.release(memory)
-    assert first not in [take(kept) for _ in range(4)]
 
 
 def test_without_keeping_only_digests_are_kept(kept):
