@@ -43,6 +43,7 @@ class BroadcastSender(FrameSender):
         self._frames = _Frames()
         self._frame = torch.empty(0, dtype=torch.uint8)
         self._under_way: deque[tuple[int, Work]] = deque()
+        self._num_over = 0
 
     def free_frame(self) -> np.ndarray:
         """As the base class."""
@@ -68,6 +69,9 @@ class BroadcastSender(FrameSender):
 
     def _wait_for_oldest(self) -> None:
         num_bytes, work = self._under_way.popleft()
+        self._num_over += 1
+        # The workers' answers tell a slow worker from one that stands still; gloo's operation alone does not.
+        self._workers.wait(self._workers.ranks, lambda rank: self._workers.num_taken[rank] >= self._num_over)
         self._group.wait(work)
         self.num_sent += num_bytes
 

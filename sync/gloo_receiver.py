@@ -138,9 +138,7 @@ class GlooReceiver:
     def _join(self) -> Link:
         own = self._membership
         ensure_descriptors(8, "joining a trainer's group")
-        self._link = join(
-            own.master_address, own.master_port, own.local_address, own.secret, own.rank, own.timeout_s
-        )
+        self._link = join(own.master_address, own.master_port, own.local_address, own.secret, own.rank, own.timeout_s)
         if self._closed.is_set():
             raise TransferError("gloo: closed while joining")
         return self._link
@@ -153,12 +151,16 @@ class GlooReceiver:
             raise TransferError(f"gloo: expected the trainer's choice of transport, got {message.code}")
         if message.fields["name"] == "gloo":
             try:
-                ensure_descriptors(gloo_descriptors(own.world_size, own.num_devices), "this worker's place in the group")
+                ensure_descriptors(
+                    gloo_descriptors(own.world_size, own.num_devices), "this worker's place in the group"
+                )
             except TransferError as error:
                 link.signal(Code.REJECTED, **Rejection(RejectCode.NO_DESCRIPTORS, str(error)).to_fields())
                 raise
             address = own_address_towards(own.master_address, own.master_port)
-            return BroadcastReceiver(GlooGroup(worker_store(link, own.timeout_s), own, address, link.check), link, self._pool)
+            return BroadcastReceiver(
+                GlooGroup(worker_store(link, own.timeout_s), own, address, link.check), link, self._pool
+            )
         from .ring import map_ring  # Linux only, as all of shared memory
         from .shared_transfer import LEADER_RANK, Follower, Leader
 

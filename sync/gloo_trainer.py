@@ -96,9 +96,7 @@ class GlooTrainer:
             wire = asdict(membership) | {"rank_offset": 1, "keep_previous": init_info.keep_previous}
             del wire["rank"]
             client.init_weight_transfer_engine(wire)
-            self._workers = WorkerLinks(
-                handshake.accept(num_workers, init_info.timeout_s), init_info.stall_timeout_s
-            )
+            self._workers = WorkerLinks(handshake.accept(num_workers, init_info.timeout_s), init_info.stall_timeout_s)
         try:
             self._sender = _share_ring(self._workers) or _form_group(self._workers, membership)
             self._workers.wait_for_acks(Code.JOINED, "does not join")

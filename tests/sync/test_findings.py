@@ -6,7 +6,6 @@ from sync.findings import BYTES_PER_TENSOR, Findings
 from sync.rejection import RejectCode, Rejection
 
 
-
 def test_they_travel_as_bytes():
     findings = Findings([1, 0, 2**64 - 1], [True, False, True])
     assert len(findings.pack()) == 3 * BYTES_PER_TENSOR
