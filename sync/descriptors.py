@@ -1,6 +1,5 @@
 """Whether this process may open as many descriptors as its place in a group needs."""
 
-import os
 from contextlib import suppress
 from pathlib import Path
 

@@ -6,8 +6,8 @@
     worker → trainer   rank, nonce, HMAC(secret, "worker", both nonces, rank)
     trainer → worker   HMAC(secret, "trainer", both nonces, rank)
 
-The secret is made for each group. It travels only in the control call that calls the workers in, which needs the control
-key, and nothing of it can be learnt from what is sent here. At the Unix socket both ends also compare the other
+The secret is made for each group. It travels only in the control call that calls the workers in, which needs the
+control key, and nothing of it can be learnt from what is sent here. At the Unix socket both ends also compare the other
 process's user with their own. The key of the link that follows (links.py) depends on both nonces.
 
 The network must be trusted nevertheless: messages and weights are not encrypted (gloo.py).
@@ -77,7 +77,7 @@ class TrainerHandshake(Closing):
             self._listeners[1].bind(f"\0{self.local_address}")
         for listener in self._listeners:
             listener.listen(BACKLOG)
-            listener.setblocking(False)
+            listener.settimeout(0)
 
     def accept(self, num_workers: int, timeout_s: float) -> dict[int, Link]:
         """A link to each worker, by rank (1 to num_workers). Raises TransferError when not all join in time."""
@@ -138,7 +138,7 @@ class TrainerHandshake(Closing):
                 return
             greeting = _Greeting(connection, secrets.token_bytes(NONCE_BYTES))
             greetings[connection.fileno()] = greeting
-            connection.setblocking(False)
+            connection.settimeout(0)
             with suppress(OSError):
                 connection.send(greeting.nonce)  # a new connection has room for it
 

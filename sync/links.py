@@ -66,7 +66,7 @@ class Link(Closing):
 
     def __init__(self, connection: socket.socket, key: bytes, peer: str, *, is_trainer: bool) -> None:
         """peer: how errors name the other end."""
-        connection.setblocking(False)
+        connection.settimeout(0)
         self._connection = connection
         self._key = key
         self._sends, self._receives = (b"T", b"W") if is_trainer else (b"W", b"T")

@@ -1,7 +1,7 @@
 """The rendezvous of a gloo group, over the authenticated links of its members.
 
-A TCPStore would be a port at which any stranger can list and change the members' addresses. This store has no port: what
-a member sets goes to the trainer, which passes it on to all others.
+A TCPStore would be a port at which any stranger can list and change the members' addresses. This store has no port:
+what a member sets goes to the trainer, which passes it on to all others.
 """
 
 import time
@@ -32,7 +32,7 @@ class RelayStore(distributed.Store):
 
     # ---- what gloo calls; exceptions get through it to whoever forms the group ------------------------------------
 
-    def set(self, key: str, value: bytes) -> None:
+    def set(self, key: str, value: bytes) -> None:  # ty: ignore[invalid-method-override]
         self._values[key] = value
         self._send(key, value.hex())
 

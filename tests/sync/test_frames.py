@@ -1,7 +1,5 @@
 """Frames: what the trainer packs, a worker puts together again; whatever does not fit is refused by name."""
 
-import random
-
 import numpy as np
 import pytest
 import torch
@@ -88,7 +86,7 @@ ROOM = FRAME_BYTES - HEADER_BYTES
 )
 def test_any_sizes_in_any_order(sizes):
     tensors = sized(*sizes)
-    for order in (list(tensors), list(reversed(tensors)), random.Random(2).sample(list(tensors), len(tensors))):
+    for order in (list(tensors), list(reversed(tensors)), list(tensors)[1::2] + list(tensors)[::2]):
         frames, digests = pack(tensors, order)
         assert all(len(frame) <= FRAME_BYTES for frame in frames)
         got, findings = assemble(tensors, frames)

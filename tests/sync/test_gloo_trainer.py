@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from sync.memory import HostMemory, MemoryPool, StagingMemoryError
 from sync.rejection import RejectCode
 from sync.segments import Segment
 from sync.shared_transfer import SharedSender
-from sync.sources import ParamMeta
+from sync.sources import ParamMeta, WeightSource
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 
@@ -32,7 +33,7 @@ def tensor(number: int) -> torch.Tensor:
     return torch.full((2**18,), number + 0.5)
 
 
-class Source:
+class Source(WeightSource):
     """Announces METAS; yields what it is told to."""
 
     def __init__(self, pairs: Callable[[], Pairs]) -> None:
@@ -315,7 +316,7 @@ def test_an_update_that_the_replica_drops_meanwhile(connect, workers):
             workers.receivers[0].drop()
 
     trainer.progress = drop
-    with pytest.raises(RejectedError, match="worker 1 .*: the replica dropped the update meanwhile"):
+    with pytest.raises(RejectedError, match=r"worker 1 .*: the replica dropped the update meanwhile"):
         trainer.send_weights()
     assert workers.states == {State.READY}
     with pytest.raises(TransferError, match="cancelled"):
@@ -433,7 +434,7 @@ def test_a_shutdown_by_another_thread_ends_a_push(connect, workers):
     while workers.states != {State.FAILED} and time.monotonic() < deadline:
         time.sleep(0.02)
     assert workers.states == {State.FAILED}
-    assert {receiver.reason for receiver in workers.receivers} == {"the trainer is gone"}
+    assert all(receiver.reason.startswith("the trainer is gone") for receiver in workers.receivers)
 
 
 def test_what_is_staged_stays_when_the_trainer_goes(connect, workers):
@@ -457,7 +458,9 @@ def test_a_stranger_finds_no_rendezvous_to_list_or_join(connect, workers):
     info = workers.init_info
     assert len(bytes.fromhex(info["secret"])) == 32
     with pytest.raises(RuntimeError):
-        distributed.TCPStore(info["master_address"], info["master_port"], wait_for_workers=False)
+        distributed.TCPStore(
+            info["master_address"], info["master_port"], timeout=timedelta(seconds=1), wait_for_workers=False
+        )
 
 
 def test_a_group_has_a_worker(workers):

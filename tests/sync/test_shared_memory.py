@@ -1,4 +1,4 @@
-"""When bytes go through shared memory, and that they arrive by either transport (test_gloo_faults.py: what goes wrong)."""
+"""When bytes go through shared memory, and that they arrive by either transport."""
 
 import os
 from typing import Any
