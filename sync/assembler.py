@@ -56,7 +56,7 @@ class Assembler:
         # By numpy, in this thread: torch would take the threads that generate.
         np.copyto(place, data)
         hasher = self._hashers.setdefault(index, xxhash.xxh3_64())
-        hasher.update(place)
+        hasher.update(place)  # ty: ignore[invalid-argument-type] (numpy 1's arrays are not typed as buffers)
         if self._are_finite[index]:
             self._are_finite[index] = is_finite(place, self._dtypes[index])
         self._arrived[index] += len(place)

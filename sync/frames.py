@@ -107,7 +107,7 @@ class FrameWriter:
         place = self._frame[self._end : self._end + length]
         # By numpy: torch would have other threads help, and they spin between parts as small as these.
         np.copyto(place, data[offset : offset + length])
-        hasher.update(place.data)  # while it is in the processor's cache
+        hasher.update(place)  # ty: ignore[invalid-argument-type] (numpy 1's arrays are not typed as buffers)
         self._parts.append((index, length, offset))
         self._end = align(self._end + length)
         if self._end >= FRAME_BYTES or len(self._parts) == MAX_PARTS:

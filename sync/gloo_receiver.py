@@ -61,7 +61,8 @@ class GlooReceiver:
         self._closed = threading.Event()
         self._link: Link | None = None
         self._update: Update | None = None
-        self._error: TransferError | None = None
+        self._reason = ""
+        self._rejection: Rejection | None = None  # where the reason is one
         self._thread = threading.Thread(target=self._run, name="gloo-receiver", daemon=True)
         self._thread.start()
 
@@ -74,13 +75,13 @@ class GlooReceiver:
     def reason(self) -> str:
         """Why the last update was not staged, or why the receiver failed; empty when neither is so."""
         with self._changed:
-            return str(self._error or "")
+            return self._reason
 
     def announce(self, announcement: Announcement) -> None:
         """Expect an update next. What is wrong with it, the trainer hears over the link."""
         with self._changed:
             if self._state is not State.FAILED:
-                self._state, self._error = State.RECEIVING, None
+                self._state, self._reason, self._rejection = State.RECEIVING, "", None
             self._announcements.put((announcement, self._num_drops))
 
     def take(self, timeout: float) -> Update:
@@ -91,7 +92,9 @@ class GlooReceiver:
         with self._changed:
             self._changed.wait_for(lambda: self._state is not State.RECEIVING, timeout)
             if self._update is None:
-                raise self._error or TransferError(f"gloo: no update has arrived (state: {self._state})")
+                if self._rejection is not None:
+                    raise RejectedError(self._reason, {self._membership.rank: self._rejection})
+                raise TransferError(self._reason or f"gloo: no update has arrived (state: {self._state})")
             update, self._update = self._update, None
             if self._state is State.STAGED:
                 self._state = State.READY
@@ -127,7 +130,7 @@ class GlooReceiver:
                 announcement, num_drops = self._next(link)
                 self._receive(link, incoming, announcement, num_drops)
         except (SyncError, RuntimeError, OSError, MemoryError, ValueError, KeyError) as error:
-            self._move(State.FAILED, error if isinstance(error, TransferError) else TransferError(f"gloo: {error!r}"))
+            self._move(State.FAILED, str(error) if isinstance(error, SyncError) else f"gloo: {error!r}")
         finally:
             if incoming is not None:
                 incoming.discard()
@@ -196,7 +199,7 @@ class GlooReceiver:
             with self._changed:
                 if num_drops == self._num_drops:
                     self._update = Update(layout.view_tensors(memory.data), found, memory)
-                    self._move(State.STAGED, None)
+                    self._move(State.STAGED, "")
                 else:
                     rejection = Rejection(RejectCode.DROPPED, "the replica dropped the update meanwhile")
         if rejection is not None:
@@ -236,15 +239,15 @@ class GlooReceiver:
                 return None
 
     def _reject(self, link: Link, rejection: Rejection) -> None:
-        self._move(State.READY, RejectedError(f"gloo: {rejection}", {self._membership.rank: rejection}))
+        self._move(State.READY, f"gloo: {rejection}", rejection)
         link.signal(Code.REJECTED, **rejection.to_fields())
 
     def _end_cancelled(self, link: Link, message: Message) -> None:
         with self._changed:
             self._unstage()
-            if self._error is None:  # else it is known better why
-                self._error = TransferError(f"gloo: the trainer cancelled the update: {message.fields['reason']}")
-            self._move(State.READY, self._error)
+            if not self._reason:  # else this worker knows better why
+                self._reason = f"gloo: the trainer cancelled the update: {message.fields['reason']}"
+            self._move(State.READY, self._reason, self._rejection)
         link.signal(Code.CANCELLED)
 
     def _unstage(self) -> None:
@@ -254,9 +257,10 @@ class GlooReceiver:
         if self._state is State.STAGED:
             self._state = State.READY
 
-    def _move(self, state: State, error: TransferError | None) -> None:
+    def _move(self, state: State, reason: str, rejection: Rejection | None = None) -> None:
+        # An error would keep all that its traceback knows, memory included, until the receiver goes.
         with self._changed:
-            self._state, self._error = state, error
+            self._state, self._reason, self._rejection = state, reason, rejection
             self._changed.notify_all()
 
 

@@ -40,9 +40,9 @@ class HostMemory(Memory):
 class MemoryPool:
     """Keeps memory that nobody needs any more for the next updates: fresh pages are slow.
 
-    max_spares: how many memories may wait here; the owner sets it to what can be used again. A worker that loads what
-    it stages and keeps nothing needs 1. One that keeps versions needs no more for itself; when it also stages for others
-    (segments.py) it cannot use what they still keep, and needs one more for each version kept. 0 keeps none.
+    max_spares: how many memories may wait here; the owner sets it to what can be used again. A worker that stages for
+    itself alone needs 1, whether it keeps versions or not. One that also stages for others (segments.py) cannot use
+    what they still keep, and needs one more for each version kept. 0 keeps none.
 
     Safe for several threads; no lock is held while memory is allocated.
     """

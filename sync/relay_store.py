@@ -32,7 +32,7 @@ class RelayStore(distributed.Store):
 
     # ---- what gloo calls; exceptions get through it to whoever forms the group ------------------------------------
 
-    def set(self, key: str, value: bytes) -> None:  # ty: ignore[invalid-method-override]
+    def set(self, key: str, value: bytes) -> None:  # ty: ignore[incompatible-method-override]
         self._values[key] = value
         self._send(key, value.hex())
 
