@@ -1,6 +1,6 @@
 """`python -m bench.broadcast RANK PORT CHECKPOINT`: one of two processes that broadcast a checkpoint's bytes over gloo.
 
-Nothing but torch.distributed: no checks, no tensors, the same bytes in the same buckets as a push has, again and again.
+Nothing but torch.distributed: no checks, no tensors, as many bytes in pieces as large as a push has, again and again.
 What a push takes is held against it.
 """
 
@@ -15,8 +15,9 @@ import torch
 from torch import distributed
 
 from bench.child import serve
-from sync.buckets import host_buffer, lay_out
-from sync.gloo import BUCKETS_UNDER_WAY
+from sync.frames import FRAME_BYTES
+from sync.gloo import FRAMES_UNDER_WAY
+from sync.layout import Layout, host_buffer
 from sync.sources import CheckpointSource
 
 TIMEOUT = timedelta(seconds=120)
@@ -26,21 +27,20 @@ def join(rank: int, port: int, checkpoint: str) -> Callable[[dict[str, Any]], fl
     """Meet the other process; returns what makes one broadcast and gives its seconds."""
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=TIMEOUT)
-    sizes = [bucket.num_bytes for bucket in lay_out(CheckpointSource(checkpoint).metadata())]
-    memory = host_buffer(sum(sizes))
+    memory = host_buffer(Layout(CheckpointSource(checkpoint).metadata()).num_bytes)
     memory.random_(256)
-    buckets = memory.split(sizes)
-    return lambda question: broadcast(buckets)
+    pieces = memory.split(FRAME_BYTES)
+    return lambda question: broadcast(pieces)
 
 
-def broadcast(buckets: tuple[torch.Tensor, ...]) -> float:
-    """Rank 0 sends every bucket, some at a time; the time ends when rank 1 says that it has them all."""
+def broadcast(pieces: tuple[torch.Tensor, ...]) -> float:
+    """Rank 0 sends every piece, some at a time; the time ends when rank 1 says that it has them all."""
     began = time.perf_counter()
     under_way: deque[Any] = deque()
-    for bucket in buckets:
-        if len(under_way) >= BUCKETS_UNDER_WAY:
+    for piece in pieces:
+        if len(under_way) >= FRAMES_UNDER_WAY:
             under_way.popleft().wait()
-        under_way.append(distributed.broadcast(bucket, 0, async_op=True))
+        under_way.append(distributed.broadcast(piece, 0, async_op=True))
     for work in under_way:
         work.wait()
     distributed.broadcast(torch.zeros(1, dtype=torch.uint8), 1)

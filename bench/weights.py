@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from sync.buckets import align, host_buffer
+from sync.layout import align, host_buffer
 from sync.sources import CheckpointSource
 
 Weights = dict[str, torch.Tensor]

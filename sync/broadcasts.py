@@ -1,35 +1,62 @@
 """A push's bytes by gloo broadcasts: to workers anywhere."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
-from .buckets import Bucket, Pieces, cut, gather, host_buffer, total_bytes
+from .assembler import Assembler
+from .errors import TransferError
 from .findings import Findings
-from .gloo import BUCKETS_UNDER_WAY, GlooGroup, Work
-from .memory import HostMemory, MemoryPool
-from .transports import Receive, Receiver, Sender
+from .frames import FRAME_BYTES, HEADER_BYTES, FrameSender
+from .gloo import FRAMES_UNDER_WAY, GlooGroup, Work
+from .layout import Layout, host_buffer
+from .links import Code, Link, Message
+from .memory import HostMemory, Memory, MemoryPool
+from .transports import FrameReceiver, ReportBytes
+from .worker_links import WorkerLinks
 
 
-class BroadcastSender(Sender):
+class _Frames:
+    """Memory for the frames under way, each used again when its broadcast is over."""
+
+    def __init__(self) -> None:
+        self._frames = deque([torch.empty(0, dtype=torch.uint8)] * FRAMES_UNDER_WAY)
+
+    def next(self) -> torch.Tensor:
+        """uint8[FRAME_BYTES], the one whose broadcast began first."""
+        frame = self._frames.popleft()
+        if not len(frame):
+            frame = host_buffer(FRAME_BYTES)
+        self._frames.append(frame)
+        return frame
+
+
+class BroadcastSender(FrameSender):
     """The trainer's end; some broadcasts are under way at a time."""
 
     transport = "gloo"
 
-    def __init__(self, group: GlooGroup) -> None:
+    def __init__(self, group: GlooGroup, workers: WorkerLinks) -> None:
         self._group = group
-        self._under_way: deque[tuple[torch.Tensor, Work]] = deque()
-        # Filled in turn, each again when the broadcast of what it held is over.
-        self._buffers = deque([torch.empty(0, dtype=torch.uint8)] * BUCKETS_UNDER_WAY)
+        self._workers = workers
+        self._frames = _Frames()
+        self._frame = torch.empty(0, dtype=torch.uint8)
+        self._under_way: deque[tuple[int, Work]] = deque()
+        self._num_over = 0
 
-    def send(self, pieces: Pieces, num_bytes: int) -> torch.Tensor:
+    def free_frame(self) -> np.ndarray:
         """As the base class."""
-        while len(self._under_way) >= BUCKETS_UNDER_WAY:
+        self._workers.poll(0)  # read what they report, so that they can go on reporting
+        while len(self._under_way) >= FRAMES_UNDER_WAY:
             self._wait_for_oldest()
-        data = gather(pieces, num_bytes, self._buffer)
-        self._under_way.append((data, self._group.broadcast(data)))
-        return data
+        self._frame = self._frames.next()
+        return self._frame.numpy()
+
+    def send(self, num_bytes: int) -> None:
+        """As the base class."""
+        self._workers.signal(Code.FRAME, num_bytes=num_bytes)
+        self._under_way.append((num_bytes, self._group.broadcast(self._frame[:num_bytes])))
 
     def flush(self) -> None:
         """As the base class."""
@@ -37,46 +64,72 @@ class BroadcastSender(Sender):
             self._wait_for_oldest()
 
     def close(self) -> None:
-        """Nothing: the group is closed by itself."""
-
-    def _buffer(self, num_bytes: int) -> torch.Tensor:
-        buffer = self._buffers.popleft()
-        if len(buffer) < num_bytes:
-            buffer = host_buffer(num_bytes)
-        self._buffers.append(buffer)
-        return buffer[:num_bytes]
+        """Leave the group."""
+        self._group.close()
 
     def _wait_for_oldest(self) -> None:
-        data, work = self._under_way.popleft()
+        num_bytes, work = self._under_way.popleft()
+        self._num_over += 1
+        # The workers' answers tell a slow worker from one that stands still; gloo's operation alone does not.
+        self._workers.wait(self._workers.ranks, lambda rank: self._workers.num_taken[rank] >= self._num_over)
         self._group.wait(work)
-        self.num_sent += len(data)
+        self.num_sent += num_bytes
 
 
-class BroadcastReceiver(Receiver):
+class BroadcastReceiver(FrameReceiver):
     """A worker's end."""
 
-    def __init__(self, group: GlooGroup, kept: MemoryPool) -> None:
+    def __init__(self, group: GlooGroup, link: Link, pool: MemoryPool) -> None:
         self._group = group
-        self._kept = kept
+        self._link = link
+        self._pool = pool
+        self._frames = _Frames()
+        self._under_way: deque[tuple[torch.Tensor, Work]] = deque()
+        self._memory: Memory | None = None
+        self._assembler: Assembler | None = None
 
-    def prepare(self, buckets: Sequence[Bucket]) -> Receive:
+    def prepare(self, layout: Layout, report: ReportBytes) -> None:
         """As the base class."""
-        num_bytes = total_bytes(buckets)
-        memory = self._kept.take(HostMemory, num_bytes, lambda _: True, lambda: HostMemory(num_bytes))
-        return lambda: (memory, Findings.examine(buckets, self._fill(cut(buckets, memory.data))))
+        num_bytes = layout.num_bytes
+        self._memory = self._pool.take(HostMemory, num_bytes, lambda _: True, lambda: HostMemory(num_bytes))
+        self._assembler = Assembler(layout, self._memory.data)
+
+    def take(self, message: Message) -> None:
+        """As the base class."""
+        num_bytes = int(message.fields["num_bytes"])
+        if not HEADER_BYTES <= num_bytes <= FRAME_BYTES:
+            raise TransferError(f"gloo: a frame of {num_bytes} bytes; it must have {HEADER_BYTES} to {FRAME_BYTES}")
+        if len(self._under_way) >= FRAMES_UNDER_WAY:
+            self.settle()
+        frame = self._frames.next()[:num_bytes]
+        self._under_way.append((frame, self._group.broadcast(frame)))
+
+    def settle(self) -> bool:
+        """Wait for the frame that was taken first, and place its parts."""
+        if not self._under_way:
+            return False
+        frame, work = self._under_way.popleft()
+        self._group.wait(work)
+        if self._assembler is not None:
+            self._assembler.add(frame.numpy())
+        self._link.signal(Code.TAKEN)
+        return True
+
+    def finish(self) -> tuple[Memory, Findings]:
+        """As the base class."""
+        while self.settle():
+            pass
+        if self._memory is None or self._assembler is None:
+            raise TransferError("gloo: no update was announced")
+        findings = self._assembler.finish()
+        memory, self._memory, self._assembler = self._memory, None, None
+        return memory, findings
+
+    def discard(self) -> None:
+        """As the base class. Frames under way have memory of their own, which gloo may still write to."""
+        self._pool.release(self._memory)
+        self._memory = self._assembler = None
 
     def close(self) -> None:
-        """Nothing: the group is closed by itself."""
-
-    def _fill(self, places: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Each when it is full."""
-        arriving: deque[tuple[torch.Tensor, Work]] = deque()
-        to_come = iter(places)
-        while True:
-            while len(arriving) < BUCKETS_UNDER_WAY and (place := next(to_come, None)) is not None:
-                arriving.append((place, self._group.broadcast(place)))
-            if not arriving:
-                return
-            place, work = arriving.popleft()
-            self._group.wait(work)
-            yield place
+        """Leave the group."""
+        self._group.close()

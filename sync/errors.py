@@ -17,6 +17,10 @@ SyncError
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .rejection import Rejection
 
 
 class SyncError(Exception):
@@ -78,7 +82,14 @@ class TransferError(SyncError):
 
 
 class RejectedError(TransferError):
-    """A worker does not take what was announced, or found NaN or Inf in what arrived."""
+    """A worker does not take what was announced, or found NaN or Inf in what arrived.
+
+    `rejections` has what each of these workers said (rejection.py), by rank.
+    """
+
+    def __init__(self, message: str, rejections: "Mapping[int, Rejection] | None" = None) -> None:
+        super().__init__(message)
+        self.rejections = dict(rejections or {})
 
 
 class VerifyError(SyncError):

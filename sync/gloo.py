@@ -1,13 +1,13 @@
-"""The group of a gloo push: the trainer is rank 0 and hosts the rendezvous, every worker of every replica joins.
+"""The gloo group that broadcasts a push's bytes when not all workers are on the trainer's machine.
 
-What travels in one update, in this order (a control call starts it; see gloo_trainer.py and gloo_receiver.py):
+The trainer is rank 0, every worker of every replica a rank. The group carries frames (frames.py) and nothing else: what
+the members tell each other goes over authenticated links (links.py), the addresses at which they meet as well
+(relay_store.py).
 
-    verdict        every worker → trainer    whether it takes what the control call announced
-    bytes          trainer → workers         bucket by bucket (buckets.py), by broadcasts.py or shared_transfer.py
-    broadcast      trainer → workers         the digests of all tensors (digest.py)
-    verdict        every worker → trainer    whether what arrived is what was sent, finite, and new
-
-A verdict is VERDICT_BYTES bytes: UTF-8 text padded with zeros; empty text is consent, UNCHANGED is consent, too.
+gloo neither encrypts nor authenticates its connections. So the network between the trainer and the workers must be one
+that only trusted machines can read and write: a private network, a VPN, an encrypted overlay. Who can write to it can
+disturb a push. Bytes that were changed do not pass for the trainer's: the digests of all tensors come over the links,
+which are authenticated, and an update that differs from them is not staged (digest.py says what a digest is worth).
 """
 
 import atexit
@@ -15,27 +15,23 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
 
-from .addresses import listen
+from .closing import Closing
 from .errors import TransferError
+from .links import POLL_S, STALL_TIMEOUT_S
 
-VERDICT_BYTES = 4096
-# The worker's model holds these very tensors already.
-UNCHANGED = "="
-# How often a wait looks whether the other side is still there, and whether it is wanted at all.
-POLL_S = 0.25
-# A peer that is gone without a word (SIGKILL in the middle of a message) leaves gloo's own threads waiting this long.
-STALL_TIMEOUT_S = 30.0
 # Broadcasts started before the first is waited for: some on the way while one is filled or checked.
-BUCKETS_UNDER_WAY = 4
+FRAMES_UNDER_WAY = 4
 # So many of them at the same time.
 NUM_THREADS = 2
+# Connections that a member has at most, if one for each other member is fewer: with more members, fewer devices.
+MAX_CONNECTIONS = 256
 
 Work = distributed.Work
 
@@ -47,98 +43,99 @@ atexit.register(destroying.acquire)
 
 @dataclass(frozen=True)
 class Membership:
-    """Which group to join, and as whom."""
+    """Which group to join, and as which rank."""
 
     master_address: str
     master_port: int
+    """Where the trainer listens for links (handshake.py)."""
     rank: int
     world_size: int
-    group_name: str
+    """The trainer included."""
+    secret: str = field(repr=False)
+    """Proves that this process was called in; hexadecimal. It must not be logged."""
     timeout_s: float
+    """For joining, and for the trainer's silence in an update."""
     num_devices: int = 1
-    """The same for all. Operations take them in turn, each with a thread and connections of its own, so that several
+    """The same for all. Broadcasts take them in turn, each with a thread and connections of its own, so that several
     replicas get their bytes side by side."""
-    memory_address: str = ""
-    """Where the trainer offers to share memory (shared_memory.py); empty: it does not."""
+    local_address: str = ""
+    """The trainer's Unix socket, for workers on its machine; empty: there is none."""
 
 
-class GlooGroup:
+def devices_for(world_size: int) -> int:
+    """How many devices the members of such a group should have."""
+    return max(1, min(FRAMES_UNDER_WAY, MAX_CONNECTIONS // max(1, world_size - 1)))
+
+
+class GlooGroup(Closing):
     """A process group of its own (never torch's default one), bound to one address, in which nothing waits for ever.
 
     Destroying a gloo group joins its threads with the interpreter locked. So `close` hands the group to a daemon thread
     that first waits until no operation is under way.
     """
 
-    def __init__(self, store: distributed.Store, own: Membership, address: str) -> None:
-        """Meet the others; blocks without the interpreter lock until all are there. Raises TransferError.
+    def __init__(
+        self, store: distributed.Store, membership: Membership, address: str, check: Callable[[], None]
+    ) -> None:
+        """Meet the others; blocks without the interpreter's lock until all are there. Raises TransferError.
 
-        address: of this machine, where this end listens.
+        address: of this machine, where this end listens. check: raises TransferError when a member is gone.
         """
         self._store = store
-        self.world_size = own.world_size
-        self.stall_timeout_s = min(own.timeout_s, STALL_TIMEOUT_S)
-        self._stall_timeout = timedelta(seconds=self.stall_timeout_s)
+        self._check = check
+        self._timeout = timedelta(seconds=min(membership.timeout_s, STALL_TIMEOUT_S))
         self._pending: list[Work] = []
         self._closed = threading.Event()
         self._lock = threading.Lock()  # an operation must not begin while the group is being handed over
         gloo: Any = distributed.ProcessGroupGloo  # torch's type stubs leave out what only this backend has
         options = gloo._Options()
-        options._devices = [gloo.create_device(hostname=address) for _ in range(own.num_devices)]
-        options._timeout = timedelta(seconds=own.timeout_s)
+        options._devices = [gloo.create_device(hostname=address) for _ in range(membership.num_devices)]
+        options._timeout = timedelta(seconds=membership.timeout_s)
         options._threads = NUM_THREADS
         try:
-            prefixed = distributed.PrefixStore(own.group_name, store)
-            self._group: Any = gloo(prefixed, own.rank, own.world_size, options)
+            self._group: Any = gloo(store, membership.rank, membership.world_size, options)
         except RuntimeError as error:
-            why = f"{own.world_size} ranks did not meet within {own.timeout_s:g} s: {_brief(error)}"
+            why = f"{membership.world_size} ranks did not meet within {membership.timeout_s:g} s: {_brief(error)}"
             raise TransferError(f"gloo: {why}") from None
 
     def broadcast(self, data: torch.Tensor) -> Work:
-        """Start sending (rank 0) or receiving uint8 data[num_bytes]; wait for it with `wait`."""
+        """Start sending (rank 0) or receiving uint8 data[num_bytes]; wait for it with `wait`.
+
+        All members start it when its bytes are there, so it has only its own bytes to wait for, and not a source.
+        """
         options = distributed.BroadcastOptions()
         options.rootRank = options.rootTensor = 0
-        options.timeout = self._stall_timeout
-        return self._begin(lambda group: group.broadcast([data], options))
-
-    def send_verdict(self, text: str) -> None:
-        """Worker: tell the trainer; empty text is consent."""
-        options = distributed.GatherOptions()
-        options.rootRank = 0
-        options.timeout = self._stall_timeout
-        data = _encode(text)
-        self.wait(self._begin(lambda group: group.gather([], [data], options)))
-
-    def gather_verdicts(self) -> dict[int, str]:
-        """Trainer: what the workers say, by rank; those that just consent are left out."""
-        options = distributed.GatherOptions()
-        options.rootRank = 0
-        options.timeout = self._stall_timeout
-        answers = [_encode("") for _ in range(self.world_size)]
-        self.wait(self._begin(lambda group: group.gather([answers], [_encode("")], options)))
-        return {rank: text for rank, answer in enumerate(answers) if (text := _decode(answer))}
+        options.timeout = self._timeout
+        with self._lock:
+            if self._group is None:
+                raise TransferError("gloo: the group was closed")
+            try:
+                work = self._group.broadcast([data], options)
+            except RuntimeError as error:
+                raise TransferError(f"gloo: {_brief(error)}") from None
+            self._pending.append(work)
+            return work
 
     def wait(self, work: Work) -> None:
-        """Until the operation is done. Raises TransferError when it fails, stalls, or the group is closed meanwhile."""
+        """Until the operation is done.
+
+        Raises TransferError when it fails, stalls, a member is gone, or the group is closed meanwhile.
+        """
         while True:
             try:
                 work.wait(timedelta(seconds=POLL_S))
             except RuntimeError as error:
                 if work.is_completed():
+                    time.sleep(POLL_S)  # whose connection broke is known a moment later, and says more
+                    self._check()
                     raise TransferError(f"gloo: {_brief(error)}") from None
             if work.is_completed():
                 with self._lock, suppress(ValueError):  # handed over with the group
                     self._pending.remove(work)
                 return
-            self.check_peer()
-
-    def check_peer(self) -> None:
-        """Raises TransferError when the group is closed, or the process that hosts the rendezvous is gone."""
-        if self._closed.is_set():
-            raise TransferError("gloo: the group was closed")
-        try:
-            self._store.check(["alive"])
-        except RuntimeError as error:
-            raise TransferError(f"gloo: the trainer is gone: {_brief(error)}") from None
+            if self._closed.is_set():
+                raise TransferError("gloo: the group was closed")
+            self._check()
 
     def close(self) -> None:
         """Leave the group; returns at once, what is under way ends in the background."""
@@ -149,65 +146,20 @@ class GlooGroup:
             group, self._group = self._group, None
             pending, self._pending = self._pending, []
         # An operation's time begins when a thread takes it up.
-        linger = self.stall_timeout_s * BUCKETS_UNDER_WAY / NUM_THREADS + 5
-        owned = [group, self._store, pending]
+        linger = self._timeout.total_seconds() * FRAMES_UNDER_WAY / NUM_THREADS + 5
+        owned = [self._store, pending, group]
         del group, pending
         threading.Thread(target=_retire, args=(owned, linger), name="gloo-retire", daemon=True).start()
 
-    def _begin(self, start: Callable[[Any], Work]) -> Work:
-        with self._lock:
-            if self._group is None:
-                raise TransferError("gloo: the group was closed")
-            try:
-                work = start(self._group)
-            except RuntimeError as error:
-                raise TransferError(f"gloo: {_brief(error)}") from None
-            self._pending.append(work)
-            return work
-
 
 def _retire(owned: list[Any], linger: float) -> None:
-    """Hold a group, its rendezvous and its operations until none of these is under way; then destroy all of it."""
+    """Hold a group's store, operations, and itself until none of these is under way; then destroy all of it."""
     give_up = time.monotonic() + linger
-    while any(not work.is_completed() for work in owned[2]) and time.monotonic() < give_up:
+    while any(not work.is_completed() for work in owned[1]) and time.monotonic() < give_up:
         time.sleep(POLL_S)
     with destroying:
-        owned.clear()
-
-
-def host_store(address: str, port: int, timeout: float) -> tuple[distributed.TCPStore, int]:
-    """Host a rendezvous at one address only (TCPStore by itself listens on all of them); port 0 picks a free one.
-
-    Returns the store and its port. Raises TransferError as `listen`.
-    """
-    listener = listen(address, port)
-    bound = listener.getsockname()[1]
-    store = distributed.TCPStore(
-        address,
-        bound,
-        is_master=True,
-        timeout=timedelta(seconds=timeout),
-        wait_for_workers=False,
-        master_listen_fd=listener.detach(),
-    )
-    return store, bound
-
-
-def join_store(address: str, port: int, timeout: float) -> distributed.TCPStore:
-    """Connect to the trainer's rendezvous. Raises TransferError."""
-    try:
-        return distributed.TCPStore(address, port, timeout=timedelta(seconds=timeout), wait_for_workers=False)
-    except RuntimeError as error:
-        raise TransferError(f"gloo: no rendezvous at {address}:{port} within {timeout:g} s: {_brief(error)}") from None
-
-
-def _encode(text: str) -> torch.Tensor:
-    data = text.encode()[:VERDICT_BYTES].ljust(VERDICT_BYTES, b"\0")
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
-
-
-def _decode(data: torch.Tensor) -> str:
-    return data.numpy().tobytes().rstrip(b"\0").decode(errors="replace")
+        while owned:
+            owned.pop()
 
 
 def _brief(error: BaseException) -> str:

@@ -1,10 +1,10 @@
 """The worker's end of a gloo push: one thread that joins the group, then receives update after update.
 
-    JOINING ──► READY ──announce──► RECEIVING ──all arrived, finite──► STAGED ──take──► READY
+    JOINING ──► READY ──announce──► RECEIVING ──all arrived, as sent, finite──► STAGED ──take──► READY
        └───────────┴───────────────────┴──── any failure, close ────► FAILED (a new receiver is needed)
 
-An update the worker does not take, that holds NaN or Inf, or whose digests are not the trainer's, is no failure: the
-trainer is told, and READY follows.
+An update that is rejected (rejection.py) or cancelled by the trainer is no failure: READY follows. So it is with one
+that was dropped here while it was received.
 
 A worker's RPCs run between the engine's steps, so none of them may wait for the network: that is done here.
 """
@@ -15,18 +15,19 @@ import threading
 from dataclasses import dataclass
 from enum import StrEnum
 
-import torch
-
 from .addresses import own_address_towards
 from .broadcasts import BroadcastReceiver
-from .buckets import Bucket, lay_out, view_tensors
-from .digest import DIGEST_BYTES, unpack_digests
-from .errors import SyncError, TransferError
-from .gloo import POLL_S, GlooGroup, Membership, join_store
-from .memory import MemoryPool
-from .shared_memory import Guest
+from .descriptors import ensure_descriptors, gloo_descriptors
+from .errors import RejectedError, SyncError, TransferError
+from .gloo import GlooGroup, Membership
+from .handshake import join
+from .layout import Layout
+from .links import POLL_S, Code, Link, Message
+from .memory import MemoryPool, StagingMemoryError
+from .rejection import RejectCode, Rejection
+from .relay_store import worker_store
 from .sources import ParamMeta
-from .transports import Receive, Receiver
+from .transports import FrameReceiver
 from .update import Update
 
 
@@ -40,26 +41,28 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Announcement:
-    """What the trainer is about to send; `objection` is why it is not wanted, empty when it is."""
+    """What the trainer is about to send; `reject_reason` is why it is not wanted, empty when it is."""
 
     metas: list[ParamMeta]
-    bucket_bytes: int
-    objection: str = ""
+    reject_reason: str = ""
 
 
 class GlooReceiver:
     """Receives updates in the background. Its methods return at once, unless they say how long they may take."""
 
-    def __init__(self, membership: Membership, kept: MemoryPool) -> None:
+    def __init__(self, membership: Membership, pool: MemoryPool) -> None:
+        """Begin to join the trainer's group; updates are staged in memory from the pool."""
         self._membership = membership
-        self._kept = kept
+        self._pool = pool
         self._state = State.JOINING
         self._changed = threading.Condition()
-        self._announcements: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
+        self._announcements: queue.SimpleQueue[tuple[Announcement, int]] = queue.SimpleQueue()
+        self._num_drops = 0  # an announcement from before the last one is not wanted any more
         self._closed = threading.Event()
-        self._group: GlooGroup | None = None
+        self._link: Link | None = None
         self._update: Update | None = None
-        self.reason = ""
+        self._reason = ""
+        self._rejection: Rejection | None = None  # where the reason is one
         self._thread = threading.Thread(target=self._run, name="gloo-receiver", daemon=True)
         self._thread.start()
 
@@ -68,38 +71,46 @@ class GlooReceiver:
         with self._changed:
             return self._state
 
+    @property
+    def reason(self) -> str:
+        """Why the last update was not staged, or why the receiver failed; empty when neither is so."""
+        with self._changed:
+            return self._reason
+
     def announce(self, announcement: Announcement) -> None:
-        """Expect an update next."""
+        """Expect an update next. What is wrong with it, the trainer hears over the link."""
         with self._changed:
             if self._state is not State.FAILED:
-                self._state, self.reason = State.RECEIVING, ""
-        self._announcements.put(announcement)
+                self._state, self._reason, self._rejection = State.RECEIVING, "", None
+            self._announcements.put((announcement, self._num_drops))
 
     def take(self, timeout: float) -> Update:
-        """The update that arrived. Raises TransferError when there is none."""
+        """The update that is staged; waits for one that is being received.
+
+        Raises RejectedError or TransferError, with the reason, when there is none.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._state is not State.RECEIVING, timeout)
-            if self._state is not State.STAGED or self._update is None:
-                why = self.reason or f"no update has arrived (state: {self._state})"
-                raise TransferError(f"gloo: {why}")
-            self._state = State.READY
+            if self._update is None:
+                if self._rejection is not None:
+                    raise RejectedError(self._reason, {self._membership.rank: self._rejection})
+                raise TransferError(self._reason or f"gloo: no update has arrived (state: {self._state})")
             update, self._update = self._update, None
+            if self._state is State.STAGED:
+                self._state = State.READY
             return update
 
     def drop(self) -> None:
-        """Forget what is staged."""
+        """Forget what is staged, and do not stage what is being received."""
         with self._changed:
-            if self._update is not None:
-                self._kept.release(self._update.memory)
-                self._update = None
-            if self._state is State.STAGED:
-                self._state = State.READY
+            self._num_drops += 1
+            self._unstage()
 
     def close(self, timeout: float = 2.0) -> None:
         """Leave the group. Waits at most `timeout` seconds; a join under way ends at its own deadline by itself."""
         self._closed.set()
-        if self._group is not None:
-            self._group.close()
+        if self._link is not None:
+            self._link.close()
         self._thread.join(timeout)
         self.drop()
 
@@ -107,74 +118,149 @@ class GlooReceiver:
 
     def _run(self) -> None:
         use_any_core()
-        incoming: Receiver | None = None
+        incoming: FrameReceiver | None = None
         try:
-            group, incoming = self._join()
+            link = self._join()
+            incoming = self._open_transport(link)
+            link.signal(Code.JOINED)
             with self._changed:
                 if self._state is State.JOINING:  # an announcement may have come meanwhile
                     self._state = State.READY
             while True:
-                self.reason = self._stage(group, incoming, self._next(group))
-                self._move(State.READY if self.reason else State.STAGED)
-        except (SyncError, RuntimeError, OSError, MemoryError) as error:
-            self.reason = str(error)
-            self._move(State.FAILED)
+                announcement, num_drops = self._next(link)
+                self._receive(link, incoming, announcement, num_drops)
+        except (SyncError, RuntimeError, OSError, MemoryError, ValueError, KeyError) as error:
+            self._move(State.FAILED, str(error) if isinstance(error, SyncError) else f"gloo: {error!r}")
         finally:
-            if self._group is not None:
-                self._group.close()
             if incoming is not None:
+                incoming.discard()
                 incoming.close()
+            if self._link is not None:
+                self._link.close()
 
-    def _join(self) -> tuple[GlooGroup, Receiver]:
-        """The group, and the way its bytes come."""
+    def _join(self) -> Link:
         own = self._membership
-        store = join_store(own.master_address, own.master_port, own.timeout_s)
-        with Guest(own.memory_address, own.group_name, own.rank) as guest:
-            self._group = GlooGroup(store, own, own_address_towards(own.master_address, own.master_port))
-            if self._closed.is_set():
-                raise TransferError("gloo: closed while joining")
-            return self._group, guest.meet(self._group, self._kept) or BroadcastReceiver(self._group, self._kept)
+        ensure_descriptors(8, "joining a trainer's group")
+        self._link = join(own.master_address, own.master_port, own.local_address, own.secret, own.rank, own.timeout_s)
+        if self._closed.is_set():
+            raise TransferError("gloo: closed while joining")
+        return self._link
 
-    def _next(self, group: GlooGroup) -> Announcement:
-        """The next announcement; as long as there is none, watch that the trainer lives."""
+    def _open_transport(self, link: Link) -> FrameReceiver:
+        """The transport that the trainer has chosen."""
+        own = self._membership
+        message = link.wait(own.timeout_s)
+        if message.code is not Code.TRANSPORT:
+            raise TransferError(f"gloo: expected the trainer's choice of transport, got {message.code}")
+        if message.fields["name"] == "gloo":
+            try:
+                ensure_descriptors(
+                    gloo_descriptors(own.world_size, own.num_devices), "this worker's place in the group"
+                )
+            except TransferError as error:
+                link.signal(Code.REJECTED, **Rejection(RejectCode.NO_DESCRIPTORS, str(error)).to_fields())
+                raise
+            address = own_address_towards(own.master_address, own.master_port)
+            return BroadcastReceiver(
+                GlooGroup(worker_store(link, own.timeout_s), own, address, link.check), link, self._pool
+            )
+        from .ring import map_ring  # Linux only, as all of shared memory
+        from .shared_transfer import LEADER_RANK, Follower, Leader
+
+        if own.rank == LEADER_RANK:
+            return Leader(map_ring(message.descriptor), link, self._pool)
+        return Follower(link, self._pool, own.timeout_s)
+
+    def _next(self, link: Link) -> tuple[Announcement, int]:
+        """The next announcement; as long as there is none, listen to the trainer."""
         while True:
             try:
                 return self._announcements.get(timeout=POLL_S)
             except queue.Empty:
-                group.check_peer()
+                message = link.receive(0)
+            if message is not None and message.code is Code.CANCEL:
+                self._end_cancelled(link, message)
 
-    def _stage(self, group: GlooGroup, incoming: Receiver, announcement: Announcement) -> str:
-        """What was announced; tells the trainer, and returns, what is wrong with it."""
-        buckets = lay_out(announcement.metas, announcement.bucket_bytes)
-        objection = announcement.objection
-        if not objection:
-            try:
-                receive = incoming.prepare(buckets)
-            except TransferError as error:
-                objection = str(error)
-        group.send_verdict(objection)
-        return objection or self._receive(group, buckets, receive)
+    def _receive(self, link: Link, incoming: FrameReceiver, announcement: Announcement, num_drops: int) -> None:
+        """Receive and stage one update, or tell the trainer why not."""
+        layout = Layout(announcement.metas)
+        rejection = self._prepare(link, incoming, announcement, layout)
+        if rejection is not None:
+            self._reject(link, rejection)
+            return
+        link.signal(Code.READY)
+        digests = self._take_frames(link, incoming)
+        if digests is None:
+            return
+        memory, findings = incoming.finish()
+        rejection = findings.rejection([meta.name for meta in layout.metas], digests)
+        if rejection is None:
+            found = dict(zip(layout.metas, findings.digests, strict=True))
+            with self._changed:
+                if num_drops == self._num_drops:
+                    self._update = Update(layout.view_tensors(memory.data), found, memory)
+                    self._move(State.STAGED, "")
+                else:
+                    rejection = Rejection(RejectCode.DROPPED, "the replica dropped the update meanwhile")
+        if rejection is not None:
+            self._pool.release(memory)
+            self._reject(link, rejection)
+        else:
+            link.signal(Code.STAGED)
 
-    def _receive(self, group: GlooGroup, buckets: list[Bucket], receive: Receive) -> str:
-        """The tensors and their digests; tells the trainer, and returns, what is wrong with them."""
-        # When this fails the memory is not released: gloo may still write into it, and nobody else must have it.
-        memory, findings = receive()
-        metas = [slot.meta for bucket in buckets for slot in bucket.slots]
-        sent = torch.empty(max(1, len(metas)) * DIGEST_BYTES, dtype=torch.uint8)
-        group.wait(group.broadcast(sent))
-        objection = findings.objection([meta.name for meta in metas], unpack_digests(sent)[: len(metas)])
-        if objection:
-            self._kept.release(memory)
-            group.send_verdict(objection)
-            return objection
-        digests = dict(zip(metas, findings.digests, strict=True))
-        self._update = Update(view_tensors(buckets, memory.data), digests, memory)
-        group.send_verdict("")
-        return ""
+    def _prepare(
+        self, link: Link, incoming: FrameReceiver, announcement: Announcement, layout: Layout
+    ) -> Rejection | None:
+        if announcement.reject_reason:
+            return Rejection(RejectCode.NOT_SERVED, announcement.reject_reason)
+        try:
+            incoming.prepare(layout, lambda num_bytes: link.signal(Code.PROGRESS, bytes=num_bytes))
+        except StagingMemoryError as error:
+            return Rejection(RejectCode.NO_MEMORY, str(error))
+        return None
 
-    def _move(self, state: State) -> None:
+    def _take_frames(self, link: Link, incoming: FrameReceiver) -> list[int] | None:
+        """Take all frames; returns the trainer's digests of the tensors, None when it cancelled the update."""
+        while True:
+            message = link.receive(0)
+            if message is None:
+                if incoming.settle():
+                    continue
+                message = link.wait(self._membership.timeout_s)
+            if message.code is Code.FRAME:
+                incoming.take(message)
+            elif message.code is Code.DIGESTS:
+                return message.fields["digests"]
+            elif message.code is Code.CANCEL:
+                while incoming.settle():
+                    pass
+                incoming.discard()
+                self._end_cancelled(link, message)
+                return None
+
+    def _reject(self, link: Link, rejection: Rejection) -> None:
+        self._move(State.READY, f"gloo: {rejection}", rejection)
+        link.signal(Code.REJECTED, **rejection.to_fields())
+
+    def _end_cancelled(self, link: Link, message: Message) -> None:
         with self._changed:
-            self._state = state
+            self._unstage()
+            if not self._reason:  # else this worker knows better why
+                self._reason = f"gloo: the trainer cancelled the update: {message.fields['reason']}"
+            self._move(State.READY, self._reason, self._rejection)
+        link.signal(Code.CANCELLED)
+
+    def _unstage(self) -> None:
+        if self._update is not None:
+            self._pool.release(self._update.memory)
+            self._update = None
+        if self._state is State.STAGED:
+            self._state = State.READY
+
+    def _move(self, state: State, reason: str, rejection: Rejection | None = None) -> None:
+        # An error would keep all that its traceback knows, memory included, until the receiver goes.
+        with self._changed:
+            self._state, self._reason, self._rejection = state, reason, rejection
             self._changed.notify_all()
 
 

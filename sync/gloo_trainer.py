@@ -1,27 +1,38 @@
-"""The trainer's end of a gloo push: packs tensors into buckets and sends them.
+"""The trainer's end of a gloo push: announces tensors, sends their bytes in frames, and hears what the workers say.
+
+One update, in this order (links.Code has the messages):
+
+    control call                announces every tensor's name, dtype and shape
+    worker → trainer   READY    when it has memory for them, or REJECTED; PROGRESS meanwhile
+    trainer → workers  frames   in whatever order the source yields tensors; each worker answers TAKEN
+    trainer → workers  DIGESTS  of all tensors
+    worker → trainer   STAGED   when what arrived is what was sent, and finite; or REJECTED
+    control call                finish
 
 Shaped like vLLM's `TrainerWeightTransferEngine` (`send_weights` drives start, transfer and finish through the control
 client), but it needs no vLLM.
 """
 
+import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-import torch
-
 from .broadcasts import BroadcastSender
-from .buckets import DEFAULT_BUCKET_BYTES, Bucket, Pieces, lay_out
-from .digest import digest, pack_digests
+from .descriptors import ensure_descriptors, gloo_descriptors
 from .errors import RejectedError, TransferError
-from .gloo import BUCKETS_UNDER_WAY, UNCHANGED, GlooGroup, Membership, host_store
-from .shared_memory import Host
-from .sources import WeightSource
-from .transports import Sender
+from .frames import FrameSender, FrameWriter
+from .gloo import GlooGroup, Membership, devices_for
+from .handshake import TrainerHandshake
+from .links import STALL_TIMEOUT_S, Code
+from .relay_store import trainer_store
+from .sources import ParamMeta, WeightSource
+from .worker_links import WorkerLinks
 
 Progress = Callable[[int, int], None]
 """Called with the bytes sent so far and the bytes in all."""
+SECRET_BYTES = 32
 
 
 class SyncClient(Protocol):
@@ -33,24 +44,24 @@ class SyncClient(Protocol):
 
     def update_weights(self, update_info: dict[str, Any]) -> None: ...
 
-    def finish_weight_update(self, weight_version: str | None = None) -> None: ...
+    def finish_weight_update(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class GlooTrainerInitInfo:
-    """The group: `world_size` counts the trainer; port 0 picks a free one; timeout in seconds.
+    """The group: `world_size` counts the trainer; port 0 picks a free one; timeouts in seconds.
 
-    With `shared_memory` the bytes go through memory if all workers are on this machine.
+    With `shared_memory` the bytes go through memory if all workers are on this machine. A worker that is waited for and
+    shows no progress for `stall_timeout_s` is given up; as long as it does, it may take any time.
     """
 
     master_address: str
     master_port: int
     world_size: int
     timeout_s: float
-    bucket_bytes: int = DEFAULT_BUCKET_BYTES
     keep_previous: bool = True
-    num_devices: int = BUCKETS_UNDER_WAY
     shared_memory: bool = True
+    stall_timeout_s: float = STALL_TIMEOUT_S
 
 
 class GlooTrainer:
@@ -59,100 +70,148 @@ class GlooTrainer:
     def __init__(
         self, init_info: GlooTrainerInitInfo, client: SyncClient, source: WeightSource, progress: Progress | None = None
     ) -> None:
-        """Host the rendezvous, call the workers in, and wait until all have joined. Raises TransferError."""
+        """Call the workers in, and wait until all have joined. Raises TransferError, ValueError."""
         self.client = client
         self.source = source
         self.progress = progress
-        self._bucket_bytes = init_info.bucket_bytes
-        store, port = host_store(init_info.master_address, init_info.master_port, init_info.timeout_s)
-        # A name nobody can guess: whoever reaches the port but was not told it cannot take a worker's place.
-        name = secrets.token_hex(16)
-        with Host(name, is_wanted=init_info.shared_memory) as host:
-            own = Membership(
-                init_info.master_address,
-                port,
-                0,
-                init_info.world_size,
-                name,
-                init_info.timeout_s,
-                init_info.num_devices,
-                host.address,
+        num_workers = init_info.world_size - 1
+        if num_workers < 1:
+            raise ValueError(f"world_size: must be at least 2, the trainer and a worker, got {init_info.world_size}")
+        ensure_descriptors(num_workers, f"a group with {num_workers} workers")
+        secret = secrets.token_hex(SECRET_BYTES)
+        address = init_info.master_address
+        with TrainerHandshake(
+            address, init_info.master_port, secret, is_local_wanted=init_info.shared_memory
+        ) as handshake:
+            membership = Membership(
+                master_address=address,
+                master_port=handshake.port,
+                rank=0,
+                world_size=init_info.world_size,
+                secret=secret,
+                timeout_s=init_info.timeout_s,
+                num_devices=devices_for(init_info.world_size),
+                local_address=handshake.local_address,
             )
-            wire = asdict(own) | {"rank_offset": 1, "keep_previous": init_info.keep_previous}
+            wire = asdict(membership) | {"rank_offset": 1, "keep_previous": init_info.keep_previous}
             del wire["rank"]
             client.init_weight_transfer_engine(wire)
-            self._group = GlooGroup(store, own, init_info.master_address)
-            self._bytes: Sender = host.meet(self._group) or BroadcastSender(self._group)
+            self._workers = WorkerLinks(handshake.accept(num_workers, init_info.timeout_s), init_info.stall_timeout_s)
+        try:
+            self._sender = _share_ring(self._workers) or _form_group(self._workers, membership)
+            self._workers.wait_for_acks(Code.JOINED, "does not join")
+        except BaseException:
+            self._workers.close()
+            raise
 
     @property
     def transport(self) -> str:
         """How the bytes go, for a report."""
-        return self._bytes.transport
+        return self._sender.transport
 
     def send_weights(self) -> None:
-        """One update: start, transfer, finish. Raises TransferError before `finish` when a worker objects."""
-        metas = self.source.metadata()
-        self.client.start_weight_update()
-        self.client.update_weights(
-            {
-                "names": [meta.name for meta in metas],
-                "dtype_names": [meta.dtype_name for meta in metas],
-                "shapes": [list(meta.shape) for meta in metas],
-            }
-        )
-        self._expect_consent("does not take the update")
-        self._send(lay_out(metas, self._bucket_bytes))
-        self._expect_consent("refuses what arrived")
+        """One update: start, transfer, finish.
+
+        Before `finish`, raises RejectedError when a worker rejects the update, SourceError when the source does not
+        yield what it announced, and TransferError when tensors changed while they were read; the group can be used
+        again. Raises TransferError when a worker is lost; then, as after a control call that failed, it cannot.
+        """
+        try:
+            metas = self.source.metadata()
+            self.client.start_weight_update()
+            self.client.update_weights(
+                {
+                    "names": [meta.name for meta in metas],
+                    "dtype_names": [meta.dtype_name for meta in metas],
+                    "shapes": [list(meta.shape) for meta in metas],
+                }
+            )
+        except BaseException:
+            self.shutdown()
+            raise
+        try:
+            self._workers.wait_for_acks(Code.READY, "does not take the update")
+            digests = self._send(metas)
+            self._require_unchanged()
+            self._workers.signal(Code.DIGESTS, digests=digests)
+            self._sender.hand_over()
+            self._workers.wait_for_acks(Code.STAGED, "rejects what arrived")
+        except BaseException as error:
+            self._cancel(error)
+            raise
         self.client.finish_weight_update()
 
     def shutdown(self) -> None:
-        """Leave the group; returns at once."""
-        self._group.close()
-        self._bytes.close()
+        """Leave the group; returns at once. Any thread may call it; a `send_weights` under way ends."""
+        self._workers.close()
+        self._sender.close()
 
     def abort(self) -> None:
         """After a failure: as `shutdown`, which waits for nothing."""
         self.shutdown()
 
-    @torch.no_grad()
-    def _send(self, buckets: list[Bucket]) -> None:
-        total, tensors = sum(bucket.num_bytes for bucket in buckets), iter(self.source)
-        before = self._bytes.num_sent
-        digests: list[int] = []
-        for bucket in buckets:
-            data = self._bytes.send(_pieces(bucket, tensors), bucket.num_bytes)
-            digests += [digest(data[slot.offset : slot.end]) for slot in bucket.slots]
-            self._report(self._bytes.num_sent - before, total)
-        self._bytes.flush()
+    def _send(self, metas: list[ParamMeta]) -> list[int]:
+        """Send all tensors; returns their digests."""
+        writer = FrameWriter(metas, self._sender)
+        total, before = sum(meta.num_bytes for meta in metas), self._sender.num_sent
+        for name, tensor in self.source:
+            writer.write(name, tensor)
+            self._report(min(self._sender.num_sent - before, total), total)
+        digests = writer.finish()
         self._report(total, total)
-        self._group.wait(self._group.broadcast(pack_digests(digests)))
+        return digests
 
     def _report(self, sent: int, total: int) -> None:
         if self.progress is not None:
             self.progress(sent, total)
 
-    def _expect_consent(self, what: str) -> frozenset[int]:
-        """The ranks whose model holds the very same tensors already. Raises RejectedError when a worker objects."""
-        verdicts = self._group.gather_verdicts()
-        objections = {rank: text for rank, text in verdicts.items() if text != UNCHANGED}
-        if objections:
-            raise RejectedError("; ".join(f"worker {rank} {what}: {text}" for rank, text in objections.items()))
-        return frozenset(verdicts)
+    def _require_unchanged(self) -> None:
+        find_changed = getattr(self.source, "changed", None)
+        if changed := list(find_changed()) if find_changed is not None else []:
+            raise _ChangedError(f"changed while they were read: {', '.join(changed)}; push when training stands still")
+
+    def _cancel(self, error: BaseException) -> None:
+        """End the update at the workers; leave the group where that is not possible."""
+        is_lost = isinstance(error, TransferError) and not isinstance(error, RejectedError | _ChangedError)
+        try:
+            if is_lost:
+                self.shutdown()
+            else:
+                self._sender.flush()
+                self._workers.cancel(str(error) or type(error).__name__)
+        except TransferError:
+            self.shutdown()
 
 
-def _pieces(bucket: Bucket, tensors: Iterator[tuple[str, torch.Tensor]]) -> Pieces:
-    """The bytes of the bucket's tensors; where they can be, the tensors' own."""
-    named = [_next_tensor(bucket, index, tensors) for index in range(len(bucket.slots))]
-    return [
-        (slot.offset, tensor.to("cpu").contiguous().reshape(-1).view(torch.uint8))
-        for slot, tensor in zip(bucket.slots, named, strict=True)
-    ]
+class _ChangedError(TransferError):
+    """The source's tensors changed while they were read."""
 
 
-def _next_tensor(bucket: Bucket, index: int, tensors: Iterator[tuple[str, torch.Tensor]]) -> torch.Tensor:
-    """The source's next tensor, compared with what was announced: else both sides would cut the stream differently."""
-    meta = bucket.slots[index].meta
-    name, tensor = next(tensors, ("nothing", torch.empty(0)))
-    if (name, tensor.dtype, tuple(tensor.shape)) != (meta.name, meta.dtype, meta.shape):
-        raise TransferError(f"the source announced {meta.name} {meta}, but yielded {name} {tuple(tensor.shape)}")
-    return tensor
+def _share_ring(workers: WorkerLinks) -> FrameSender | None:
+    """The way through shared memory; None when a worker is on another machine, or there is no memory for a ring."""
+    if not workers.are_local:
+        return None
+    from .ring import create_ring  # Linux only, as all of shared memory
+    from .shared_transfer import LEADER_RANK, SharedSender
+
+    try:
+        descriptor, ring = create_ring()
+    except OSError:
+        return None
+    try:
+        workers.signal(Code.TRANSPORT, [LEADER_RANK], descriptor=descriptor, name=SharedSender.transport)
+    finally:
+        os.close(descriptor)
+    followers = [rank for rank in workers.ranks if rank != LEADER_RANK]
+    workers.signal(Code.TRANSPORT, followers, name=SharedSender.transport)
+    return SharedSender(ring, workers)
+
+
+def _form_group(workers: WorkerLinks, membership: Membership) -> FrameSender:
+    """The way by broadcasts. Raises TransferError."""
+    needed = gloo_descriptors(membership.world_size, membership.num_devices)
+    ensure_descriptors(needed, f"a gloo group of {membership.world_size} members")
+    workers.signal(Code.TRANSPORT, name=BroadcastSender.transport)
+    store = trainer_store(workers, membership.timeout_s)
+    group = GlooGroup(store, membership, membership.master_address, lambda: workers.poll(0))
+    return BroadcastSender(group, workers)

@@ -1,80 +1,199 @@
-"""A connection between the trainer and a worker on its machine, over which bytes count and descriptors travel."""
+"""An authenticated connection between the trainer and one worker, for small messages and descriptors.
 
+    message:  [length of the payload, 4 bytes]  [HMAC-SHA256, 32 bytes]  [payload: JSON, "code" and further fields]
+
+The HMAC covers the direction and the message's number too, so a message cannot be forged, repeated, left out or sent
+back. The key is made for this connection when it is opened (handshake.py). Messages are not encrypted.
+"""
+
+import hmac
+import json
 import os
+import select
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
 from .closing import Closing
 from .errors import TransferError
-from .gloo import POLL_S, GlooGroup
 
-T = TypeVar("T")
+# How often a wait looks whether it is still wanted.
+POLL_S = 0.25
+# A peer that takes nothing for that long, and shows no progress, is given up.
+STALL_TIMEOUT_S = 30.0
+MAC_BYTES = 32
+PREFIX_BYTES = 4 + MAC_BYTES
+MAX_PAYLOAD_BYTES = 2**28  # digests of ten million tensors
+RECEIVE_BYTES = 2**16
+# Linux tells at once that the peer has gone, also while messages of its are unread.
+HANG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+
+
+class Code(StrEnum):
+    """What a message is about. The first ones are the trainer's, the others the workers'."""
+
+    TRANSPORT = "transport"  # how bytes will come: `name`; with the ring's descriptor for the leader
+    STORE = "store"  # `key` and `value` of the group's rendezvous (relay_store.py); workers send it as well
+    FRAME = "frame"  # one of `num_bytes` is there (shared memory) or comes (gloo)
+    DIGESTS = "digests"  # all frames are sent; `digests` of all tensors
+    SEGMENT = "segment"  # the leader's, with its descriptor; the trainer passes it on
+    CANCEL = "cancel"  # the update ends here; `reason`
+    JOINED = "joined"
+    PROGRESS = "progress"  # `bytes` of memory allocated, or sent, so far; the trainer sends it as well
+    READY = "ready"  # an announced update is expected, and there is memory for it
+    TAKEN = "taken"  # one more frame
+    STAGED = "staged"  # an update has arrived whole
+    REJECTED = "rejected"  # the update, or the group; fields of a Rejection
+    CANCELLED = "cancelled"  # nothing of the update is left
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message that arrived; whoever takes it closes its descriptor."""
+
+    code: Code
+    fields: dict[str, Any] = field(default_factory=dict)
+    descriptor: int = -1
 
 
 class Link(Closing):
-    """One side's end: each byte says that a piece is there, or that it was copied out."""
+    """One end. `close` may be called by any thread, all else by one."""
 
-    def __init__(self, connection: socket.socket, group: GlooGroup, peer: str) -> None:
-        connection.settimeout(POLL_S)
+    def __init__(self, connection: socket.socket, key: bytes, peer: str, *, is_trainer: bool) -> None:
+        """peer: how errors name the other end."""
+        connection.settimeout(0)
         self._connection = connection
-        self._group = group
-        self._peer = peer
-        self._heard = 0
+        self._key = key
+        self._sends, self._receives = (b"T", b"W") if is_trainer else (b"W", b"T")
+        self._num_sent = self._num_received = 0
+        self._unread = bytearray()
         self._descriptors: deque[int] = deque()
+        self._is_closed = False
+        self.peer = peer
+        self.is_local = connection.family == getattr(socket, "AF_UNIX", None)
+        """Whether the peer is on this machine, so that descriptors can be sent."""
 
-    def tell(self) -> None:
-        """One more. Raises TransferError as `wait_for`."""
-        self._persist(lambda: self._connection.send(b"\0"))
+    def fileno(self) -> int:
+        """For `poll`; -1 when closed."""
+        return self._connection.fileno()
 
-    def wait_for(self, count: int) -> None:
-        """Until the peer has told so many since the beginning.
+    def signal(self, code: Code, *, descriptor: int = -1, **fields: Any) -> None:
+        """Send a message. Raises TransferError when the peer is gone, or reads nothing for STALL_TIMEOUT_S."""
+        if descriptor >= 0:
+            fields["has_descriptor"] = True
+        payload = json.dumps({"code": code, **fields}, separators=(",", ":")).encode()
+        mac = self._mac(self._sends, self._num_sent, payload)
+        data = memoryview(len(payload).to_bytes(4, "little") + mac + payload)
+        self._num_sent += 1
+        if descriptor >= 0:
+            data = data[self._retry_send(lambda: socket.send_fds(self._connection, [data], [descriptor])) :]
+        while data:
+            data = data[self._retry_send(lambda unsent=data: self._connection.send(unsent)) :]
 
-        Raises TransferError when it is gone, stalls, or the group is closed meanwhile.
+    def receive(self, timeout: float) -> Message | None:
+        """The next message; None when there is none within `timeout` seconds.
+
+        Raises TransferError when the peer is gone or the link is closed.
         """
-        while self._heard < count:
-            self._hear()
+        give_up = time.monotonic() + timeout
+        while True:
+            if (message := self._parse()) is not None:
+                return message
+            if not self._recv():
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    return None
+                self._poll(select.POLLIN, left)
 
-    def send_descriptor(self, descriptor: int) -> None:
-        """Raises TransferError as `wait_for`."""
-        self._persist(lambda: socket.send_fds(self._connection, [b"\0"], [descriptor]))
+    def wait(self, timeout_s: float) -> Message:
+        """The next message. Raises TransferError as `receive`, and when the peer says nothing for `timeout_s`."""
+        message = self.receive(timeout_s)
+        if message is None:
+            raise TransferError(f"{self.peer} sent nothing for {timeout_s:g} s")
+        return message
 
-    def receive_descriptor(self) -> int:
-        """The next one, after whatever is told before; the caller closes it. Raises TransferError as `wait_for`."""
-        while not self._descriptors:
-            self._hear()
-        return self._descriptors.popleft()
+    def check(self) -> None:
+        """Raises TransferError when the peer is gone or the link is closed."""
+        if self._is_closed:
+            raise TransferError(f"the link to {self.peer} was closed")
+        if self._poll(0, 0) & HANG_UP:
+            raise TransferError(f"{self.peer} is gone")
 
     def close(self) -> None:
-        """Whoever waits on it, on either side, hears of it at once."""
+        """Close the connection: whoever waits on either end gets a TransferError at once."""
+        self._is_closed = True
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
         while self._descriptors:
             os.close(self._descriptors.popleft())
 
-    def _hear(self) -> None:
-        # The kernel ends what it gives at a descriptor: no call brings two.
-        told, descriptors, _, _ = self._persist(
-            lambda: socket.recv_fds(self._connection, 64, 1, socket.MSG_CMSG_CLOEXEC)
-        )
-        if not told:
-            raise TransferError(f"shared memory: {self._peer} is gone")
-        self._descriptors += descriptors
-        self._heard += len(told) - len(descriptors)
+    def _mac(self, direction: bytes, number: int, payload: bytes) -> bytes:
+        return hmac.digest(self._key, direction + number.to_bytes(8, "little") + payload, "sha256")
 
-    def _persist(self, call: Callable[[], T]) -> T:
-        give_up = time.monotonic() + self._group.stall_timeout_s
+    def _parse(self) -> Message | None:
+        """The first message of what is unread, if it is there whole."""
+        if len(self._unread) < PREFIX_BYTES:
+            return None
+        length = int.from_bytes(self._unread[:4], "little")
+        if length > MAX_PAYLOAD_BYTES:
+            raise TransferError(f"{self.peer} sent a message of {length} bytes; at most {MAX_PAYLOAD_BYTES} are read")
+        if len(self._unread) < PREFIX_BYTES + length:
+            return None
+        mac, payload = bytes(self._unread[4:PREFIX_BYTES]), bytes(self._unread[PREFIX_BYTES : PREFIX_BYTES + length])
+        del self._unread[: PREFIX_BYTES + length]
+        if not hmac.compare_digest(mac, self._mac(self._receives, self._num_received, payload)):
+            raise TransferError(f"a message that {self.peer} did not send: its HMAC is wrong")
+        self._num_received += 1
+        fields = json.loads(payload)
+        code = Code(fields.pop("code"))
+        descriptor = self._descriptors.popleft() if fields.pop("has_descriptor", False) and self._descriptors else -1
+        return Message(code, fields, descriptor)
+
+    def _recv(self) -> bool:
+        """Read what has arrived; False when nothing has."""
+        try:
+            if self.is_local:
+                # The kernel ends what it gives at a descriptor: no call brings two.
+                data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+                self._descriptors += descriptors
+            else:
+                data = self._connection.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._gone(error) from None
+        if not data:
+            raise self._gone(None)
+        self._unread += data
+        return True
+
+    def _retry_send(self, call: Callable[[], int]) -> int:
+        give_up = time.monotonic() + STALL_TIMEOUT_S
         while True:
             try:
                 return call()
-            except TimeoutError:
-                self._group.check_peer()
+            except BlockingIOError:
+                self._poll(select.POLLOUT, POLL_S)
                 if time.monotonic() > give_up:
-                    why = f"{self._peer} did nothing for {self._group.stall_timeout_s:g} s"
-                    raise TransferError(f"shared memory: {why}") from None
+                    raise TransferError(f"{self.peer} read nothing for {STALL_TIMEOUT_S:g} s") from None
             except OSError as error:
-                raise TransferError(f"shared memory: {self._peer} is gone: {error}") from None
+                raise self._gone(error) from None
+
+    def _poll(self, events: int, timeout: float) -> int:
+        poll = select.poll()
+        try:
+            poll.register(self._connection, events | HANG_UP)
+        except ValueError:  # closed by another thread
+            return select.POLLNVAL
+        return dict(poll.poll(timeout * 1000)).get(self.fileno(), 0)
+
+    def _gone(self, error: OSError | None) -> TransferError:
+        if self._is_closed:
+            return TransferError(f"the link to {self.peer} was closed")
+        return TransferError(f"{self.peer} is gone{f': {error.strerror or error}' if error is not None else ''}")

@@ -1,18 +1,16 @@
 """The memory that an update's tensors lie in, and the pool that uses it again."""
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-from .buckets import host_buffer
 from .errors import TransferError
+from .layout import host_buffer
 
 M = TypeVar("M", bound="Memory")
-# One is enough for a worker alone. A worker that stages for others (segments.py) cannot use what they still keep, which
-# is up to two versions; a spare that is not needed costs no memory.
-MAX_SPARES = 3
 
 
 class Memory(ABC):
@@ -22,46 +20,79 @@ class Memory(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Nobody needs the tensors in it any more."""
+        """Called when nobody needs the tensors in it any more."""
 
 
 class HostMemory(Memory):
-    """This process's own."""
+    """Memory of this process alone."""
 
     def __init__(self, num_bytes: int) -> None:
-        """Raises TransferError when there is too little memory."""
+        """Raises StagingMemoryError when there is too little memory."""
         try:
             self.data = host_buffer(num_bytes)
         except MemoryError:
-            raise no_memory(num_bytes, "") from None
+            raise StagingMemoryError(num_bytes) from None
 
     def release(self) -> None:
-        """Nothing: nobody else knows it."""
+        """Nothing: no other process uses it."""
 
 
 class MemoryPool:
-    """Memory of updates that nobody needs any more; fresh pages are slow. Not safe for several threads at once."""
+    """Keeps memory that nobody needs any more for the next updates: fresh pages are slow.
 
-    def __init__(self) -> None:
-        self._spares: Sequence[Memory] = ()
+    max_spares: how many memories may wait here; the owner sets it to what can be used again. A worker that stages for
+    itself alone needs 1, whether it keeps versions or not. One that also stages for others (segments.py) cannot use
+    what they still keep, and needs one more for each version kept. 0 keeps none.
+
+    Safe for several threads; no lock is held while memory is allocated.
+    """
+
+    def __init__(self, max_spares: int = 1) -> None:
+        self._lock = threading.Lock()
+        self._spares: list[Memory] = []
+        self._max_spares = max_spares
+
+    @property
+    def max_spares(self) -> int:
+        return self._max_spares
+
+    @max_spares.setter
+    def max_spares(self, value: int) -> None:
+        """Spares beyond the new number go, the oldest first."""
+        with self._lock:
+            self._max_spares = value
+            self._trim(value)
 
     def take(self, kind: type[M], num_bytes: int, is_usable: Callable[[M], bool], make: Callable[[], M]) -> M:
-        """A spare of this kind and size that `is_usable`, else what `make` returns."""
-        spares = [spare for spare in self._spares if isinstance(spare, kind) and len(spare.data) == num_bytes]
-        usable = next(filter(is_usable, spares), None)
-        # The old memory goes before new memory is allocated.
-        self._spares = [spare for spare in spares if spare is not usable][1 - MAX_SPARES :]
-        del spares
+        """A spare of this kind and size that `is_usable`, else what `make` returns.
+
+        Spares of another kind or size go: the next updates are like this one.
+        """
+        with self._lock:
+            spares = [spare for spare in self._spares if isinstance(spare, kind) and len(spare.data) == num_bytes]
+            usable = next(filter(is_usable, spares), None)
+            self._spares = [spare for spare in spares if spare is not usable]
+            if usable is None:
+                self._trim(self._max_spares - 1)  # what is made will come back: there is room for it
+        del spares  # the old memory goes before new memory is allocated
         return usable or make()
 
     def release(self, memory: Memory | None) -> None:
-        """Takes back memory whose tensors nobody needs any more."""
-        if memory is not None:
-            memory.release()
-            self._spares = [*self._spares, memory][-MAX_SPARES:]
+        """Take back memory whose tensors nobody needs any more."""
+        if memory is None:
+            return
+        memory.release()
+        with self._lock:
+            self._spares.append(memory)
+            self._trim(self._max_spares)
+
+    def _trim(self, count: int) -> None:
+        self._spares = self._spares[max(0, len(self._spares) - max(0, count)) :]
 
 
-def no_memory(num_bytes: int, why: str) -> TransferError:
-    """There is none to stage an update in, and what helps."""
-    needs = f"no memory for {num_bytes / 1e6:.0f} MB to stage the update in{why and f' ({why})'}"
-    return TransferError(f"{needs}; free some there, or push with keep_previous=False")
+class StagingMemoryError(TransferError):
+    """There is too little memory to stage an update in."""
+
+    def __init__(self, num_bytes: int, why: str = "") -> None:
+        needs = f"no memory for {num_bytes / 1e6:.0f} MB to stage the update in{why and f' ({why})'}"
+        super().__init__(f"{needs}; free some there, or push with keep_previous=False")

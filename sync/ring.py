@@ -1,4 +1,4 @@
-"""The ring of shared_memory.py: the slots through which the trainer's bytes go. Linux only."""
+"""The slots through which the trainer's frames go in shared memory. Linux only."""
 
 import mmap
 import os
@@ -6,16 +6,15 @@ import os
 import numpy as np
 
 from .errors import TransferError
+from .frames import FRAME_BYTES
 from .sealed import check_sealed, create_sealed
 
 NUM_SLOTS = 4
-# Small enough for a processor's cache to hold what was just copied, large enough that telling of it does not count.
-SLOT_BYTES = 4 * 2**20
-RING_BYTES = NUM_SLOTS * SLOT_BYTES
+RING_BYTES = NUM_SLOTS * FRAME_BYTES
 
 
 def create_ring() -> tuple[int, np.ndarray]:
-    """Its descriptor, which the caller closes, and its slots: uint8[NUM_SLOTS, SLOT_BYTES]. Raises OSError."""
+    """Its descriptor, which the caller closes, and its slots: uint8[NUM_SLOTS, FRAME_BYTES]. Raises OSError."""
     descriptor, memory = create_sealed("tritonlive-push", RING_BYTES)
     return descriptor, _slots(memory)
 
@@ -32,4 +31,4 @@ def map_ring(descriptor: int) -> np.ndarray:
 
 
 def _slots(memory: mmap.mmap) -> np.ndarray:
-    return np.frombuffer(memory, dtype=np.uint8).reshape(NUM_SLOTS, SLOT_BYTES)
+    return np.frombuffer(memory, dtype=np.uint8).reshape(NUM_SLOTS, FRAME_BYTES)

@@ -3,6 +3,7 @@
 import fcntl
 import mmap
 import os
+from collections.abc import Callable
 
 from .errors import TransferError
 
@@ -10,16 +11,26 @@ from .errors import TransferError
 SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 # Linux 5.1: who maps it from now on cannot write. The fcntl module does not name it.
 F_SEAL_FUTURE_WRITE = 0x10
+# Allocated at a time: a tenth of a second's worth, so that a model's memory is seen to come.
+CHUNK_BYTES = 2**28
 
 
-def create_sealed(name: str, num_bytes: int) -> tuple[int, mmap.mmap]:
-    """Its descriptor, which the caller closes, and the one mapping that can write to it. Raises OSError."""
+def create_sealed(
+    name: str, num_bytes: int, report: Callable[[int], None] = lambda num_bytes: None
+) -> tuple[int, mmap.mmap]:
+    """Its descriptor, which the caller closes, and the one mapping that can write to it. Raises OSError.
+
+    report: called with the bytes allocated so far. A large model's take a minute.
+    """
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.posix_fallocate(descriptor, 0, num_bytes)  # too little memory shows now, and not by SIGBUS
+        for start in range(0, num_bytes, CHUNK_BYTES):
+            end = min(start + CHUNK_BYTES, num_bytes)
+            os.posix_fallocate(descriptor, start, end - start)  # too little memory shows now, and not by SIGBUS
+            report(end)
         memory = mmap.mmap(descriptor, num_bytes)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SIZE_SEALS | F_SEAL_FUTURE_WRITE)
-    except OSError:
+    except BaseException:
         os.close(descriptor)
         raise
     return descriptor, memory

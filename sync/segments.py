@@ -1,36 +1,39 @@
 """Memory that one worker of a machine stages an update in, and the others load it from. Linux only.
 
-    leader    Segment      writes the tensors, then what it found in them; lends out the descriptor
+    leader    Segment      writes the tensors, then its report about them; hands the descriptor out
     follower  SegmentView  reads both
 
-A follower locks a segment (flock, for reading) for as long as it needs the tensors, and the leader writes only to one
-that nobody has locked. So neither has to know what the other keeps, and a process that is killed leaves no lock.
+A follower locks a segment (flock, for reading) for as long as it needs the tensors. The leader reuses a segment only
+when no worker holds it; otherwise it allocates a new one. A process that is killed leaves no lock.
 """
 
 import fcntl
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from .errors import TransferError
 from .findings import BYTES_PER_TENSOR, Findings
-from .memory import Memory, no_memory
+from .memory import Memory, StagingMemoryError
 from .sealed import F_SEAL_FUTURE_WRITE, SIZE_SEALS, check_sealed, create_sealed
 
 
 class Segment(Memory):
-    """The leader's: it alone can write to it."""
+    """The leader's end, the only one that can write."""
 
-    def __init__(self, num_bytes: int, num_tensors: int) -> None:
-        """Raises TransferError when there is too little memory."""
+    def __init__(
+        self, num_bytes: int, num_tensors: int, report: Callable[[int], None] = lambda num_bytes: None
+    ) -> None:
+        """report: called with the bytes allocated so far. Raises StagingMemoryError when there is too little memory."""
         size = _size(num_bytes, num_tensors)
         try:
-            self.descriptor, memory = create_sealed("tritonlive-update", size)
+            self.descriptor, memory = create_sealed("tritonlive-update", size, report)
         except OSError as error:
-            raise no_memory(size, str(error.strerror)) from None
+            raise StagingMemoryError(size, str(error.strerror)) from None
         weakref.finalize(self, os.close, self.descriptor)
         self.data, self._findings = _split(memory, num_bytes, num_tensors)
 
@@ -45,39 +48,39 @@ class Segment(Memory):
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
         return True
 
-    def vouch(self, findings: Findings) -> None:
-        """Say what is in it, when it is full."""
+    def write_report(self, findings: Findings) -> None:
+        """Write what was found in the tensors, for the followers."""
         np.copyto(self._findings, findings.pack())
 
     def release(self) -> None:
-        """Nothing: it holds no lock on its own."""
+        """Nothing: the leader holds no lock."""
 
 
 class SegmentView(Memory):
-    """A follower's."""
+    """A follower's end."""
 
     def __init__(self, descriptor: int, num_bytes: int, num_tensors: int) -> None:
-        """Of the segment behind the descriptor, which stays open. Raises TransferError when it is not such a one."""
+        """Map the segment behind the descriptor, which stays open. Raises TransferError when it is no segment."""
         size = _size(num_bytes, num_tensors)
         check_sealed(descriptor, size, SIZE_SEALS | F_SEAL_FUTURE_WRITE)
         try:
-            # Opened once more: locks belong to what `open` made, and the leader has this descriptor, too.
+            # Opened once more: a lock belongs to one opening of a file, and the leader uses this descriptor's.
             self.descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
             # Closed but not unlocked: in a child that was forked meanwhile, that would end this process's lock.
             weakref.finalize(self, os.close, self.descriptor)
-            # Private, since torch wants memory that can be written: what nobody has written is the leader's.
+            # Private, since torch wants writable memory. Pages that are not written to stay the leader's.
             memory = mmap.mmap(self.descriptor, size, flags=mmap.MAP_PRIVATE)
         except OSError as error:
             raise TransferError(f"shared memory: {error}") from None
         self.data, self._findings = _split(memory, num_bytes, num_tensors)
 
     def is_of(self, descriptor: int, num_tensors: int) -> bool:
-        """Whether it is of the segment behind the descriptor, with so many tensors."""
+        """Whether this is a view of the segment behind the descriptor, with so many tensors."""
         is_same = os.path.sameopenfile(self.descriptor, descriptor)
         return is_same and len(self._findings) == num_tensors * BYTES_PER_TENSOR
 
     def hold(self) -> None:
-        """The tensors are needed until `release`. Raises BlockingIOError when the leader is about to write."""
+        """Keep the leader from writing until `release`. Raises BlockingIOError when it is about to write."""
         fcntl.flock(self.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def findings(self) -> Findings:

@@ -1,141 +1,158 @@
-"""A push's bytes through memory that the trainer and the workers on its machine share.
+"""A push's bytes through memory that the trainer and the workers on its machine share. Linux only.
 
-    trainer   copies a piece into the ring's next slot    ──one byte──►   leader   copies it out into its segment
-              fills that slot again when it has           ◄──one byte──            looks at what arrived
-              hands on the segment of a whole update      ◄─descriptor──
-                                    followers  ◄─descriptor──┘
+That saves most of what a broadcast costs: the kernel copies every byte twice for each worker.
+
+    trainer   fills the ring's next slot with a frame      ──FRAME──►    leader   copies its parts into its segment
+              fills that slot again when it was taken      ◄──TAKEN──             and examines them
+              passes the segment of a whole update on      ◄─SEGMENT─
+                                    followers   ◄─SEGMENT──┘
 
 The leader is the worker with the lowest rank: it stages the update and examines it, once for the whole machine. The
-others, the followers, load from its memory, and judge for themselves by what it found (segments.py). They are told of
-each piece, too: so they know that the trainer is at it, and the trainer that they are there. Linux only.
+others, the followers, load from its memory, and judge by the report it wrote there (segments.py). No memory has a name
+(sealed.py), so a killed process leaves nothing behind.
 """
 
 import os
-from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 
-from .buckets import Bucket, Pieces, cut, fill, gather, host_buffer, num_tensors, total_bytes
+from .assembler import Assembler
+from .errors import TransferError
 from .findings import Findings
-from .links import Link
+from .frames import FRAME_BYTES, HEADER_BYTES, FrameSender
+from .layout import Layout
+from .links import Code, Link, Message
 from .memory import Memory, MemoryPool
+from .ring import NUM_SLOTS
 from .segments import Segment, SegmentView
-from .transports import Receive, Receiver, Sender
+from .transports import FrameReceiver, ReportBytes
+from .worker_links import WorkerLinks
+
+LEADER_RANK = 1
+# How many frames go by between two signs of life to the followers, which get no frames.
+FRAMES_PER_SIGN = 16
 
 
-class SharedSender(Sender):
+class SharedSender(FrameSender):
     """The trainer's end."""
 
     transport = "shared memory"
 
-    def __init__(self, ring: np.ndarray, leader: Link, followers: Sequence[Link]) -> None:
-        """ring: uint8[slots, bytes of each]."""
-        self._slots = torch.from_numpy(ring)
-        self._leader = leader
-        self._followers = followers
-        self._pieces = 0
+    def __init__(self, ring: np.ndarray, workers: WorkerLinks) -> None:
+        """ring: uint8[NUM_SLOTS, FRAME_BYTES]."""
+        self._slots = ring
+        self._workers = workers
+        self._followers = [rank for rank in workers.ranks if rank != LEADER_RANK]
+        self._num_frames = 0
 
-    def send(self, pieces: Pieces, num_bytes: int) -> torch.Tensor:
+    def free_frame(self) -> np.ndarray:
+        """As the base class: a slot whose frame the leader has taken."""
+        self._wait_until_taken(self._num_frames - NUM_SLOTS + 1)
+        return self._slots[self._num_frames % NUM_SLOTS]
+
+    def send(self, num_bytes: int) -> None:
         """As the base class."""
-        if num_bytes <= self._slots.shape[1]:
-            data = self._free_slot()[:num_bytes]
-            fill(data, pieces)
-            self._tell()
-        else:
-            data = gather(pieces, num_bytes, host_buffer)
-            for part in data.split(self._slots.shape[1]):
-                fill(self._free_slot(), [(0, part)])
-                self._tell()
+        self._workers.signal(Code.FRAME, [LEADER_RANK], num_bytes=num_bytes)
+        if self._num_frames % FRAMES_PER_SIGN == 0:
+            self._workers.signal(Code.PROGRESS, self._followers, bytes=self.num_sent)
+        self._num_frames += 1
         self.num_sent += num_bytes
-        return data
 
     def flush(self) -> None:
-        """As the base class; hands the leader's segment on."""
-        descriptor = self._leader.receive_descriptor()
-        try:
-            for follower in self._followers:
-                follower.send_descriptor(descriptor)
-        finally:
-            os.close(descriptor)
+        """As the base class."""
+        self._wait_until_taken(self._num_frames)
+
+    def hand_over(self) -> None:
+        """As the base class: the leader's segment."""
+        workers = self._workers
+        workers.wait([LEADER_RANK], lambda rank: workers.segment >= 0)
+        workers.signal(Code.SEGMENT, self._followers, descriptor=workers.segment)
+        workers.close_segment()
 
     def close(self) -> None:
-        for link in self._links:
-            link.close()
+        """Nothing: the ring goes with its last user."""
 
-    @property
-    def _links(self) -> list[Link]:
-        return [self._leader, *self._followers]
-
-    def _free_slot(self) -> torch.Tensor:
-        """Waits until the leader has copied out what it held."""
-        self._leader.wait_for(self._pieces - len(self._slots) + 1)
-        return self._slots[self._pieces % len(self._slots)]
-
-    def _tell(self) -> None:
-        self._pieces += 1
-        for link in self._links:
-            link.tell()
+    def _wait_until_taken(self, count: int) -> None:
+        self._workers.poll(0)  # notice workers that are gone also when nothing must be waited for
+        self._workers.wait([LEADER_RANK], lambda rank: self._workers.num_taken[rank] >= count)
 
 
-class Leader(Receiver):
+class Leader(FrameReceiver):
     """The end of the worker that stages for all."""
 
-    def __init__(self, ring: np.ndarray, link: Link, kept: MemoryPool) -> None:
-        """ring: uint8[slots, bytes of each], read-only."""
+    def __init__(self, ring: np.ndarray, link: Link, pool: MemoryPool) -> None:
+        """ring: uint8[NUM_SLOTS, FRAME_BYTES], read-only."""
         self._slots = ring
         self._link = link
-        self._kept = kept
-        self._pieces = 0
+        self._pool = pool
+        self._num_frames = 0
+        self._segment: Segment | None = None
+        self._assembler: Assembler | None = None
 
-    def prepare(self, buckets: Sequence[Bucket]) -> Receive:
+    def prepare(self, layout: Layout, report: ReportBytes) -> None:
         """As the base class."""
-        num_bytes, count = total_bytes(buckets), num_tensors(buckets)
-        segment = self._kept.take(
-            Segment, num_bytes, lambda spare: spare.is_free(count), lambda: Segment(num_bytes, count)
+        num_bytes, count = layout.num_bytes, len(layout.metas)
+        self._segment = self._pool.take(
+            Segment, num_bytes, lambda spare: spare.is_free(count), lambda: Segment(num_bytes, count, report)
         )
-        return lambda: self._receive(buckets, segment)
+        self._assembler = Assembler(layout, self._segment.data)
 
-    def close(self) -> None:
-        self._link.close()
+    def take(self, message: Message) -> None:
+        """As the base class."""
+        num_bytes = int(message.fields["num_bytes"])
+        if not HEADER_BYTES <= num_bytes <= FRAME_BYTES:
+            raise TransferError(f"shared memory: a frame of {num_bytes} bytes")
+        if self._assembler is not None:
+            self._assembler.add(self._slots[self._num_frames % NUM_SLOTS][:num_bytes])
+        self._num_frames += 1
+        self._link.signal(Code.TAKEN)
 
-    def _receive(self, buckets: Sequence[Bucket], segment: Segment) -> tuple[Memory, Findings]:
-        findings = Findings.examine(buckets, self._fill(cut(buckets, segment.data)))
-        segment.vouch(findings)
-        self._link.send_descriptor(segment.descriptor)
+    def finish(self) -> tuple[Memory, Findings]:
+        """As the base class; offers the segment to the followers."""
+        if self._segment is None or self._assembler is None:
+            raise TransferError("shared memory: no update was announced")
+        findings = self._assembler.finish()
+        segment, self._segment, self._assembler = self._segment, None, None
+        segment.write_report(findings)
+        self._link.signal(Code.SEGMENT, descriptor=segment.descriptor)
         return segment, findings
 
-    def _fill(self, places: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Each when it is full."""
-        for place in places:
-            for part in place.split(self._slots.shape[1]):
-                self._link.wait_for(self._pieces + 1)
-                # By numpy, in this thread: torch would take the threads that generate.
-                np.copyto(part.numpy(), self._slots[self._pieces % len(self._slots), : len(part)])
-                self._pieces += 1
-                self._link.tell()
-            yield place
-
-
-class Follower(Receiver):
-    """The end of a worker that loads what the leader staged."""
-
-    def __init__(self, link: Link, kept: MemoryPool) -> None:
-        self._link = link
-        self._kept = kept
-
-    def prepare(self, buckets: Sequence[Bucket]) -> Receive:
-        """As the base class: the memory is the leader's."""
-        return lambda: self._receive(buckets)
+    def discard(self) -> None:
+        """As the base class."""
+        self._pool.release(self._segment)
+        self._segment = self._assembler = None
 
     def close(self) -> None:
-        self._link.close()
+        """Nothing: the ring goes with its last user."""
 
-    def _receive(self, buckets: Sequence[Bucket]) -> tuple[Memory, Findings]:
-        num_bytes, count = total_bytes(buckets), num_tensors(buckets)
-        descriptor = self._link.receive_descriptor()
+
+class Follower(FrameReceiver):
+    """The end of a worker that loads what the leader staged."""
+
+    def __init__(self, link: Link, pool: MemoryPool, timeout_s: float) -> None:
+        """timeout_s: how long the leader may take to finish its report, once the trainer has sent everything."""
+        self._link = link
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._layout: Layout | None = None
+
+    def prepare(self, layout: Layout, report: ReportBytes) -> None:
+        """As the base class: the memory is the leader's."""
+        self._layout = layout
+
+    def take(self, message: Message) -> None:
+        """Raises TransferError: the leader alone takes frames."""
+        raise TransferError("shared memory: a frame came to a worker that does not stage")
+
+    def finish(self) -> tuple[Memory, Findings]:
+        """As the base class: what the leader staged and found."""
+        if self._layout is None:
+            raise TransferError("shared memory: no update was announced")
+        layout, self._layout = self._layout, None
+        descriptor = self._receive_segment()
+        num_bytes, count = layout.num_bytes, len(layout.metas)
         try:
-            view = self._kept.take(
+            view = self._pool.take(
                 SegmentView,
                 num_bytes,
                 lambda spare: spare.is_of(descriptor, count),
@@ -145,3 +162,16 @@ class Follower(Receiver):
             os.close(descriptor)
         view.hold()
         return view, view.findings()
+
+    def discard(self) -> None:
+        """As the base class: there is none."""
+        self._layout = None
+
+    def close(self) -> None:
+        """Nothing: the link is closed by itself."""
+
+    def _receive_segment(self) -> int:
+        message = self._link.wait(self._timeout_s)
+        if message.code is not Code.SEGMENT or message.descriptor < 0:
+            raise TransferError(f"shared memory: expected the leader's segment, got {message.code}")
+        return message.descriptor

@@ -25,6 +25,8 @@ from .worker_weights import WorkerError, WorkerWeights
 
 # `prepare` comes after the trainer has heard that all is staged; what is left is a thread's last few instructions.
 TAKE_TIMEOUT_S = 5.0
+# A worker that stages for others cannot use what they still keep, which is two versions.
+MAX_SPARES = 3
 
 
 @dataclass
@@ -34,12 +36,13 @@ class GlooInitInfo:
     master_address: str
     master_port: int
     world_size: int
+    secret: str = field(repr=False)
+    """Proves to the trainer that this worker was called in (Membership)."""
     rank_offset: int = 1
-    group_name: str = "tritonlive"
     timeout_s: float = 300.0
     keep_previous: bool = True
     num_devices: int = 1
-    memory_address: str = ""
+    local_address: str = ""
 
 
 @dataclass
@@ -92,16 +95,17 @@ class StagedWeights(WorkerWeights):
             raise WorkerError(Code.REJECTED, f"init_info: {error}") from None
         parallel = self.vllm_config.parallel_config
         self.history.keeps_tensors = info.keep_previous
+        self.pool.max_spares = MAX_SPARES if info.keep_previous else 1
         self._receiver = GlooReceiver(
             Membership(
                 info.master_address,
                 info.master_port,
                 info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank,
                 info.world_size,
-                info.group_name,
+                info.secret,
                 info.timeout_s,
                 info.num_devices,
-                info.memory_address,
+                info.local_address,
             ),
             self.pool,
         )
@@ -129,7 +133,7 @@ class StagedWeights(WorkerWeights):
             reason = self._reject_reason(metas)
         except (TypeError, ValueError) as error:
             metas, reason = [], str(error)
-        self._receiver.announce(Announcement(metas, 4 * 2**20, reason))
+        self._receiver.announce(Announcement(metas, reason))
 
     def prepare(self) -> dict[str, Any]:
         if self._prepared is None:

@@ -1,45 +1,37 @@
-"""The two ends of the way that a push's bytes take (broadcasts.py, shared_transfer.py)."""
+"""The worker's end of a transport (broadcasts.py, shared_transfer.py); frames.FrameSender is the trainer's."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import torch
-
-from .buckets import Bucket, Pieces
 from .closing import Closing
 from .findings import Findings
+from .layout import Layout
+from .links import Message
 from .memory import Memory
 
-Receive = Callable[[], tuple[Memory, Findings]]
-"""Receives an update: memory with its buckets one after another (buckets.cut). Raises TransferError."""
+ReportBytes = Callable[[int], None]
+"""Called with the bytes of memory allocated so far, so that a long allocation counts as progress."""
 
 
-class Sender(Closing):
-    """The trainer's end."""
-
-    transport: str
-    """What a report calls it."""
-    num_sent = 0
-    """Bytes that all workers can have."""
+class FrameReceiver(Closing):
+    """Receives one update after another: prepare, take every frame, finish; or discard at any point."""
 
     @abstractmethod
-    def send(self, pieces: Pieces, num_bytes: int) -> torch.Tensor:
-        """One bucket; returns it, uint8[num_bytes], which is there until the next.
-
-        The tensors must stay as they are until `flush`. Raises TransferError.
-        """
+    def prepare(self, layout: Layout, report: ReportBytes) -> None:
+        """Find memory for an update. Raises StagingMemoryError when there is too little."""
 
     @abstractmethod
-    def flush(self) -> None:
-        """End the update: until all has arrived. Raises TransferError."""
+    def take(self, message: Message) -> None:
+        """Take the frame that the message is about, now or in `settle`. Raises TransferError."""
 
-
-class Receiver(Closing):
-    """A worker's end."""
+    def settle(self) -> bool:
+        """Go on with what `take` has begun; False when there is nothing. Raises TransferError."""
+        return False
 
     @abstractmethod
-    def prepare(self, buckets: Sequence[Bucket]) -> Receive:
-        """Find memory for an update; what this returns receives it.
+    def finish(self) -> tuple[Memory, Findings]:
+        """The update's memory and what was found in it, when all frames were taken. Raises TransferError."""
 
-        Raises TransferError, saying what to do, when there is too little.
-        """
+    @abstractmethod
+    def discard(self) -> None:
+        """Release the memory of an update that will not be finished."""

@@ -6,12 +6,12 @@ from typing import Any
 from urllib.parse import SplitResult
 
 import torch
-from sync.kept import KeptWeights
 
-from sync.buckets import DEFAULT_BUCKET_BYTES
 from sync.gloo import Membership
 from sync.gloo_receiver import Announcement, GlooReceiver
+from sync.memory import MemoryPool
 from sync.sources import ParamMeta
+from sync.update import Update
 from tests.sync.stand_in import StandIn
 
 
@@ -27,7 +27,11 @@ class Replica(StandIn):
         self.version = "default"
         self.backend = "gloo"
         self.status: dict[str, Any] = {}  # what else it says of itself
-        self.objection = ""
+        self.reject_reason = ""
+        self.update_id: str | None = None
+        self.committed: str | None = None  # the id of the last update
+        self.updates: list[Update] = []
+        self.kept: list[dict[str, Any]] = []
         self.receivers: list[GlooReceiver] = []
 
     @property
@@ -52,6 +56,7 @@ class Replica(StandIn):
             "weight_version": self.version,
             "world_size": self.world_size,
             "weight_transfer_backend": self.backend,
+            "kept_versions": self.kept,
             **self.status,
         }
 
@@ -72,19 +77,22 @@ class Replica(StandIn):
                 info["master_port"],
                 info["rank_offset"] + worker,
                 info["world_size"],
-                info["group_name"],
+                info["secret"],
                 info["timeout_s"],
                 info["num_devices"],
-                self.memory_address(info, worker),
+                self.local_address(info, worker),
             )
-            self.receivers.append(GlooReceiver(membership, KeptWeights(lambda: None)))
+            self.receivers.append(GlooReceiver(membership, MemoryPool()))
         return {}
 
-    def memory_address(self, info: dict[str, Any], worker: int) -> str:
-        return info["memory_address"]
+    def local_address(self, info: dict[str, Any], worker: int) -> str:
+        return info["local_address"]
 
-    def start_weight_update(self, _body: dict[str, Any]) -> dict[str, Any]:
-        self.state = "updating"
+    def reserve_lease(self, _body: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def start_weight_update(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.state, self.update_id = "updating", body["update_id"]
         return {}
 
     def update_weights(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -92,31 +100,49 @@ class Replica(StandIn):
         zipped = zip(info["names"], info["dtype_names"], info["shapes"], strict=True)
         metas = [ParamMeta.from_names(*item) for item in zipped]
         for receiver in self.receivers:
-            receiver.announce(Announcement(metas, info.get("bucket_bytes", DEFAULT_BUCKET_BYTES), self.objection))
+            receiver.announce(Announcement(metas, self.reject_reason))
         return {}
 
+    def prepare_weight_update(self, body: dict[str, Any]) -> dict[str, Any]:
+        self._require(body["update_id"])
+        self.updates = [receiver.take(5) for receiver in self.receivers]
+        return {"digest": "same everywhere", "is_unchanged": False}
+
     def finish_weight_update(self, body: dict[str, Any]) -> dict[str, Any]:
-        for receiver in self.receivers:
-            update = receiver.take(5)
+        self._require(body["update_id"])
+        for update in self.updates:
             self.tensors.update((name, tensor.clone()) for name, tensor in update.tensors)
-        self.state, self.version = "serving", body["weight_version"]
-        return {
-            "weight_version": self.version,
-            "is_changed": not body["unchanged"],
-            "paused_s": 0.02,
-            "load_s": 0.01,
-        }
+        self.kept.append({"weight_version": self.version, "digest": None})
+        self.state, self.version, self.committed = "serving", body["weight_version"], self.update_id
+        return self.result()
+
+    def result(self) -> dict[str, Any]:
+        return {"weight_version": self.version, "is_changed": True, "paused_s": 0.02, "load_s": 0.01}
+
+    def rollback(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.state, self.version = "serving", body["to"]
+        return self.result()
+
+    def _require(self, update_id: str) -> None:
+        if self.state != "updating" or update_id != self.update_id:
+            raise ValueError(f"update {update_id} is not running here")
 
     def renew_lease(self, _body: dict[str, Any]) -> dict[str, Any]:
         return {}
 
     def fence(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.state, self.reason = "fenced", body["reason"]
-        return {}
+        if body["unless_committed"] != self.committed:
+            self.state, self.reason = "fenced", body["reason"]
+        return self._outcome(body["unless_committed"])
 
-    def abort_weight_update(self, _body: dict[str, Any]) -> dict[str, Any]:
-        self.state = "serving"
-        return {}
+    def abort_weight_update(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.state == "updating":
+            self.state = "serving"
+        return self._outcome(body["update_id"])
+
+    def _outcome(self, update_id: str) -> dict[str, Any]:
+        is_live = update_id == self.committed
+        return {"state": self.state, "is_live": is_live, "result": self.result() if is_live else None}
 
     def shutdown_weight_transfer_engine(self, _body: dict[str, Any]) -> dict[str, Any]:
         self._close_receivers()

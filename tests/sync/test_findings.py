@@ -1,20 +1,9 @@
-"""What was found in an update, and what follows from it."""
+"""What was found in an update, and the rejection that follows from it."""
 
-import torch
+import json
 
-from sync.buckets import lay_out
-from sync.digest import digest
 from sync.findings import BYTES_PER_TENSOR, Findings
-from sync.sources import ParamMeta
-
-
-def test_every_tensor_is_digested_and_looked_at():
-    tensors = {"a": torch.ones(4), "b": torch.tensor([1.0, float("nan")]), "c": torch.ones(3, dtype=torch.int64)}
-    metas = [ParamMeta.of(name, tensor) for name, tensor in tensors.items()]
-    buckets = lay_out(metas, 1)  # each has a bucket of its own
-    raw = [tensor.view(torch.uint8) for tensor in tensors.values()]
-    findings = Findings.examine(buckets, raw)
-    assert findings == Findings([digest(data) for data in raw], [True, False, True])
+from sync.rejection import RejectCode, Rejection
 
 
 def test_they_travel_as_bytes():
@@ -26,6 +15,13 @@ def test_they_travel_as_bytes():
 
 def test_what_is_broken_or_damaged_is_named():
     names = ["a", "b"]
-    assert Findings([1, 2], [True, True]).objection(names, [1, 2]) == ""
-    assert Findings([1, 2], [True, True]).objection(names, [1, 3]) == "not the bytes that were sent: b"
-    assert Findings([1, 2], [False, True]).objection(names, [1, 3]) == "NaN or Inf in a"
+    assert Findings([1, 2], [True, True]).rejection(names, [1, 2]) is None
+    damaged = Findings([1, 2], [True, True]).rejection(names, [1, 3])
+    assert damaged == Rejection(RejectCode.DAMAGED, "not the bytes that were sent: b", ["b"])
+    broken = Findings([1, 2], [False, True]).rejection(names, [1, 3])
+    assert broken == Rejection(RejectCode.NOT_FINITE, "NaN or Inf in a", ["a"])
+
+
+def test_a_rejection_travels_as_fields():
+    rejection = Rejection(RejectCode.NOT_FINITE, "NaN or Inf in a", ("a",))
+    assert Rejection.from_fields(json.loads(json.dumps(rejection.to_fields()))) == rejection

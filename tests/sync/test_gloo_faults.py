@@ -1,29 +1,30 @@
-"""Trainers that die, and strangers at the rendezvous: real processes, real signals, real sockets."""
+"""Trainers and workers that die, hang, or never come: real processes, real signals, real sockets."""
 
 import signal
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
-from sync.kept import KeptWeights
 
-from sync import TransferError, WeightSync
-from sync.digest import digest, pack_digests
-from sync.gloo import GlooGroup, Membership, host_store, join_store
-from sync.gloo_receiver import Announcement, GlooReceiver, State
-from sync.sources import ParamMeta
+from sync import SyncError, TransferError, WeightSync
+from sync.gloo import Membership
+from sync.gloo_receiver import GlooReceiver, State
+from sync.handshake import TrainerHandshake
+from sync.links import Code
+from sync.memory import MemoryPool
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
 from tests.sync.trainer import NUM_ELEMENTS, NUM_TENSORS, weights
 
+SECRET = "ab" * 32
 TRAINER = Path(__file__).with_name("trainer.py")
-WAYS = pytest.mark.parametrize("way", ["shared", "broadcast"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["shared", "broadcast"])
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def replica():
 def start_trainer(replica):
     started: list[subprocess.Popen] = []
 
-    def start(mode: str, way: str = "shared") -> subprocess.Popen:
-        command = [sys.executable, str(TRAINER), replica.address, KEY, mode, way]
+    def start(mode: str, transport: str = "shared") -> subprocess.Popen:
+        command = [sys.executable, str(TRAINER), replica.address, KEY, mode, transport]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(process)
         return process
@@ -59,16 +60,16 @@ def wait_for(condition, timeout: float) -> float:
 
 def another_trainer_succeeds(replica: Replica) -> None:
     replica.state = "serving"  # what the model does when the receiver has failed
-    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20) as sync:
-        assert sync.push(weights()).version == "v1"
+    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20) as client:
+        assert client.push(weights()).version == "v1"
     assert torch.equal(replica.tensors["layers.5"], torch.full((NUM_ELEMENTS,), 5.0))
 
 
 @pytest.mark.fault
-@WAYS
+@TRANSPORTS
 @pytest.mark.parametrize("mode", ["kill", "hang"])
-def test_a_trainer_killed_in_the_middle_of_a_transfer(replica, start_trainer, mode, way):
-    trainer = start_trainer(mode, way)
+def test_a_trainer_killed_in_the_middle_of_a_transfer(replica, start_trainer, mode, transport):
+    trainer = start_trainer(mode, transport)
     if mode == "hang":  # waits between two messages
         assert trainer.stdout.readline() == "halfway\n"
         trainer.kill()
@@ -100,9 +101,9 @@ def test_a_trainer_killed_between_pushes(replica, start_trainer):
 
 
 @pytest.mark.fault
-@WAYS
-def test_ctrl_c_gives_up_cleanly(replica, start_trainer, way):
-    trainer = start_trainer("interrupt", way)
+@TRANSPORTS
+def test_ctrl_c_gives_up_cleanly(replica, start_trainer, transport):
+    trainer = start_trainer("interrupt", transport)
     assert trainer.stdout.readline() == "halfway\n"
     trainer.send_signal(signal.SIGINT)
     trainer.wait(10)
@@ -113,51 +114,99 @@ def test_ctrl_c_gives_up_cleanly(replica, start_trainer, way):
 
 
 @pytest.mark.fault
-@WAYS
-def test_a_worker_that_goes_in_the_middle_of_a_transfer(replica, way):
+@TRANSPORTS
+def test_a_worker_that_goes_in_the_middle_of_a_transfer(replica, transport):
     def leave(sent: int, total: int) -> None:
         if sent * 2 > total and replica.receivers:
             replica.receivers.pop().close()
 
     began = time.monotonic()
-    is_shared = way == "shared"
-    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20, shared_memory=is_shared) as sync:
+    is_shared = transport == "shared"
+    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20, shared_memory=is_shared) as client:
         with pytest.raises(TransferError):
-            sync.push(weights(), progress=leave)
-        assert sync.push(weights()).version == "v1"
+            client.push(weights(), progress=leave)
+        assert client.push(weights()).version == "v1"
     assert time.monotonic() - began < 20
 
 
-# ---- the rendezvous ---------------------------------------------------------------------------------------------
+# ---- joining ------------------------------------------------------------------------------------------------------
 
 
-def receiver_of(membership: Membership) -> GlooReceiver:
-    return GlooReceiver(membership, KeptWeights(lambda: None))
-
-
-def membership(port: int, group_name: str = "test", timeout_s: float = 2.0) -> Membership:
-    return Membership("127.0.0.1", port, 1, 2, group_name, timeout_s, num_devices=2)
+def membership(port: int, secret: str = SECRET, timeout_s: float = 2.0) -> Membership:
+    return Membership("127.0.0.1", port, 1, 2, secret, timeout_s, num_devices=2)
 
 
 @pytest.mark.fault
 @pytest.mark.row(21)
-def test_a_trainer_that_never_joins():
-    store, port = host_store("127.0.0.1", 0, 5)
-    receiver = receiver_of(membership(port, timeout_s=1.0))
-    assert wait_for(lambda: receiver.state is State.FAILED, 5) > 0.5
-    assert "did not meet within 1 s" in receiver.reason
+def test_a_trainer_that_does_not_go_on():
+    """It listens, but lets nobody in."""
+    with TrainerHandshake("127.0.0.1", 0, SECRET) as handshake:
+        receiver = GlooReceiver(membership(handshake.port, timeout_s=1.0), MemoryPool())
+        assert wait_for(lambda: receiver.state is State.FAILED, 5) > 0.5
+    assert "did not let rank 1 join: no answer" in receiver.reason
+    with pytest.raises(TransferError, match="no answer"):
+        receiver.take(1)
     receiver.close()
-    del store
 
 
 @pytest.mark.fault
 @pytest.mark.row(21)
-def test_no_rendezvous_at_all():
+@pytest.mark.parametrize("message", [None, {"name": "gloo"}], ids=["no transport", "no group"])
+def test_a_trainer_that_stops_after_the_handshake(message):
+    with TrainerHandshake("127.0.0.1", 0, SECRET) as handshake:
+        receiver = GlooReceiver(membership(handshake.port, timeout_s=1.0), MemoryPool())
+        (link,) = handshake.accept(1, 5).values()
+        if message is not None:
+            link.signal(Code.TRANSPORT, **message)
+        wait_for(lambda: receiver.state is State.FAILED, 5)
+        link.close()
+    assert ("sent nothing for 1 s" if message is None else "did not meet") in receiver.reason
+    receiver.close()
+
+
+@pytest.mark.fault
+@pytest.mark.row(21)
+@pytest.mark.parametrize("message", [None, {"name": "gloo"}], ids=["no transport", "no group"])
+def test_a_worker_that_is_closed_while_it_joins(message):
+    with TrainerHandshake("127.0.0.1", 0, SECRET) as handshake:
+        receiver = GlooReceiver(membership(handshake.port, timeout_s=60), MemoryPool())
+        (link,) = handshake.accept(1, 5).values()
+        if message is not None:
+            link.signal(Code.TRANSPORT, **message)
+        time.sleep(0.2)
+        began = time.monotonic()
+        receiver.close()
+        assert receiver.state is State.FAILED
+        assert time.monotonic() - began < 1
+        link.close()
+
+
+@pytest.mark.fault
+@pytest.mark.row(21)
+def test_no_trainer_at_all():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        receiver = receiver_of(membership(free.getsockname()[1], timeout_s=1.0))
+        receiver = GlooReceiver(membership(free.getsockname()[1], timeout_s=1.0), MemoryPool())
         wait_for(lambda: receiver.state is State.FAILED, 10)
-    assert "no rendezvous at 127.0.0.1" in receiver.reason
+    assert "no trainer at 127.0.0.1" in receiver.reason
+
+
+@pytest.mark.fault
+@pytest.mark.row(21)
+def test_a_worker_that_never_joins_is_named(replica):
+    replica.local_address = lambda info, worker: ""
+    replica.world_size = 2
+    init = replica.init_weight_transfer_engine
+
+    def call_in_one(body: dict[str, Any]) -> dict[str, Any]:
+        replica.world_size = 1
+        return init(body)
+
+    replica.init_weight_transfer_engine = call_in_one
+    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=2) as client:
+        with pytest.raises(SyncError) as caught:
+            client.push(weights())
+    assert "did not join" in str(caught.value) or "not done within 2 s" in str(caught.value)
 
 
 @pytest.mark.fault
@@ -166,33 +215,12 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_ours(replica):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(TransferError, match=f"master_port {port}: Address already in use"):
-            host_store("127.0.0.1", port, 1)
-        with WeightSync(replica.address, backend="gloo", control_key=KEY, master_port=port, timeout=5) as sync:
+            TrainerHandshake("127.0.0.1", port, SECRET)
+        with WeightSync(replica.address, backend="gloo", control_key=KEY, master_port=port, timeout=5) as client:
             with pytest.raises(TransferError, match="already in use"):
-                sync.push(weights())
+                client.push(weights())
     with pytest.raises(TransferError, match=r"192\.0\.2\.1"):
-        host_store("192.0.2.1", 0, 1)
-
-
-@pytest.mark.fault
-@pytest.mark.row(20)
-def test_an_uninvited_joiner_gets_no_rank():
-    store, port = host_store("127.0.0.1", 0, 5)
-    stranger = receiver_of(membership(port, group_name="guess", timeout_s=1.5))
-    invited = receiver_of(membership(port, group_name="secret"))
-    group = GlooGroup(store, replace(membership(port, group_name="secret"), rank=0), "127.0.0.1")
-    meta = ParamMeta("a", "float32", (4,))
-    invited.announce(Announcement([meta], 1024))
-    assert group.gather_verdicts() == {}
-    data = torch.ones(4).view(torch.uint8)
-    group.wait(group.broadcast(data))
-    group.wait(group.broadcast(pack_digests([digest(data)])))
-    assert group.gather_verdicts() == {}
-    assert torch.equal(invited.take(2).tensors[0][1], torch.ones(4))
-    wait_for(lambda: stranger.state is State.FAILED, 5)
-    for receiver in (stranger, invited):
-        receiver.close()
-    group.close()
+        TrainerHandshake("192.0.2.1", 0, SECRET)
 
 
 @pytest.mark.fault
@@ -203,8 +231,8 @@ def test_nothing_listens_beyond_the_given_address(replica):
     def look(sent: int, total: int) -> None:
         listening.update(c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN")
 
-    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20) as sync:
-        sync.push(weights(), progress=look)
+    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20) as client:
+        client.push(weights(), progress=look)
     assert listening == {"127.0.0.1"}
 
 
@@ -213,8 +241,8 @@ def test_nothing_is_left_after_many_trainers(replica):
     process = psutil.Process()
 
     def push_once() -> None:
-        with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20) as sync:
-            sync.push(weights())
+        with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=20) as client:
+            client.push(weights())
 
     push_once()
     time.sleep(1)  # threads of the first push end; those of killed trainers in other tests may linger, and only go
@@ -222,8 +250,3 @@ def test_nothing_is_left_after_many_trainers(replica):
     for _ in range(5):
         push_once()
     wait_for(lambda: process.num_threads() <= threads + 1 and process.num_fds() <= files + 2, 10)
-
-
-def test_joining_a_store_that_is_not_there_names_it():
-    with pytest.raises(TransferError, match=r"no rendezvous at 127\.0\.0\.1:1 within 0\.5 s"):
-        join_store("127.0.0.1", 1, 0.5)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from sync import TransferError
-from sync.ring import NUM_SLOTS, RING_BYTES, SLOT_BYTES, create_ring, map_ring
+from sync.frames import FRAME_BYTES
+from sync.ring import NUM_SLOTS, RING_BYTES, create_ring, map_ring
 
 
 def test_what_is_written_on_one_side_is_read_on_the_other():
     descriptor, written = create_ring()
     read = map_ring(descriptor)
-    assert read.shape == written.shape == (NUM_SLOTS, SLOT_BYTES)
+    assert read.shape == written.shape == (NUM_SLOTS, FRAME_BYTES)
     written[1, :4] = [1, 2, 3, 4]
     assert read[1, :5].tolist() == [1, 2, 3, 4, 0]
     with pytest.raises(OSError, match="Bad file descriptor"):

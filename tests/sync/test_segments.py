@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from sync import TransferError
 from sync.findings import Findings
-from sync.sealed import SIZE_SEALS, create_sealed
+from sync.sealed import CHUNK_BYTES, SIZE_SEALS, create_sealed
 from sync.segments import Segment, SegmentView
 
 SIZES = (1024, 2)
@@ -21,7 +22,7 @@ FOUND = Findings([1, 2**64 - 1], [True, False])
 def segment():
     made = Segment(*SIZES)
     made.data.fill_(7)
-    made.vouch(FOUND)
+    made.write_report(FOUND)
     return made
 
 
@@ -134,6 +135,22 @@ def test_memory_that_others_can_write_to_is_refused():
     os.close(descriptor)
 
 
+def test_a_long_allocation_reports_its_progress():
+    reported: list[int] = []
+    Segment(3 * CHUNK_BYTES, 0, reported.append)
+    assert reported == [CHUNK_BYTES, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES]
+
+
+def test_an_allocation_whose_report_fails_leaves_no_descriptor():
+    def fail(num_bytes: int) -> None:
+        raise TransferError("the trainer is gone")
+
+    before = psutil.Process().num_fds()
+    with pytest.raises(TransferError, match="the trainer is gone"):
+        Segment(1024, 0, fail)
+    assert psutil.Process().num_fds() == before
+
+
 def test_too_little_memory_says_what_helps(monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(12, "Cannot allocate memory")
@@ -145,6 +162,6 @@ def test_too_little_memory_says_what_helps(monkeypatch):
 
 def test_an_update_of_nothing():
     empty = Segment(0, 0)
-    empty.vouch(Findings([], []))
+    empty.write_report(Findings([], []))
     view = SegmentView(empty.descriptor, 0, 0)
     assert (len(view.data), view.findings()) == (0, Findings([], []))

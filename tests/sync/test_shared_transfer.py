@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from sync import RejectedError, TransferError, gloo_trainer
+from sync import RejectedError, TransferError
 from sync.digest import tensor_digest
+from sync.frames import FrameWriter
 from sync.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 from sync.sources import open_source
 
@@ -91,7 +92,7 @@ class Team:
         for worker in self.workers:
             worker.ask("announce", **update_info)
 
-    def finish_weight_update(self, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()) -> None:
+    def finish_weight_update(self) -> None:
         for worker, ending in zip(self.workers, self.endings, strict=True):
             worker.ask(ending)
 
@@ -167,7 +168,7 @@ def test_nan_is_refused_by_both(team, workers):
     team.trainer.source = open_source(broken)
     with pytest.raises(RejectedError) as caught:
         team.trainer.send_weights()
-    why = "refuses what arrived: NaN or Inf in layers.3"
+    why = "rejects what arrived: NaN or Inf in layers.3"
     assert str(caught.value) == f"worker 1 {why}; worker 2 {why}"
     assert all(worker.holds(1) and worker.ask("state") == "ready" for worker in workers)
     team.push(2)
@@ -176,11 +177,16 @@ def test_nan_is_refused_by_both(team, workers):
 
 @pytest.mark.fault
 def test_damage_is_refused_by_both(team, workers, monkeypatch):
-    pack = gloo_trainer.pack_digests
-    monkeypatch.setattr(gloo_trainer, "pack_digests", lambda values: pack([values[0] ^ 1, *values[1:]]))
+    finish = FrameWriter.finish
+
+    def falsify(writer: FrameWriter) -> list[int]:
+        first, *others = finish(writer)
+        return [first ^ 1, *others]
+
+    monkeypatch.setattr(FrameWriter, "finish", falsify)
     with pytest.raises(RejectedError) as caught:
         team.push(1)
-    why = "refuses what arrived: not the bytes that were sent: layers.0"
+    why = "rejects what arrived: not the bytes that were sent: layers.0"
     assert str(caught.value) == f"worker 1 {why}; worker 2 {why}"
     assert [worker.ask("state") for worker in workers] == ["ready", "ready"]
 

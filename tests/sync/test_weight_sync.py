@@ -112,11 +112,11 @@ def test_nan_and_inf_are_refused_by_name(replica, sync, weights):
 
 
 def test_a_worker_that_objects(replica, sync, weights):
-    replica.objection = "names: not mine"
+    replica.reject_reason = "names: not mine"
     with pytest.raises(RejectedError, match="worker 1 does not take the update: names: not mine"):
         sync.push(weights)
     assert replica.state == "serving"
-    replica.objection = ""
+    replica.reject_reason = ""
     sync.push(weights)
 
 

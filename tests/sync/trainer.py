@@ -1,4 +1,4 @@
-"""A trainer in a process of its own that dies or is interrupted where a test wants it: ADDRESS KEY MODE WAY."""
+"""A trainer in a process of its own that dies or is interrupted where a test wants it: ADDRESS KEY MODE TRANSPORT."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ def weights() -> dict[str, torch.Tensor]:
     return {f"layers.{number}": torch.full((NUM_ELEMENTS,), float(number)) for number in range(NUM_TENSORS)}
 
 
-def main(address: str, key: str, mode: str, way: str) -> None:
+def main(address: str, key: str, mode: str, transport: str) -> None:
     def progress(sent: int, total: int) -> None:
         if mode == "kill" and sent * 2 > total:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -25,9 +25,9 @@ def main(address: str, key: str, mode: str, way: str) -> None:
             print("halfway", flush=True)  # noqa: T201 - read by the test
             time.sleep(60)
 
-    is_shared = way == "shared"
-    with WeightSync(address, backend="gloo", control_key=key, timeout=30, shared_memory=is_shared) as sync:
-        sync.push(weights(), "from-trainer", progress=progress)
+    is_shared = transport == "shared"
+    with WeightSync(address, backend="gloo", control_key=key, timeout=30, shared_memory=is_shared) as client:
+        client.push(weights(), "from-trainer", progress=progress)
         print("pushed", flush=True)  # noqa: T201 - read by the test
         if mode == "idle":
             time.sleep(60)

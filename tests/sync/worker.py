@@ -1,24 +1,28 @@
 """A worker in a process of its own, which does what it is told: one JSON object a line, each answered by one."""
 
+import itertools
 import json
 import os
 import sys
 from typing import Any
 
-from sync.kept import KeptWeights, Update
-
 from sync.digest import tensor_digest
 from sync.gloo import Membership
 from sync.gloo_receiver import Announcement, GlooReceiver
+from sync.memory import MemoryPool
 from sync.segments import Segment, SegmentView
 from sync.sources import ParamMeta
+from sync.weight_history import Entry, WeightHistory
 
 
 class Worker:
-    """What vLLM's worker does with a receiver (gloo_worker.py), without a model."""
+    """What vLLM's worker does with a receiver (staged_weights.py), without a model."""
 
     def __init__(self) -> None:
-        self.kept = KeptWeights(lambda: None)
+        self.pool = MemoryPool(3)
+        self.history = WeightHistory(self.pool)
+        self._previous: str | None = None
+        self._ids = map(str, itertools.count(1))
         self._receivers: list[GlooReceiver] = []
 
     @property
@@ -28,15 +32,18 @@ class Worker:
     def join(self, membership: dict[str, Any]) -> None:
         for receiver in self._receivers:
             receiver.close()
-        self._receivers.append(GlooReceiver(Membership(**membership), self.kept))
+        self._receivers.append(GlooReceiver(Membership(**membership), self.pool))
 
-    def announce(self, names: list[str], dtype_names: list[str], shapes: list[list[int]], bucket_bytes: int) -> None:
+    def announce(self, names: list[str], dtype_names: list[str], shapes: list[list[int]]) -> None:
         metas = [ParamMeta.from_names(*each) for each in zip(names, dtype_names, shapes, strict=True)]
         self.receiver.drop()
-        self.receiver.announce(Announcement(metas, bucket_bytes))
+        self.receiver.announce(Announcement(metas))
 
     def commit(self) -> None:
-        self.kept.commit(self.receiver.take(5))
+        update_id, self._previous = next(self._ids), self.history.current
+        self.history.add(update_id, self.receiver.take(5))
+        self.history.keep_only([update_id, *([self._previous] if self._previous else [])])
+        self.history.current = update_id
 
     def forget(self) -> None:
         """As when a commit fails before it loads anything."""
@@ -47,22 +54,24 @@ class Worker:
         self.receiver.drop()
 
     def roll_back(self) -> None:
-        self.kept.roll_back()
+        self.history.current, self._previous = self._previous, self.history.current
 
     def state(self) -> str:
         return str(self.receiver.state)
 
     def versions(self) -> list[Any]:
         """Of the current version and the one before: the inode of its memory, digests of what is there now."""
-        return [describe(version) for version in (self.kept._current, self.kept._previous)]
+        ids = (self.history.current, self._previous)
+        return [describe(self.history.entry(update_id)) if update_id else None for update_id in ids]
 
 
-def describe(version: Any) -> Any:
-    if not isinstance(version, Update):
+def describe(entry: Entry | None) -> Any:
+    if entry is None or entry.tensors is None:
         return None
-    assert isinstance(version.memory, Segment | SegmentView)
-    inode = os.fstat(version.memory.descriptor).st_ino
-    return inode, {name: tensor_digest(tensor) for name, tensor in version.tensors}
+    (memory,) = entry.memories
+    assert isinstance(memory, Segment | SegmentView)
+    inode = os.fstat(memory.descriptor).st_ino
+    return inode, {name: tensor_digest(tensor) for name, tensor in entry.tensors.items()}
 
 
 def main() -> None:

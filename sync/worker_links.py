@@ -1,0 +1,122 @@
+"""The trainer's links to all workers of its group: what it sends them, and what it has heard from them."""
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .closing import Closing
+from .errors import RejectedError, TransferError
+from .links import POLL_S, Code, Link, Message
+from .rejection import Rejection
+
+
+class WorkerLinks(Closing):
+    """`close` may be called by any thread, all else by one."""
+
+    def __init__(self, links: Mapping[int, Link], stall_timeout_s: float) -> None:
+        """links: by rank. A worker that is waited for and sends nothing for `stall_timeout_s` seconds is given up."""
+        self._links = dict(links)
+        self._stall_timeout_s = stall_timeout_s
+        self._heard = dict.fromkeys(links, 0.0)
+        self._is_closed = False
+        self._acks: dict[int, Code] = {}
+        self._rejections: dict[int, Rejection] = {}
+        self._poller = select.poll()
+        self._ranks = {link.fileno(): rank for rank, link in links.items()}
+        for link in links.values():
+            self._poller.register(link, select.POLLIN)
+        self.num_taken = dict.fromkeys(links, 0)
+        """Frames that each worker has taken since it joined."""
+        self.on_store: Callable[[int, Message], None] = lambda rank, message: None
+        self.segment = -1
+        """Descriptor of the segment that the leader sent last; -1 when there is none."""
+
+    @property
+    def ranks(self) -> list[int]:
+        return sorted(self._links)
+
+    @property
+    def are_local(self) -> bool:
+        """Whether all workers are on this machine and reach memory of this process."""
+        return all(link.is_local for link in self._links.values())
+
+    def signal(self, code: Code, ranks: Iterable[int] | None = None, *, descriptor: int = -1, **fields: Any) -> None:
+        """Send a message to these workers, or all. Raises TransferError when one is gone."""
+        for rank in self.ranks if ranks is None else ranks:
+            self._links[rank].signal(code, descriptor=descriptor, **fields)
+
+    def poll(self, timeout: float) -> None:
+        """Read what arrives within `timeout` seconds; returns at the first. Raises TransferError when one is gone."""
+        if self._is_closed:
+            raise TransferError("the group was closed")
+        for descriptor, _ in self._poller.poll(timeout * 1000):
+            rank = self._ranks[descriptor]
+            while (message := self._links[rank].receive(0)) is not None:
+                self._heard[rank] = time.monotonic()
+                self._handle(rank, message)
+
+    def wait(self, ranks: Iterable[int], is_done: Callable[[int], bool]) -> None:
+        """Until it is so for each of these workers; any message of a worker counts as progress.
+
+        Raises TransferError when one is gone, shows no progress, or the group is closed.
+        """
+        began = time.monotonic()
+        waited_for = list(ranks)
+        while waited_for := [rank for rank in waited_for if not is_done(rank)]:
+            self.poll(POLL_S)
+            now = time.monotonic()
+            for rank in waited_for:
+                if not is_done(rank) and now - max(began, self._heard[rank]) > self._stall_timeout_s:
+                    peer = self._links[rank].peer
+                    raise TransferError(f"{peer} showed no progress for {self._stall_timeout_s:g} s")
+
+    def wait_for_acks(self, code: Code, what: str) -> None:
+        """Until every worker has sent `code`, or rejected.
+
+        Raises RejectedError, saying `what` they reject, when one has; TransferError as `wait`.
+        """
+        self.wait(self.ranks, lambda rank: self._acks.get(rank) == code or rank in self._rejections)
+        self._acks.clear()
+        self.raise_rejections(what)
+
+    def raise_rejections(self, what: str) -> None:
+        """Raises RejectedError, saying `what` the workers reject, when some have rejected."""
+        rejections, self._rejections = dict(sorted(self._rejections.items())), {}
+        if rejections:
+            reasons = [f"{self._links[rank].peer} {what}: {rejection}" for rank, rejection in rejections.items()]
+            raise RejectedError("; ".join(reasons), rejections)
+
+    def cancel(self, reason: str) -> None:
+        """End the update at every worker; what they still had to say of it is read. Raises TransferError."""
+        self.signal(Code.CANCEL, reason=reason)
+        self.wait(self.ranks, lambda rank: self._acks.get(rank) == Code.CANCELLED)
+        self._acks.clear()
+        self._rejections.clear()
+        self.close_segment()
+
+    def close_segment(self) -> None:
+        """Close the segment's descriptor, if there is one."""
+        if self.segment >= 0:
+            os.close(self.segment)
+        self.segment = -1
+
+    def close(self) -> None:
+        """Leave the workers; they notice at once."""
+        self._is_closed = True
+        for link in self._links.values():
+            link.close()
+
+    def _handle(self, rank: int, message: Message) -> None:
+        if message.code is Code.TAKEN:
+            self.num_taken[rank] += 1
+        elif message.code is Code.REJECTED:
+            self._rejections[rank] = Rejection.from_fields(message.fields)
+        elif message.code is Code.STORE:
+            self.on_store(rank, message)
+        elif message.code is Code.SEGMENT:
+            self.close_segment()
+            self.segment = message.descriptor
+        elif message.code is not Code.PROGRESS:
+            self._acks[rank] = message.code
