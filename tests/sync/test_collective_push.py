@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
-from sync.gloo import host_store
 from tests.sync.replica import Replica
 from tests.sync.sharded_trainer import RANK_TIMEOUT_S, TIMEOUT_S, Model
 from tests.sync.stand_in import KEY
@@ -37,10 +37,10 @@ def train(replica: Replica) -> Callable[[str], Outcomes]:
     """Run both ranks in this mode: what each printed, None for one that was killed."""
 
     def run(mode: str) -> Outcomes:
-        store, port = host_store("127.0.0.1", 0, 60)
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         variables = {
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(store.port),
             "WORLD_SIZE": "2",
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here, as torchrun's agent hosts it
             "OMP_NUM_THREADS": "1",

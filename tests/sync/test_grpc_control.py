@@ -75,7 +75,7 @@ def test_arguments_and_answer(triton, control):
         {"control_operation": "status", "control_arguments": "{}", "control_key": KEY},
         {
             "control_operation": "finish_weight_update",
-            "control_arguments": '{"weight_version": "v2", "in_flight": "keep", "unchanged": false}',
+            "control_arguments": '{"weight_version": "v2", "update_id": null}',
             "control_key": KEY,
         },
     ]

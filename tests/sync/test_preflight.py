@@ -72,9 +72,9 @@ def test_an_address_that_is_not_ours(replicas, weights):
 def test_ipc_is_for_one_worker(weights):
     with Replica(weights, world_size=2) as replica:
         replica.backend = "cuda_ipc"
-        assert check([replica], weights, backend="ipc") == [
-            "world size is 2; with backend='ipc' it must be 1, the worker on the trainer's GPU"
-        ]
+        world_size, no_gpu = check([replica], weights, backend="ipc")
+    assert world_size == "world size is 2; with backend='ipc' it must be 1, the worker on the trainer's GPU"
+    assert no_gpu.startswith("backend 'ipc' sends from a GPU, and this process has none")
 
 
 def test_a_restarting_replica(replicas, weights):

@@ -121,10 +121,10 @@ def test_a_worker_that_objects(replica, sync, weights):
 
 
 def test_a_replica_that_does_not_let_us_in_is_left_alone(replica, sync, weights):
-    replica.fail["init_weight_transfer_engine"] = (409, "another trainer's update is running")
+    replica.fail["reserve_lease"] = (409, "another trainer's update is running")
     with pytest.raises(ConflictError, match="another trainer"):
         sync.push(weights)
-    assert replica.calls[-1] == "init_weight_transfer_engine"  # no abort: that would end the other's update
+    assert replica.calls[-1] == "reserve_lease"  # no abort: that would end the other's update
 
 
 @pytest.mark.parametrize("operation", ["start_weight_update", "update_weights", "finish_weight_update"])
@@ -223,7 +223,10 @@ def test_all_replicas_get_one_broadcast(fleet, weights):
         assert replica.version == "v1"
 
 
-@pytest.mark.parametrize("operation", ["init_weight_transfer_engine", "start_weight_update", "update_weights"])
+@pytest.mark.parametrize(
+    "operation",
+    ["reserve_lease", "init_weight_transfer_engine", "start_weight_update", "update_weights", "prepare_weight_update"],
+)
 def test_when_one_refuses_no_replica_changes(fleet, weights, operation):
     one, two = fleet
     two.fail[operation] = (409, "not now")
@@ -242,6 +245,55 @@ def test_a_failed_commit_names_who_did_and_who_did_not(fleet, weights):
             sync.push(weights)
     assert caught.value.committed == (one.address,)
     assert list(caught.value.failed) == [two.address]
+    assert (one.state, two.state) == ("serving", "fenced")
+
+
+def test_workers_are_called_only_when_every_replica_has_given_its_lease(fleet, weights):
+    """shared/repro/push/nccl_join.py: those of the others would wait for the one that refused."""
+    one, two = fleet
+    two.fail["reserve_lease"] = (409, "another trainer is connected")
+    with WeightSync([one.address, two.address], backend="gloo", control_key=KEY, timeout=5) as sync:
+        with pytest.raises(ConflictError, match="another trainer is connected"):
+            sync.push(weights)
+    assert "init_weight_transfer_engine" not in one.calls + two.calls
+
+
+def test_a_commit_whose_answer_is_lost_is_asked_for(fleet, weights):
+    one, two = fleet
+    finish = two.finish_weight_update
+
+    def commit_and_lose_the_answer(body):
+        finish(body)
+        raise ConnectionError("lost")
+
+    two.finish_weight_update = commit_and_lose_the_answer
+    with WeightSync([one.address, two.address], backend="gloo", control_key=KEY, timeout=5) as sync:
+        assert set(sync.push(weights).targets) == {one.address, two.address}
+    assert (two.state, two.version) == ("serving", "v1")
+
+
+def test_a_fleet_goes_back_together(fleet, weights):
+    """shared/repro/push/p3.py: after a failed commit a rollback left one replica on v2 and one on v1."""
+    one, two = fleet
+    with WeightSync([one.address, two.address], backend="gloo", control_key=KEY, timeout=5) as sync:
+        sync.push(weights, "v1")
+        sync.push(weights, "v2")
+        two.fail["finish_weight_update"] = (500, "out of memory")
+        with pytest.raises(CommitError):
+            sync.push(weights, "v3")
+        two.kept.append({"weight_version": "v2", "digest": None})  # it still holds it
+        assert sync.rollback() == "v2"
+        assert [(replica.version, replica.state) for replica in fleet] == [("v2", "serving")] * 2
+
+
+@pytest.mark.parametrize("kept", [[], [{"weight_version": "v1", "digest": "other"}]])
+def test_a_fleet_goes_back_only_if_every_replica_can(fleet, weights, kept):
+    one, two = fleet
+    one.kept, two.kept = [{"weight_version": "v1", "digest": "same"}], kept
+    with WeightSync([one.address, two.address], backend="gloo", control_key=KEY, timeout=5) as sync:
+        with pytest.raises(ConflictError, match="different tensors" if kept else "no previous version is kept"):
+            sync.rollback()
+    assert "rollback" not in one.calls + two.calls
 
 
 def test_replicas_of_different_checkpoints(fleet, weights):
