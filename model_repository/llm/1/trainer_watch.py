@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from .lease import Lease
+
+RECONNECT_DELAY_S = 0.25
 
 OnGone = Callable[[int, str], Awaitable[None]]
 OnLate = Callable[[int], Awaitable[None]]
@@ -38,15 +41,18 @@ class TrainerWatch:
         self._tasks.clear()
 
     async def _until_gone(self, host: str, port: int, generation: int) -> None:
-        """Hold an idle connection to the trainer's rendezvous: it ends when the trainer does."""
-        try:
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                await reader.read(1)
-            finally:
-                writer.close()
-        except OSError:
-            pass
+        """Hold an idle connection to the trainer's rendezvous; the trainer is gone when nobody listens there any more.
+
+        A connection that ends alone says nothing: a rendezvous need not keep those that do not join.
+        """
+        with suppress(OSError):
+            while True:
+                reader, writer = await asyncio.open_connection(host, port)
+                try:
+                    await reader.read(1)
+                finally:
+                    writer.close()
+                await asyncio.sleep(RECONNECT_DELAY_S)
         await self._on_gone(generation, "the trainer is gone")
 
     async def _until_late(self, generation: int) -> None:
