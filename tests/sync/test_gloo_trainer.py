@@ -1,6 +1,8 @@
 """A whole update between a trainer and workers in one process, by either transport."""
 
+import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -448,6 +450,21 @@ def test_what_is_staged_stays_when_the_trainer_goes(connect, workers):
     for receiver in workers.receivers:
         with pytest.raises(TransferError, match="the trainer is gone"):
             receiver.take(1)
+
+
+@pytest.mark.fault
+def test_a_replica_that_watches_the_trainers_port_notices_its_end_only(connect, workers):
+    """As the model's trainer_watch does: an idle connection, of which any byte or end means that the trainer is gone."""
+    trainer = connect()
+    watch = socket.create_connection((workers.init_info["master_address"], workers.init_info["master_port"]))
+    watch.settimeout(0.5)
+    trainer.send_weights()
+    with pytest.raises(TimeoutError):
+        watch.recv(1)
+    trainer.shutdown()
+    with contextlib.suppress(ConnectionResetError):
+        assert watch.recv(1) == b""
+    watch.close()
 
 
 @pytest.mark.fault
