@@ -80,28 +80,31 @@ class GlooTrainer:
         ensure_descriptors(num_workers, f"a group with {num_workers} workers")
         secret = secrets.token_hex(SECRET_BYTES)
         address = init_info.master_address
-        with TrainerHandshake(
+        self._handshake = TrainerHandshake(
             address, init_info.master_port, secret, is_local_wanted=init_info.shared_memory
-        ) as handshake:
+        )
+        self._workers = WorkerLinks({}, init_info.stall_timeout_s)
+        try:
             membership = Membership(
                 master_address=address,
-                master_port=handshake.port,
+                master_port=self._handshake.port,
                 rank=0,
                 world_size=init_info.world_size,
                 secret=secret,
                 timeout_s=init_info.timeout_s,
                 num_devices=devices_for(init_info.world_size),
-                local_address=handshake.local_address,
+                local_address=self._handshake.local_address,
             )
             wire = asdict(membership) | {"rank_offset": 1, "keep_previous": init_info.keep_previous}
             del wire["rank"]
             client.init_weight_transfer_engine(wire)
-            self._workers = WorkerLinks(handshake.accept(num_workers, init_info.timeout_s), init_info.stall_timeout_s)
-        try:
+            links = self._handshake.accept(num_workers, init_info.timeout_s)
+            self._workers = WorkerLinks(links, init_info.stall_timeout_s)
             self._sender = _share_ring(self._workers) or _form_group(self._workers, membership)
             self._workers.wait_for_acks(Code.JOINED, "does not join")
         except BaseException:
             self._workers.close()
+            self._handshake.close()
             raise
 
     @property
@@ -145,6 +148,7 @@ class GlooTrainer:
         """Leave the group; returns at once. Any thread may call it; a `send_weights` under way ends."""
         self._workers.close()
         self._sender.close()
+        self._handshake.close()
 
     def abort(self) -> None:
         """After a failure: as `shutdown`, which waits for nothing."""

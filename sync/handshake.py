@@ -2,13 +2,16 @@
 
     trainer: listens at master_address (TCP) and, for workers on its machine, at a Unix socket
     worker:  connects to the Unix socket if it is there, else to the other
-    trainer → worker   nonce
-    worker → trainer   rank, nonce, HMAC(secret, "worker", both nonces, rank)
-    trainer → worker   HMAC(secret, "trainer", both nonces, rank)
+    worker → trainer   rank, nonce
+    trainer → worker   nonce, HMAC(secret, "trainer", both nonces, rank)
+    worker → trainer   HMAC(secret, "worker", both nonces, rank)
 
 The secret is made for each group. It travels only in the control call that calls the workers in, which needs the
 control key, and nothing of it can be learnt from what is sent here. At the Unix socket both ends also compare the other
 process's user with their own. The key of the link that follows (links.py) depends on both nonces.
+
+A connection that says nothing gets no byte and stays open until the trainer leaves, and so does the TCP listener: a
+replica holds such a connection to notice that its trainer is gone (model_repository/llm/1/trainer_watch.py).
 
 The network must be trusted nevertheless: messages and weights are not encrypted (gloo.py).
 """
@@ -30,11 +33,12 @@ from .links import MAC_BYTES, POLL_S, Link
 
 NONCE_BYTES = 32
 RANK_BYTES = 4
-GREETING_BYTES = RANK_BYTES + NONCE_BYTES + MAC_BYTES
-# A connection that has not greeted by then is closed.
+HELLO_BYTES = RANK_BYTES + NONCE_BYTES
+ANSWER_BYTES = NONCE_BYTES + MAC_BYTES
+# A connection that has begun to speak and has not proved itself by then is closed.
 GREETING_TIMEOUT_S = 10.0
-# Connections that have not greeted yet, beyond the workers that are expected; the oldest go first.
-MAX_STRANGERS = 256
+# Connections that say nothing. Beyond that many the newest go, if they had time to speak: replicas come early.
+MAX_SILENT = 256
 BACKLOG = 4096
 # A machine that is lost without a word is noticed within half a minute. Linux's names; others have their own defaults.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
@@ -45,28 +49,43 @@ class _Greeting:
     """A connection that has yet to prove that it is a worker's."""
 
     connection: socket.socket
-    nonce: bytes
     began: float = field(default_factory=time.monotonic)
     data: bytearray = field(default_factory=bytearray)
+    context: bytes = b""
+    """Both nonces and the rank, once the trainer has answered."""
 
-    def receive(self) -> bool:
-        """Read what is there; True when the connection is of no use: it ended, or failed."""
+    def receive(self, secret: bytes) -> bool:
+        """Read what is there and answer a hello; True when the connection is of no use: it ended, or failed."""
+        expected = HELLO_BYTES + MAC_BYTES if self.context else HELLO_BYTES
         try:
-            data = self.connection.recv(GREETING_BYTES - len(self.data))
+            data = self.connection.recv(expected - len(self.data))
+            self.data += data
+            if len(self.data) == HELLO_BYTES and not self.context:
+                nonce = secrets.token_bytes(NONCE_BYTES)
+                self.context = nonce + bytes(self.data)
+                self.connection.send(nonce + _prove(secret, b"trainer", self.context))  # a new connection has room
         except BlockingIOError:
             return False
         except OSError:
             return True
-        self.data += data
         return not data
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.data) == HELLO_BYTES + MAC_BYTES
+
+    @property
+    def rank(self) -> int:
+        return int.from_bytes(self.data[:RANK_BYTES], "little")
 
 
 class TrainerHandshake(Closing):
-    """The trainer's end, until all workers have joined."""
+    """The trainer's end. It stays open until the trainer leaves."""
 
     def __init__(self, address: str, port: int, secret: str, *, is_local_wanted: bool = True) -> None:
         """Listen; port 0 picks a free one. Raises TransferError as `listen`."""
         self._secret = bytes.fromhex(secret)
+        self._greetings: dict[int, _Greeting] = {}  # by descriptor, the oldest first
         self._listeners = [listen(address, port)]
         self.port = self._listeners[0].getsockname()[1]
         self.local_address = ""
@@ -82,84 +101,75 @@ class TrainerHandshake(Closing):
     def accept(self, num_workers: int, timeout_s: float) -> dict[int, Link]:
         """A link to each worker, by rank (1 to num_workers). Raises TransferError when not all join in time."""
         links: dict[int, Link] = {}
-        greetings: dict[int, _Greeting] = {}  # by descriptor
         give_up = time.monotonic() + timeout_s
         try:
             while len(links) < num_workers:
                 if time.monotonic() > give_up:
                     missing = [str(rank) for rank in range(1, num_workers + 1) if rank not in links]
                     raise TransferError(f"workers {', '.join(missing)} did not join within {timeout_s:g} s")
-                self._poll(greetings, links, num_workers)
+                self._poll(links, num_workers)
         except BaseException:
             for link in links.values():
                 link.close()
             raise
-        finally:
-            for greeting in greetings.values():
-                greeting.connection.close()
         return links
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and close whatever is no link."""
         for listener in self._listeners:
             listener.close()
+        for descriptor in list(self._greetings):
+            self._greetings.pop(descriptor).connection.close()
 
-    def _poll(self, greetings: dict[int, _Greeting], links: dict[int, Link], num_workers: int) -> None:
+    def _poll(self, links: dict[int, Link], num_workers: int) -> None:
         poll = select.poll()
         for listener in self._listeners:
             poll.register(listener, select.POLLIN)
-        for descriptor in greetings:
+        for descriptor in self._greetings:
             poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll(POLL_S * 1000):
-            greeting = greetings.get(descriptor)
+            greeting = self._greetings.get(descriptor)
             if greeting is None:
                 continue
-            is_useless = greeting.receive()
-            if is_useless or len(greeting.data) == GREETING_BYTES:
-                del greetings[descriptor]
-                link = None if is_useless else self._admit(greeting, num_workers, links)
-                if link is None:
+            is_useless = greeting.receive(self._secret)
+            if is_useless or greeting.is_complete:
+                del self._greetings[descriptor]
+                if is_useless or not self._admit(greeting, num_workers, links):
                     greeting.connection.close()
         for listener in self._listeners:
-            self._greet(listener, greetings)
-        now = time.monotonic()
-        surplus = len(greetings) - num_workers - MAX_STRANGERS
-        for place, (descriptor, greeting) in enumerate(list(greetings.items())):
-            if place < surplus or now - greeting.began > GREETING_TIMEOUT_S:
-                del greetings[descriptor]
-                greeting.connection.close()
+            self._greet(listener)
+        self._sort_out()
 
-    @staticmethod
-    def _greet(listener: socket.socket, greetings: dict[int, _Greeting]) -> None:
+    def _greet(self, listener: socket.socket) -> None:
         with suppress(OSError):
             connection, _ = listener.accept()
             if not is_same_user(connection):
                 connection.close()
                 return
-            greeting = _Greeting(connection, secrets.token_bytes(NONCE_BYTES))
-            greetings[connection.fileno()] = greeting
             connection.settimeout(0)
-            with suppress(OSError):
-                connection.send(greeting.nonce)  # a new connection has room for it
+            self._greetings[connection.fileno()] = _Greeting(connection)
 
-    def _admit(self, greeting: _Greeting, num_workers: int, links: dict[int, Link]) -> Link | None:
-        """The link to a worker that has proved itself; None for anyone else, and for a rank that is taken."""
-        data = bytes(greeting.data)
-        rank_bytes, nonce = data[:RANK_BYTES], data[RANK_BYTES : RANK_BYTES + NONCE_BYTES]
-        context = greeting.nonce + nonce + rank_bytes
-        if not hmac.compare_digest(data[-MAC_BYTES:], _prove(self._secret, b"worker", context)):
-            return None
-        rank = int.from_bytes(rank_bytes, "little")
+    def _sort_out(self) -> None:
+        """Close connections that do not go on: those that began to speak, and silent ones that are too many."""
+        now = time.monotonic()
+        late = [greeting for greeting in self._greetings.values() if now - greeting.began > GREETING_TIMEOUT_S]
+        silent = [greeting for greeting in late if not greeting.data]
+        for greeting in [*(greeting for greeting in late if greeting.data), *silent[MAX_SILENT:]]:
+            del self._greetings[greeting.connection.fileno()]
+            greeting.connection.close()
+
+    def _admit(self, greeting: _Greeting, num_workers: int, links: dict[int, Link]) -> bool:
+        """Whether it is a worker that has proved itself, of a rank that is free; then there is a link to it."""
+        proof = bytes(greeting.data[HELLO_BYTES:])
+        if not hmac.compare_digest(proof, _prove(self._secret, b"worker", greeting.context)):
+            return False
+        rank = greeting.rank
         if rank in links or not 1 <= rank <= num_workers:
-            return None
-        try:
-            greeting.connection.send(_prove(self._secret, b"trainer", context))
-        except OSError:
-            return None
+            return False
         _keep_alive(greeting.connection)
-        key = _prove(self._secret, b"link", context)
+        key = _prove(self._secret, b"link", greeting.context)
         links[rank] = Link(greeting.connection, key, f"worker {rank}", is_trainer=True)
-        return links[rank]
+        return True
 
 
 def join(address: str, port: int, local_address: str, secret: str, rank: int, timeout_s: float) -> Link:
@@ -177,14 +187,14 @@ def join(address: str, port: int, local_address: str, secret: str, rank: int, ti
             raise TransferError(f"no trainer at {address}:{port} within {timeout_s:g} s: {why}") from None
         _keep_alive(connection)
     try:
-        their_nonce = _receive(connection, NONCE_BYTES, deadline)
-        rank_bytes, nonce = rank.to_bytes(RANK_BYTES, "little"), secrets.token_bytes(NONCE_BYTES)
-        context = their_nonce + nonce + rank_bytes
         key = bytes.fromhex(secret)
-        connection.sendall(rank_bytes + nonce + _prove(key, b"worker", context))
-        proof = _receive(connection, MAC_BYTES, deadline)
-        if not hmac.compare_digest(proof, _prove(key, b"trainer", context)):
+        hello = rank.to_bytes(RANK_BYTES, "little") + secrets.token_bytes(NONCE_BYTES)
+        connection.sendall(hello)
+        answer = _receive(connection, ANSWER_BYTES, deadline)
+        context = answer[:NONCE_BYTES] + hello
+        if not hmac.compare_digest(answer[NONCE_BYTES:], _prove(key, b"trainer", context)):
             raise TransferError(f"who listens at {address}:{port} does not know the group's secret")
+        connection.sendall(_prove(key, b"worker", context))
     except OSError as error:
         connection.close()
         why = "no answer" if isinstance(error, TimeoutError) else error.strerror or error

@@ -37,7 +37,7 @@ class Client:
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self._llm.update_weights({"update_info": update_info})
 
-    def finish_weight_update(self, weight_version: str | None = None, unchanged: frozenset[int] = frozenset()) -> None:
+    def finish_weight_update(self) -> None:
         began = time.perf_counter()
         self._llm.finish_weight_update()
         self.finish_s = time.perf_counter() - began

@@ -1,15 +1,15 @@
 """A whole update between a trainer and workers in one process, by either transport."""
 
+import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed
 
 from sync import RejectedError, SourceError, TransferError, sealed
 from sync.assembler import Assembler
@@ -451,16 +451,32 @@ def test_what_is_staged_stays_when_the_trainer_goes(connect, workers):
 
 
 @pytest.mark.fault
+def test_a_replica_that_watches_the_trainers_port_notices_its_end_only(connect, workers):
+    """As the model's trainer_watch does: to it any byte, or the end, of an idle connection means that it is gone."""
+    trainer = connect()
+    watch = socket.create_connection((workers.init_info["master_address"], workers.init_info["master_port"]))
+    watch.settimeout(0.5)
+    trainer.send_weights()
+    with pytest.raises(TimeoutError):
+        watch.recv(1)
+    trainer.shutdown()
+    with contextlib.suppress(ConnectionResetError):
+        assert watch.recv(1) == b""
+    watch.close()
+
+
+@pytest.mark.fault
 @pytest.mark.row(20)
 def test_a_stranger_finds_no_rendezvous_to_list_or_join(connect, workers):
     """p9: the group's secret was a key of a store that anybody could list."""
     connect()
     info = workers.init_info
     assert len(bytes.fromhex(info["secret"])) == 32
-    with pytest.raises(RuntimeError):
-        distributed.TCPStore(
-            info["master_address"], info["master_port"], timeout=timedelta(seconds=1), wait_for_workers=False
-        )
+    with socket.create_connection((info["master_address"], info["master_port"])) as stranger:
+        stranger.settimeout(0.5)
+        stranger.sendall(bytes(1000))
+        with pytest.raises(TimeoutError):
+            stranger.recv(1)
 
 
 def test_a_group_has_a_worker(workers):
