@@ -1,0 +1,182 @@
+"""The steps that a sequence is made of, drawn at random; as plain values, so that a sequence can be replayed."""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from .contents import NUM_CONTENTS
+
+REPLICAS = ("alpha", "beta")
+WORLD_SIZES = {"alpha": 2, "beta": 1}
+MIN_STEPS, MAX_STEPS = 6, 10
+COMMIT_CALLS = ("prepare_weight_update", "finish_weight_update")
+PUSH_CALLS = (
+    "reserve_lease",
+    "init_weight_transfer_engine",
+    "start_weight_update",
+    "update_weights",
+    *COMMIT_CALLS,
+)
+ENGINE_CALLS = (
+    *("connect", "start", "update", "prepare", "pause_scheduler", "load", "update_weight_version"),
+    *("reset_prefix_cache", "resume_generation", "report"),
+)
+INTERFERENCES = ("resume", "pause", "fence", "kill", "evict", "reset", "sleep", "rollback", "relabel", "reload")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what is done, and how."""
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> list[Any]:
+        return [self.kind, self.options]
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.kind}({shown})"
+
+
+def draw_steps(seed: int, index: int) -> list[Step]:
+    """The sequence of that number; the same for the same seed."""
+    rng = random.Random(f"{seed}/{index}")  # noqa: S311 - not a secret
+    steps = [Step("push", draw_push(rng, fault="none"))] if rng.random() < 0.7 else []
+    number = rng.randint(MIN_STEPS, MAX_STEPS)
+    while len(steps) < number:
+        steps += draw_step(rng)
+    return steps[:number]
+
+
+def draw_step(rng: random.Random) -> list[Step]:
+    """One step, or a few that belong together."""
+    kind = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+    where = {"replica": rng.choice(REPLICAS)}
+    match kind:
+        case "push":
+            return [Step(kind, draw_push(rng))]
+        case "partial":
+            return [Step(kind, {"content": rng.randrange(NUM_CONTENTS), "tensors": rng.randint(1, 5)})]
+        case "rollback" | "rollback_one":
+            options = {"to": rng.choice([None, None, 0, 1, 2, "unknown"]), "fault": draw_restore_fault(rng, "restore")}
+            return [Step(kind, options | (where if kind == "rollback_one" else {}))]
+        case "reload" | "reload_one":
+            options = {"is_named": rng.random() < 0.5, "fault": draw_restore_fault(rng, "reload")}
+            return [Step(kind, options | (where if kind == "reload_one" else {}))]
+        case "sleep":
+            level = rng.choice([1, 1, 2])
+            middle = [Step("push", draw_push(rng, fault="none"))] if rng.random() < 0.4 else []
+            if rng.random() < 0.5:
+                woken = [Step("wake", where | {"tags": [tag]}) for tag in ("weights", "kv_cache")]
+                return [Step("sleep", where | {"level": level, "fault": None}), woken[0], *middle, woken[1]]
+            fault = rng.choice([None, None, "raise"])
+            sleep = Step("sleep", where | {"level": level, "fault": fault})
+            return [sleep, *middle, Step("wake", where | {"tags": None})]
+        case "pause":
+            middle = [Step("push", draw_push(rng, fault="none"))] if rng.random() < 0.5 else []
+            return [Step("pause", where), *middle, *([Step("resume", where)] if rng.random() < 0.7 else [])]
+        case "overwrite":
+            return [Step(kind, {"content": rng.randrange(NUM_CONTENTS)})]
+        case "second_trainer" | "catch_up" | "leave" | "resume_all":
+            return [Step(kind, {"content": rng.randrange(NUM_CONTENTS)} if kind == "second_trainer" else {})]
+        case "fenced" | "dirty":
+            # A replica in a state that refuses, and what leads out of it or does not.
+            into = Step("fence", where) if kind == "fenced" else Step("reset", where)
+            return [into, draw_way_out(rng, where)]
+        case _:
+            return [Step(kind, where)]
+
+
+WEIGHTS = {
+    "push": 46,
+    "partial": 3,
+    "rollback": 7,
+    "rollback_one": 7,
+    "reload": 3,
+    "reload_one": 5,
+    "reset": 2,
+    "fence": 2,
+    "fenced": 12,
+    "dirty": 9,
+    "sleep": 5,
+    "pause": 5,
+    "relabel": 4,
+    "kill": 3,
+    "overwrite": 4,
+    "second_trainer": 2,
+    "catch_up": 4,
+    "leave": 2,
+    "abort": 1,
+}
+
+
+def draw_way_out(rng: random.Random, where: dict[str, Any]) -> Step:
+    choice = rng.choice(["kill", "rollback", "rollback", "reload", "push", "push", "push_abort", "push_abort"])
+    match choice:
+        case "kill":
+            return Step("kill", where)
+        case "rollback":
+            return Step("rollback_one", {"to": None, "fault": None} | where)
+        case "reload":
+            return Step("reload_one", {"is_named": rng.random() < 0.5, "fault": None} | where)
+        case "push":
+            return Step("push", draw_push(rng, fault="none"))
+        case _:
+            return Step("push", draw_push(rng, fault=rng.choice(["trainer", "interfere", "wire"])))
+
+
+def draw_push(rng: random.Random, fault: str | None = None) -> dict[str, Any]:
+    kind = fault or rng.choices(list(FAULTS), list(FAULTS.values()))[0]
+    return {
+        "content": "same" if rng.random() < 0.12 else rng.randrange(NUM_CONTENTS),
+        "is_named": rng.random() < 0.6,
+        "in_flight": rng.choice(["keep", "wait", "abort"]),
+        "keep_previous": rng.random() < 0.85,
+        "fault": draw_fault(rng, kind),
+    }
+
+
+FAULTS = {"none": 30, "nan": 3, "shape": 1, "loader": 16, "wire": 16, "engine": 16, "interfere": 16, "trainer": 6}
+
+
+def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
+    replica = rng.choice(REPLICAS)
+    match kind:
+        case "none":
+            return None
+        case "loader":
+            rank = rng.choice([None, *range(WORLD_SIZES[replica])])
+            return {"kind": kind, "replica": replica, "rank": rank, "how": rng.choice(["before", "half", "after"])}
+        case "wire":
+            if rng.random() < 0.3:  # a commit of which nobody can say what became of it
+                calls = ["finish_weight_update", "abort_weight_update", *rng.choice([[], ["fence"]])]
+            else:
+                calls = [rng.choice([*PUSH_CALLS, *COMMIT_CALLS, *COMMIT_CALLS])]
+            hows = [rng.choice(["lose_call", "lose_answer", "late"]) for _ in calls]
+            return {"kind": kind, "replica": replica, "calls": calls, "hows": hows}
+        case "engine":
+            how = rng.choice(["die_before", "die_after", "raise", "raise"])
+            return {"kind": kind, "replica": replica, "call": rng.choice(ENGINE_CALLS), "how": how}
+        case "interfere":
+            call = rng.choice([*PUSH_CALLS[3:], *COMMIT_CALLS])
+            return {"kind": kind, "replica": replica, "call": call, "action": rng.choice(INTERFERENCES)}
+        case "trainer":
+            return {"kind": kind, "replica": replica, "call": rng.choice(["transfer", *PUSH_CALLS[2:]])}
+        case _:
+            return {"kind": kind}
+
+
+def draw_restore_fault(rng: random.Random, operation: str) -> dict[str, Any] | None:
+    if rng.random() < 0.6:
+        return None
+    replica = rng.choice(REPLICAS)
+    if rng.random() < 0.6:
+        rank = rng.choice([None, *range(WORLD_SIZES[replica])])
+        how = rng.choice(["before", "half", "after"])
+        return {"kind": "loader", "replica": replica, "rank": rank, "how": how, "call": operation}
+    if rng.random() < 0.5 and operation == "restore":
+        hows = [rng.choice(["lose_call", "lose_answer", "late"])]
+        return {"kind": "wire", "replica": replica, "calls": ["rollback"], "hows": hows}
+    call = rng.choice(["report", operation, "update_weight_version", "reset_prefix_cache", "resume_generation"])
+    return {"kind": "engine", "replica": replica, "call": call, "how": rng.choice(["die_before", "die_after", "raise"])}
