@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--first", type=int, default=0, help="number of the first sequence")
     parser.add_argument("--replay", help="a sequence as a failure has printed it")
+    parser.add_argument("--found", action="store_true", help="run the sequences that have found faults first")
     parser.add_argument("--coverage", action="store_true", help="fail unless every state and edge was reached 20 times")
     options = parser.parse_args()
     for name, value in ENVIRONMENT.items():
@@ -36,7 +37,8 @@ def main() -> int:
             failure = runner.try_steps(from_json(options.replay))
             failures = [failure] if failure is not None else []
         else:
-            failures = runner.run(options.seed, options.count, options.first)
+            failures = runner.run_found() if options.found else []
+            failures += runner.run(options.seed, options.count, options.first) if not failures else []
         for failure in failures:
             say(f"shortest found: {len(failure.steps)} steps\n{failure.report(options.seed)}")
     say(world.coverage.report())

@@ -168,7 +168,7 @@ class Llm:
         if how == "die_before":
             await self._die()
         if how == "raise":
-            raise Exception(f"Call to {name} failed: as the sequence wants it")  # noqa: TRY002 - as vLLM's do
+            raise Exception(f"Call to {name} failed: as the sequence wants it")
         # In the engine's process one call comes after another, and the model's loop goes on meanwhile.
         result = await self._engine.in_process(lambda: run(fault))
         if how == "die_after" or self.errored:

@@ -13,6 +13,7 @@ from pathlib import Path
 from .contents import read_contents, write_tiny_checkpoint
 from .coverage import Coverage
 from .fleet_run import FleetRun, World
+from .found import FOUND
 from .model_code import install_triton
 from .ranks import Ranks, shorten_polls
 from .replicas import Disk
@@ -80,6 +81,13 @@ class Runner:
             if index % 25 == 24:
                 self._say(f"{index + 1 - first} sequences, {time.monotonic() - began:.0f} s")
         return []
+
+    def run_found(self) -> list[Failure]:
+        """The sequences that have shown faults (found.py); returns those that fail."""
+        failures = [(name, self.try_steps(steps)) for name, steps in FOUND.items()]
+        for name, failure in failures:
+            self._say(f"{'ok' if failure is None else 'FAILED'}: {name}")
+        return [failure for _, failure in failures if failure is not None]
 
     def try_steps(self, steps: list[Step], index: int | None = None) -> Failure | None:
         run = FleetRun(self.world)

@@ -22,32 +22,42 @@ REFUSING = frozenset({State.DIRTY, State.FENCED})
 
 
 class ReplicaState:
-    """The state, its reason, and the engine's scheduler, which is paused and resumed accordingly."""
+    """The state, its reason, and the engine's scheduler, which is paused and resumed accordingly.
+
+    An update that has not committed changes nothing of what the model holds: a replica that refuses does so until the
+    commit, although its state is then "updating".
+    """
 
     def __init__(self, engine: Engine, workers: Workers) -> None:
-        self.state = State.SERVING
+        self.resting = State.SERVING
+        """Apart from a running update: serving, dirty or fenced."""
         self.reason: str | None = None
+        self.is_updating = False
         self.is_paused = False
         """Whether a client has paused generation."""
         self._engine = engine
         self._workers = workers
 
     @property
+    def state(self) -> State:
+        return State.UPDATING if self.is_updating else self.resting
+
+    @property
     def is_refusing(self) -> bool:
-        return self.state in REFUSING
+        return self.resting in REFUSING
 
     def check_can_generate(self) -> None:
         """Raises Unavailable when what would be generated could not be trusted."""
         if self.is_refusing:
-            raise Unavailable(f"weights: {self.state} ({self.reason}); push a full set of weights")
+            raise Unavailable(f"weights: {self.resting} ({self.reason}); push a full set of weights")
 
     def serve(self) -> None:
         """The weights are whole and known."""
-        self.state, self.reason = State.SERVING, None
+        self.resting, self.reason = State.SERVING, None
 
     async def refuse(self, state: State, reason: str) -> None:
         """From now on nothing is generated; what is running ends with finish reason "abort"."""
-        self.state, self.reason = state, reason
+        self.resting, self.reason = state, reason
         if self._engine.is_running:
             await self._workers.pause("abort", clear_cache=True)
 
@@ -67,5 +77,5 @@ class ReplicaState:
     def engine_died(self) -> None:
         """The new engine is not paused, and holds its checkpoint; a fenced replica stays fenced."""
         self.is_paused = False
-        if self.state is not State.FENCED:
+        if self.resting is not State.FENCED:
             self.serve()

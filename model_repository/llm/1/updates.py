@@ -38,7 +38,6 @@ class Updates:
         self._workers = workers
         self._replica = replica
         self._announce = announce
-        self._resting: tuple[State, str | None] = (State.SERVING, None)  # state and reason before the running update
         self._expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
 
     @property
@@ -76,7 +75,6 @@ class Updates:
         update_id = update_id or secrets.token_hex(8)
         update = RunningUpdate(update_id, self.history.begin(kind, holder, update_id), in_flight, timeout_s)
         self._workers.deadline = update.deadline
-        self._resting = (self._replica.state, self._replica.reason)
         self.running = update
         return update
 
@@ -100,7 +98,7 @@ class Updates:
         except RequestError as error:
             await self.fail(update, f"start_weight_update failed: {error}")
             raise
-        self._replica.state = State.UPDATING
+        self._replica.is_updating = True
 
     async def receive(self, update: RunningUpdate, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Have the workers receive tensors. Raises RequestError."""
@@ -171,7 +169,6 @@ class Updates:
         if update.is_touched:
             await self._replica.refuse(State.DIRTY, reason)
         else:
-            self._replica.state, self._replica.reason = self._resting
             await self._replica.resume_unless_paused()
         self.history.end(update.record, outcome, version, reason)
 
@@ -200,7 +197,7 @@ class Updates:
         if to is not None:
             target = versions.find(to)
         else:
-            target = versions.serving if self._replica.state is State.DIRTY else versions.previous
+            target = versions.serving if self._replica.resting is State.DIRTY else versions.previous
         if target is None:
             at_hand = ", ".join(sorted({each.label for each in (versions.serving, *versions.earlier)}))
             wanted = "no previous version is kept here" if to is None else f"{to!r} is not kept here"
@@ -276,6 +273,7 @@ class Updates:
 
     def _end_running(self) -> None:
         self.running = None
+        self._replica.is_updating = False
         self._workers.deadline = None
         if self._expiry is not None:
             self._expiry.cancel()

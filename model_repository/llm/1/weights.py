@@ -203,7 +203,7 @@ class Weights:
             if unless_committed is None or not self.updates.is_live(unless_committed):
                 if self.updates.running is not None:
                     await self._give_up(self.updates.running, reason)
-                if self.state is not State.DIRTY:  # that one says more: what it holds is not known
+                if self.replica.resting is not State.DIRTY:  # that one says more: what it holds is not known
                     await self.replica.refuse(State.FENCED, reason)
             return self.updates.outcome(unless_committed)
 
@@ -271,7 +271,7 @@ class Weights:
                 await self._workers.run("forget")
             await self._workers.sleep(level, mode)
             if level >= 2:
-                self.replica.state, self.replica.reason = State.DIRTY, f"sleep level {level} discarded the weights"
+                self.replica.resting, self.replica.reason = State.DIRTY, f"sleep level {level} discarded the weights"
 
     async def wake_up(self, tags: list[str] | None) -> bool:
         """Whether the engine is awake as a whole."""

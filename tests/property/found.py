@@ -1,0 +1,23 @@
+"""Sequences that once served weights under a wrong label; run before the random ones."""
+
+from typing import Any
+
+from .steps import Step
+
+
+def push(content: int | str, *, is_named: bool = True, **fault: Any) -> Step:
+    options = {"content": content, "is_named": is_named, "in_flight": "keep", "keep_previous": True}
+    return Step("push", options | {"fault": fault or None})
+
+
+def rollback(to: int | None = None) -> Step:
+    return Step("rollback_one", {"replica": "alpha", "to": to, "fault": None})
+
+
+FOUND: dict[str, list[Step]] = {
+    "a client's resume during a push to a dirty replica let it generate": [
+        push(1),
+        Step("reset", {"replica": "alpha"}),
+        push(2, kind="interfere", replica="alpha", call="update_weights", action="resume"),
+    ],
+}
