@@ -20,4 +20,11 @@ FOUND: dict[str, list[Step]] = {
         Step("reset", {"replica": "alpha"}),
         push(2, kind="interfere", replica="alpha", call="update_weights", action="resume"),
     ],
+    "an unchanged push after a failed commit was noted by the id of older weights": [
+        push(1),
+        push(2, kind="engine", replica="alpha", call="update_weight_version", how="raise"),
+        push(2),
+        push(3),
+        rollback(1),
+    ],
 }

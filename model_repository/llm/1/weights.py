@@ -180,8 +180,7 @@ class Weights:
             async with self._release_on_failure(update):
                 await self.updates.prepare(update)
                 # An unchanged update brings a new name for what the workers hold already.
-                held = serving.update_id if update.is_unchanged else update.update_id
-                return await self.updates.commit(update, Version(label, held))
+                return await self.updates.commit(update, Version(label, update.held or update.update_id))
 
     async def abort(self, reason: str, update_id: str | None = None) -> dict[str, Any]:
         """Give up the running update, and say what became of `update_id`; nothing happens without one.
