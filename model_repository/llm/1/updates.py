@@ -147,9 +147,11 @@ class Updates:
             self.versions.commit(version)
         self._replica.serve()
         self._announce(version.label)
-        with record.timed("flush_s"):
-            await self._replica.resume_unless_paused()  # a fenced engine stands still, whatever was pushed
-        self.history.end(record, "unchanged" if update.is_unchanged else "committed", version.label)
+        try:
+            with record.timed("flush_s"):
+                await self._replica.resume_unless_paused()
+        finally:  # whatever becomes of the scheduler, this is what serves; nothing ends twice (the engine's death)
+            self.history.end(record, "unchanged" if update.is_unchanged else "committed", version.label)
         await self._note_kept()
         return record.result()
 
@@ -161,16 +163,18 @@ class Updates:
         if self.running is not update:
             return
         self._end_running()
+        if update.is_touched:  # from now on, not only when the workers have cleaned up
+            self._replica.resting, self._replica.reason = State.DIRTY, reason
         version = None
         if self._engine.is_running:
             version = await self._clean_up(update)
         if update.record.outcome != "running":
             return  # the engine died meanwhile
+        self.history.end(update.record, outcome, version, reason)
         if update.is_touched:
             await self._replica.refuse(State.DIRTY, reason)
         else:
             await self._replica.resume_unless_paused()
-        self.history.end(update.record, outcome, version, reason)
 
     def is_live(self, update_id: str) -> bool:
         """Whether that update has committed and is what serves."""
