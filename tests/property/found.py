@@ -14,6 +14,10 @@ def rollback(to: int | None = None) -> Step:
     return Step("rollback_one", {"replica": "alpha", "to": to, "fault": None})
 
 
+def reload(**fault: Any) -> Step:
+    return Step("reload_one", {"replica": "alpha", "is_named": True, "fault": fault or None})
+
+
 FOUND: dict[str, list[Step]] = {
     "a client's resume during a push to a dirty replica let it generate": [
         push(1),
@@ -26,5 +30,20 @@ FOUND: dict[str, list[Step]] = {
         push(2),
         push(3),
         rollback(1),
+    ],
+    "a rollback after a reload of other files served these by the first ones' name": [
+        Step("overwrite", {"content": 1}),
+        reload(),
+        rollback(),
+    ],
+    "a rollback after a reload that failed served the new files by the old ones' name": [
+        Step("overwrite", {"content": 1}),
+        reload(kind="loader", replica="alpha", rank=1, how="half", call="reload"),
+        rollback(),
+    ],
+    "a rollback after a reload that failed late served the new files by the old ones' name": [
+        Step("overwrite", {"content": 1}),
+        reload(kind="engine", replica="alpha", call="update_weight_version", how="raise"),
+        rollback(),
     ],
 }

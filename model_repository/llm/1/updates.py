@@ -243,7 +243,7 @@ class Updates:
         operations: dict[str, tuple[str, dict[str, Any]]] = {
             "push": ("load", {"update_id": version.update_id, "keep": [self.versions.serving.update_id]}),
             "rollback": ("restore", {"update_id": version.update_id}),
-            "reload": ("reload", {}),
+            "reload": ("reload", {"update_id": version.update_id}),
         }
         operation, arguments = operations[record.kind]
         with record.timed("load_s"):
@@ -306,4 +306,5 @@ def label_of_start(fingerprints: tuple[str | None, str | None]) -> str:
 
 
 def checkpoint(label: str) -> Version:
-    return Version(label, CHECKPOINT_ID)
+    """What is on disk now, by an id of its own: it need not be what an earlier checkpoint's id means."""
+    return Version(label, f"{CHECKPOINT_ID}-{secrets.token_hex(4)}")
