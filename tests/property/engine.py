@@ -30,7 +30,8 @@ class EngineFault:
 
     call: str
     how: str
-    """die_before, die_after: the engine; raise: the call; before, half, after: the loader of `rank` (None: of all)."""
+    """die_before, die_after: the engine; raise, raise_after: the call; refuse: reset_prefix_cache; before, half, after:
+    the loader of `rank` (None: of all)."""
     rank: int | None = None
 
 
@@ -142,7 +143,9 @@ class Llm:
     async def wake_up(self, tags: list[str] | None = None) -> bool:
         def wake(_fault: EngineFault | None) -> bool:
             scheduler = self.scheduler
-            woken = scheduler.asleep & set(tags) if tags else set(scheduler.asleep)
+            woken = set(tags) if tags else set(scheduler.asleep)
+            if not woken <= scheduler.asleep:
+                woken = set()
             if "weights" in woken:
                 for worker, memory in zip(self.workers, self._offloaded, strict=False):
                     for name, tensor in tensors_of(worker.model).items():
@@ -171,6 +174,8 @@ class Llm:
             raise Exception(f"Call to {name} failed: as the sequence wants it")
         # In the engine's process one call comes after another, and the model's loop goes on meanwhile.
         result = await self._engine.in_process(lambda: run(fault))
+        if how == "raise_after":
+            raise Exception(f"Call to {name} failed: after it was done")  # noqa: TRY002 - as vLLM's do
         if how == "die_after" or self.errored:
             await self._die()
         return result

@@ -18,6 +18,14 @@ def reload(**fault: Any) -> Step:
     return Step("reload_one", {"replica": "alpha", "is_named": True, "fault": fault or None})
 
 
+def sleep(level: int, fault: str | None = None) -> Step:
+    return Step("sleep", {"replica": "alpha", "level": level, "fault": fault})
+
+
+def wake(*tags: str) -> Step:
+    return Step("wake", {"replica": "alpha", "tags": list(tags) or None})
+
+
 FOUND: dict[str, list[Step]] = {
     "a client's resume during a push to a dirty replica let it generate": [
         push(1),
@@ -45,5 +53,21 @@ FOUND: dict[str, list[Step]] = {
         Step("overwrite", {"content": 1}),
         reload(kind="engine", replica="alpha", call="update_weight_version", how="raise"),
         rollback(),
+    ],
+    "a push to sleeping weights was overwritten by the old ones when they woke": [
+        push(1),
+        sleep(1),
+        push(2),
+        wake(),
+    ],
+    "a push between waking the weights and the KV cache resumed a sleeping engine": [
+        sleep(2),
+        wake("weights"),
+        push(1),
+        wake("kv_cache"),
+    ],
+    "a sleep that failed after it had discarded the weights left the replica serving": [
+        sleep(2, fault="raise_after"),
+        wake(),
     ],
 }

@@ -70,7 +70,7 @@ def draw_step(rng: random.Random) -> list[Step]:
             if rng.random() < 0.5:
                 woken = [Step("wake", where | {"tags": [tag]}) for tag in ("weights", "kv_cache")]
                 return [Step("sleep", where | {"level": level, "fault": None}), woken[0], *middle, woken[1]]
-            fault = rng.choice([None, None, "raise"])
+            fault = rng.choice([None, None, "raise", "raise_after"])
             sleep = Step("sleep", where | {"level": level, "fault": fault})
             return [sleep, *middle, Step("wake", where | {"tags": None})]
         case "pause":
@@ -156,8 +156,11 @@ def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
             hows = [rng.choice(["lose_call", "lose_answer", "late"]) for _ in calls]
             return {"kind": kind, "replica": replica, "calls": calls, "hows": hows}
         case "engine":
-            how = rng.choice(["die_before", "die_after", "raise", "raise"])
-            return {"kind": kind, "replica": replica, "call": rng.choice(ENGINE_CALLS), "how": how}
+            call = rng.choice(ENGINE_CALLS)
+            how = rng.choice(["die_before", "die_after", "raise", "raise_after"])
+            if call == "reset_prefix_cache" and rng.random() < 0.5:
+                how = "refuse"
+            return {"kind": kind, "replica": replica, "call": call, "how": how}
         case "interfere":
             call = rng.choice([*PUSH_CALLS[3:], *COMMIT_CALLS])
             return {"kind": kind, "replica": replica, "call": call, "action": rng.choice(INTERFERENCES)}

@@ -130,6 +130,7 @@ class Weights:
                 return running.update_id
             if not self.lease.is_held:
                 raise Conflict("start_weight_update: no trainer is connected; call init_weight_transfer_engine first")
+            self.replica.require_awake("start_weight_update")
             update = self.updates.begin("push", self.lease.holder, update_id, in_flight, self._timeout_s)
             async with self._release_on_failure(update):
                 await self.updates.start(update)
@@ -215,6 +216,7 @@ class Weights:
         """
         async with self._exclusive():
             self.updates.refuse_while_running("rollback")
+            self.replica.require_awake("rollback")
             target = self.updates.rollback_target(to)
             await self.updates.require_at_every_rank(target)
             update = self.updates.begin("rollback", self.lease.holder, None, in_flight, OPERATION_TIMEOUT_S)
@@ -227,6 +229,7 @@ class Weights:
         """
         async with self._exclusive():
             self.updates.refuse_while_running("reload")
+            self.replica.require_awake("reload")
             label = label_of_reload(version, (self._fingerprint, find_fingerprint(self.engine.llm)))
             update = self.updates.begin("reload", self.lease.holder, None, in_flight, OPERATION_TIMEOUT_S)
             return await self.updates.commit(update, checkpoint(label))
@@ -259,6 +262,7 @@ class Weights:
         """Zero the weights: vLLM's weight checker does, to prove that a push writes every tensor."""
         async with self._exclusive():
             self.updates.refuse_while_running("reset_weights")
+            self.replica.require_awake("reset_weights")
             await self.replica.refuse(State.DIRTY, "weights were reset to zero")
             await self._workers.run("reset")
 
@@ -268,18 +272,13 @@ class Weights:
             self.updates.refuse_while_running("sleep")
             if level >= 1:
                 await self._workers.run("forget")
-            await self._workers.sleep(level, mode)
-            if level >= 2:
-                self.replica.resting, self.replica.reason = State.DIRTY, f"sleep level {level} discarded the weights"
+            await self.replica.sleep(level, mode)
 
     async def wake_up(self, tags: list[str] | None) -> bool:
         """Whether the engine is awake as a whole."""
         async with self._exclusive():
             self.updates.refuse_while_running("wake_up")
-            is_awake = await self._workers.wake_up(tags)
-            if is_awake and (self.replica.is_paused or self.replica.is_refusing):  # vLLM resumes by itself
-                await self._workers.pause("abort", clear_cache=True)
-            return is_awake
+            return await self.replica.wake_up(tags)
 
     # ---- the steps of the above -----------------------------------------------------------------------------------
 
