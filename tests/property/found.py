@@ -70,4 +70,8 @@ FOUND: dict[str, list[Step]] = {
         sleep(2, fault="raise_after"),
         wake(),
     ],
+    "an unchanged push healed a replica whose caches could not be reset, and left them": [
+        push(1, kind="engine", replica="alpha", call="reset_prefix_cache", how="refuse"),
+        push(1),
+    ],
 }

@@ -135,7 +135,8 @@ class Updates:
                 await self._replace(update, version)
             with record.timed("flush_s"):
                 await self._workers.set_version(version.label)
-                if not update.is_unchanged:
+                # A dirty replica may hold these weights beside caches of older ones: a commit failed between the two.
+                if not update.is_unchanged or self._replica.resting is State.DIRTY:
                     await self._workers.reset_caches()
         except RequestError as error:
             await self.fail(update, f"{record.kind} failed: {error}")
