@@ -2,6 +2,7 @@
 
 import argparse
 import faulthandler
+import logging
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def main() -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     faulthandler.enable()
+    logging.disable(logging.CRITICAL)  # faults are meant here, and would be logged with tracebacks
 
     from .runner import Runner, build_world, from_json, temporary_folder
 

@@ -74,4 +74,16 @@ FOUND: dict[str, list[Step]] = {
         push(1, kind="engine", replica="alpha", call="reset_prefix_cache", how="refuse"),
         push(1),
     ],
+    "the default name after a rollback was that of other weights": [
+        push(1, is_named=False),
+        push(2, is_named=False),
+        Step("rollback", {"to": None, "fault": None}),
+        push(3, is_named=False),
+    ],
+    "the default name after a restart of the engines was that of other weights": [
+        push(1, is_named=False),
+        Step("kill", {"replica": "alpha"}),
+        Step("kill", {"replica": "beta"}),
+        push(2, is_named=False),
+    ],
 }

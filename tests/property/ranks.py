@@ -114,6 +114,7 @@ class Ranks:
             enforce_eager=True,
             max_model_len=128,
             skip_tokenizer_init=True,
+            use_tqdm_on_load=False,
             weight_transfer_config=WeightTransferConfig(backend="gloo"),
         ).create_engine_config()
         with set_current_vllm_config(self._vllm_config), tempfile.TemporaryDirectory() as folder:

@@ -223,14 +223,15 @@ class Updates:
     def engine_started(self, label: str) -> None:
         """A new engine serves what it found on disk, as `label`."""
         if label != self.versions.serving.label:
-            self.versions = ServedVersions(label)
+            self.versions.restart(label)
             self._announce(label)
 
     def engine_died(self, reason: str) -> None:
         """Nothing of a running update, and no kept version, is left."""
         if self.history.last is not None:
             self.history.end(self.history.last, "failed", None, reason)
-        self.versions, self.kept = ServedVersions(), []
+        self.versions.restart(FIRST_VERSION)
+        self.kept = []
         self._announce(FIRST_VERSION)
         self._end_running()
 

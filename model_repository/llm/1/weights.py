@@ -164,7 +164,7 @@ class Weights:
     ) -> dict[str, Any]:
         """Make the update live: load, set the version and drop what was cached, while generation is paused.
 
-        version: by default "v<n+1>" after the one that serves: other weights never go by the same name.
+        version: by default "v<n+1>" after the highest that has served: other weights never go by the same name.
         in_flight: as in `start`, for a trainer that says so only now.
 
         Idempotent: a second finish of the same update answers as the first.
@@ -176,8 +176,8 @@ class Weights:
             update = self.updates.require("finish_weight_update", update_id)
             update.in_flight = in_flight or update.in_flight
             update.record.stage_s = time.time() - update.record.started_at
-            serving = self.updates.versions.serving
-            label = version if version is not None else next_version([serving.label])
+            versions = self.updates.versions
+            label = version or next_version([versions.serving.label, versions.newest_numbered])
             async with self._release_on_failure(update):
                 await self.updates.prepare(update)
                 # An unchanged update brings a new name for what the workers hold already.
