@@ -5,6 +5,7 @@ be made now, whether their caches are of older weights, and what is asleep.
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -175,7 +176,7 @@ class Llm:
         # In the engine's process one call comes after another, and the model's loop goes on meanwhile.
         result = await self._engine.in_process(lambda: run(fault))
         if how == "raise_after":
-            raise Exception(f"Call to {name} failed: after it was done")  # noqa: TRY002 - as vLLM's do
+            raise Exception(f"Call to {name} failed: after it was done")  # as vLLM's
         if how == "die_after" or self.errored:
             await self._die()
         return result
@@ -194,8 +195,13 @@ class Llm:
 class StandInEngine:
     """The model's `Engine`: starts `Llm`, and starts it again with the checkpoint's weights when it has died."""
 
-    def __init__(self, ranks: list[Rank], loop: asyncio.AbstractEventLoop, watch: Callable[[str], None]) -> None:
-        """`watch` is called, in the engine's process, whenever tokens could be made from now on."""
+    def __init__(
+        self, ranks: list[Rank], loop: asyncio.AbstractEventLoop, vllm: threading.Lock, watch: Callable[[str], None]
+    ) -> None:
+        """vllm: held while a model is worked on. Real engines have a process each; here they share vLLM's globals.
+
+        `watch` is called, in the engine's process, whenever tokens could be made from now on.
+        """
         self.loop = loop
         self.settings = SimpleNamespace(control_key=KEY)
         self.arguments = SimpleNamespace(model=ranks[0].vllm_config.model_config.model)
@@ -206,6 +212,7 @@ class StandInEngine:
         self.violations: list[str] = []
         self.faults: list[EngineFault] = []
         self._ranks = ranks
+        self._vllm = vllm
         self._watch = watch
         self._llm: Llm | None = None
         self._on_start: list[Callable[[Any], Awaitable[None] | None]] = []
@@ -257,7 +264,11 @@ class StandInEngine:
         self._process.shutdown(wait=False)
 
     async def in_process(self, call: Callable[[], Any]) -> Any:
-        return await self.loop.run_in_executor(self._process, call)
+        def run() -> Any:
+            with self._vllm:
+                return call()
+
+        return await self.loop.run_in_executor(self._process, run)
 
     def take_fault(self, call: str) -> EngineFault | None:
         found = next((fault for fault in self.faults if fault.call == call), None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +55,7 @@ class World:
     contents: list[Content]
     disk: Disk
     loop: asyncio.AbstractEventLoop
+    vllm: threading.Lock = field(default_factory=threading.Lock)
     coverage: Coverage = field(default_factory=Coverage)
 
 
@@ -68,7 +70,16 @@ class FleetRun:
             world.disk.overwrite(world.contents[0])
         self.labels.fix("default", world.contents[0])
         self.replicas = {
-            name: Replica(name, world.ranks[name], world.reference, world.disk, self.labels, world.coverage, world.loop)
+            name: Replica(
+                name,
+                world.ranks[name],
+                world.reference,
+                world.disk,
+                self.labels,
+                world.coverage,
+                world.loop,
+                world.vllm,
+            )
             for name in REPLICAS
         }
         self._trainers: dict[str, Trainer] = {}

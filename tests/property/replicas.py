@@ -1,6 +1,7 @@
 """A replica as the sequences drive it: the model's own Weights and Control over real workers."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +55,7 @@ class Replica:
         labels: Labels,
         coverage: Coverage,
         loop: asyncio.AbstractEventLoop,
+        vllm: threading.Lock,
     ) -> None:
         self.name = name
         self.disk = disk
@@ -64,7 +66,7 @@ class Replica:
         self._reference = reference
         self._running_calls = 0
         self._state_at_death = ""
-        self.engine = StandInEngine(ranks, loop, self._watch)
+        self.engine = StandInEngine(ranks, loop, vllm, self._watch)
         # Before the hook of Weights, which changes the state.
         self.engine.on_death(self._note_death)
         announced: list[str] = []
@@ -125,7 +127,7 @@ class Replica:
         self.run(self._settle())
 
     async def _settle(self) -> None:
-        while self._running_calls or self.engine._restarts:
+        while self._running_calls or self.engine._restarts:  # noqa: ASYNC110 - two things to wait for, and no hurry
             await asyncio.sleep(0.002)
 
     async def released(self, timeout_s: float) -> bool:
@@ -169,9 +171,9 @@ class Replica:
     def _find_problems(self) -> list[str]:
         scheduler = self.engine.llm.scheduler
         problems = []
-        if not self.refuses and not scheduler.asleep:
-            if objection := self.labels.objection(self.label, self.content()):
-                problems.append(f"{objection} (state {self.state})")
+        is_served = not self.refuses and not scheduler.asleep
+        if is_served and (objection := self.labels.objection(self.label, self.content())):
+            problems.append(f"{objection} (state {self.state})")
         if scheduler.can_generate and scheduler.has_stale_cache and not self.refuses:
             problems.append("generates with caches of older weights")
         if self.weights.updates.running is not None and not self.weights.lease.is_held:
@@ -195,9 +197,8 @@ class Replica:
             claimed = self.disk.content_of(worker.weights.report()["checkpoint"]["fingerprint"])
             if held is not claimed:
                 wrong.append(f"claims to hold the checkpoint {claimed}, holds {held}")
-        elif (entry := history.entry(history.current)) is not None:
-            if held is None or held.digest != entry.digest:
-                wrong.append(f"claims to hold {history.current}, holds {held}")
+        elif (entry := history.entry(history.current)) is not None and (held is None or held.digest != entry.digest):
+            wrong.append(f"claims to hold {history.current}, holds {held}")
         return wrong
 
     @staticmethod
