@@ -13,6 +13,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "TORCH_CPP_LOG_LEVEL": "FATAL",  # gloo's groups break here on purpose
 }
 
 

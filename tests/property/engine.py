@@ -22,6 +22,7 @@ from .ranks import Rank, Worker
 KEY = "control-key"
 # As the supervisor's look for a dead engine, and vLLM's start, only shorter.
 NOTICE_S, START_S = 0.005, 0.02
+RANK_FAILURES = frozenset({"before", "half", "after", "rejected", "failed"})
 REPLACING = frozenset({"load", "restore", "reload", "reset"})
 
 
@@ -31,8 +32,8 @@ class EngineFault:
 
     call: str
     how: str
-    """die_before, die_after: the engine; raise, raise_after: the call; refuse: reset_prefix_cache; before, half, after:
-    the loader of `rank` (None: of all)."""
+    """die_before, die_after: the engine; raise, raise_after: the call; refuse: reset_prefix_cache; RANK_FAILURES:
+    `rank` (None: all), as Worker.run has them."""
     rank: int | None = None
 
 
@@ -84,11 +85,13 @@ class Llm:
             if operation in REPLACING:
                 if self.scheduler.can_generate and options.get("update_id") != self._common_version():
                     self._engine.violations.append(f"{operation} while the scheduler runs")
-                self.scheduler.has_stale_cache = True
             answers = []
             for worker in self.workers:
-                fails = fault.how if fault is not None and fault.rank in (None, worker.rank) else None
+                is_hit = fault is not None and fault.rank in (None, worker.rank)
+                fails = fault.how if fault is not None and is_hit and fault.how in RANK_FAILURES else None
                 answers.append(worker.run(operation, options, fails))
+            if operation in REPLACING and any(answer["code"] in ("ok", "touched") for answer in answers):
+                self.scheduler.has_stale_cache = True
             return [answers]
 
         return await self._call(operation, run)

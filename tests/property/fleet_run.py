@@ -99,6 +99,7 @@ class FleetRun:
                 self._try(lambda r=replica: self.operate(r, "wake_up"))
                 self._try(lambda r=replica: self.operate(r, "resume_generation"))
             self._check("the end")
+            self._require_healing()
         finally:
             self.close()
 
@@ -193,6 +194,8 @@ class FleetRun:
                 self._note_error(error)
                 self._settle()
                 self._check_commit_error(error, before)
+                if fault is None and not error.unknown:
+                    raise Mislabelled(f"a rollback that could not work was not refused beforehand: {error}") from None
             except SyncError as error:
                 self._note_error(error)
             else:
@@ -333,6 +336,21 @@ class FleetRun:
                 continue
             if replica.refuses or replica.label != label:
                 raise Mislabelled(f"{name}: {label} is said to be live, it is {replica.state} with {replica.label}")
+
+    def _require_healing(self) -> None:
+        """Whatever happened: a push of all tensors makes every replica generate again."""
+        self._leave("a")
+        content, label = self.world.contents[1], "healed"
+        for is_last in (False, True):  # the first may meet what a sequence has left: a lease, a lost engine
+            trainer = self._trainer("a", keep_previous=True)
+            if self._push(trainer, content, dict(content.tensors), label, "keep", None):
+                break
+            if is_last:
+                raise Mislabelled(f"no push succeeds any more: {self.log[-1]}")
+        for name, replica in self.replicas.items():
+            if not replica.engine.llm.scheduler.can_generate:
+                raise Mislabelled(f"{name}: stands still after a push, {replica.state}")
+        self._check("the push that heals")
 
     # ---- faults ---------------------------------------------------------------------------------------------------
 

@@ -84,9 +84,16 @@ class Worker(WeightOperations):
         return self.weight_transfer_engine.weights
 
     def run(self, operation: str, arguments: dict[str, Any], fails: str | None = None) -> dict[str, Any]:
-        """A weight operation; `fails` says when the model's own loader fails in it: "before", "half" or "after"."""
+        """A weight operation; `fails` says how this rank fails in it.
+
+        "before", "half" or "after": the model's own loader does. "rejected" or "failed": the worker answers so, and
+        does nothing.
+        """
         if fails is None:
             return self.weight_operation(operation, arguments)
+        if fails in ("rejected", "failed"):
+            refusal = {"rank": self.rank, "code": fails, "message": "as the sequence wants it"}
+            return refusal | self.weights.report()
         own = self.model.load_weights
 
         def load_weights(weights: Tensors) -> Any:

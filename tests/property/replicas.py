@@ -229,7 +229,7 @@ def cause_of(name: str, failed: bool, record: Any, begun: Any) -> str:
     if name == "finish_weight_update":
         if not failed:
             return "unchanged" if record.outcome == "unchanged" else "committed"
-        return "load failed"
+        return "commit failed"
     if name in ("rollback", "reload", "prepare_weight_update"):
         return f"{shown} failed" if failed and (begun is not None or name.startswith("prepare")) else shown
     return shown

@@ -18,10 +18,23 @@ PUSH_CALLS = (
     *COMMIT_CALLS,
 )
 ENGINE_CALLS = (
-    *("connect", "start", "update", "prepare", "pause_scheduler", "load", "update_weight_version"),
+    *("connect", "start", "update", "prepare", "prepare", "pause_scheduler", "load", "update_weight_version"),
     *("reset_prefix_cache", "resume_generation", "report"),
 )
-INTERFERENCES = ("resume", "pause", "fence", "kill", "evict", "reset", "sleep", "rollback", "relabel", "reload")
+RANK_CALLS = ("start", "update", "prepare", "prepare", "prepare")
+LOAD_FAILURES = ("before", "half", "after", "failed")
+INTERFERENCES = (
+    "resume",
+    "pause",
+    *["fence"] * 4,
+    *["kill"] * 3,
+    "evict",
+    "reset",
+    "sleep",
+    "rollback",
+    "relabel",
+    "reload",
+)
 
 
 @dataclass(frozen=True)
@@ -59,13 +72,14 @@ def draw_step(rng: random.Random) -> list[Step]:
         case "partial":
             return [Step(kind, {"content": rng.randrange(NUM_CONTENTS), "tensors": rng.randint(1, 5)})]
         case "rollback" | "rollback_one":
-            options = {"to": rng.choice([None, None, 0, 1, 2, "unknown"]), "fault": draw_restore_fault(rng, "restore")}
+            to = rng.choice([None, None, None, 0, 1, 2, "unknown"])
+            options = {"to": to, "fault": draw_restore_fault(rng, "restore", where["replica"])}
             return [Step(kind, options | (where if kind == "rollback_one" else {}))]
         case "reload" | "reload_one":
-            options = {"is_named": rng.random() < 0.5, "fault": draw_restore_fault(rng, "reload")}
+            options = {"is_named": rng.random() < 0.5, "fault": draw_restore_fault(rng, "reload", where["replica"])}
             return [Step(kind, options | (where if kind == "reload_one" else {}))]
         case "sleep":
-            level = rng.choice([1, 1, 2])
+            level = rng.choice([1, 2])
             middle = [Step("push", draw_push(rng, fault="none"))] if rng.random() < 0.4 else []
             if rng.random() < 0.5:
                 woken = [Step("wake", where | {"tags": [tag]}) for tag in ("weights", "kv_cache")]
@@ -78,7 +92,7 @@ def draw_step(rng: random.Random) -> list[Step]:
             return [Step("pause", where), *middle, *([Step("resume", where)] if rng.random() < 0.7 else [])]
         case "overwrite":
             return [Step(kind, {"content": rng.randrange(NUM_CONTENTS)})]
-        case "second_trainer" | "catch_up" | "leave" | "resume_all":
+        case "second_trainer" | "catch_up" | "leave":
             return [Step(kind, {"content": rng.randrange(NUM_CONTENTS)} if kind == "second_trainer" else {})]
         case "fenced" | "dirty":
             # A replica in a state that refuses, and what leads out of it or does not.
@@ -92,15 +106,15 @@ WEIGHTS = {
     "push": 46,
     "partial": 3,
     "rollback": 7,
-    "rollback_one": 7,
+    "rollback_one": 10,
     "reload": 3,
-    "reload_one": 5,
+    "reload_one": 7,
     "reset": 2,
     "fence": 2,
-    "fenced": 12,
-    "dirty": 9,
-    "sleep": 5,
-    "pause": 5,
+    "fenced": 16,
+    "dirty": 14,
+    "sleep": 6,
+    "pause": 7,
     "relabel": 4,
     "kill": 3,
     "overwrite": 4,
@@ -112,7 +126,7 @@ WEIGHTS = {
 
 
 def draw_way_out(rng: random.Random, where: dict[str, Any]) -> Step:
-    choice = rng.choice(["kill", "rollback", "rollback", "reload", "push", "push", "push_abort", "push_abort"])
+    choice = rng.choice(["kill", "rollback", "rollback", "reload", "push", "push_abort", "push_abort"])
     match choice:
         case "kill":
             return Step("kill", where)
@@ -123,7 +137,9 @@ def draw_way_out(rng: random.Random, where: dict[str, Any]) -> Step:
         case "push":
             return Step("push", draw_push(rng, fault="none"))
         case _:
-            return Step("push", draw_push(rng, fault=rng.choice(["trainer", "interfere", "wire"])))
+            fault = {"kind": "wire", "calls": [rng.choice(["update_weights", "prepare_weight_update"])]}
+            fault |= {"hows": [rng.choice(["lose_call", "lose_answer"])]} | {"replica": rng.choice(REPLICAS)}
+            return Step("push", draw_push(rng, fault="none") | {"fault": fault})
 
 
 def draw_push(rng: random.Random, fault: str | None = None) -> dict[str, Any]:
@@ -137,7 +153,7 @@ def draw_push(rng: random.Random, fault: str | None = None) -> dict[str, Any]:
     }
 
 
-FAULTS = {"none": 30, "nan": 3, "shape": 1, "loader": 16, "wire": 16, "engine": 16, "interfere": 16, "trainer": 6}
+FAULTS = {"none": 26, "nan": 3, "shape": 1, "loader": 16, "wire": 16, "engine": 18, "interfere": 24, "trainer": 8}
 
 
 def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
@@ -147,7 +163,7 @@ def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
             return None
         case "loader":
             rank = rng.choice([None, *range(WORLD_SIZES[replica])])
-            return {"kind": kind, "replica": replica, "rank": rank, "how": rng.choice(["before", "half", "after"])}
+            return {"kind": kind, "replica": replica, "rank": rank, "how": rng.choice(LOAD_FAILURES)}
         case "wire":
             if rng.random() < 0.3:  # a commit of which nobody can say what became of it
                 calls = ["finish_weight_update", "abort_weight_update", *rng.choice([[], ["fence"]])]
@@ -158,6 +174,9 @@ def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
         case "engine":
             call = rng.choice(ENGINE_CALLS)
             how = rng.choice(["die_before", "die_after", "raise", "raise_after"])
+            if call in RANK_CALLS and rng.random() < 0.5:
+                rank = rng.choice([None, *range(WORLD_SIZES[replica])])
+                return {"kind": "loader", "replica": replica, "rank": rank, "how": "rejected", "call": call}
             if call == "reset_prefix_cache" and rng.random() < 0.5:
                 how = "refuse"
             return {"kind": kind, "replica": replica, "call": call, "how": how}
@@ -170,13 +189,12 @@ def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
             return {"kind": kind}
 
 
-def draw_restore_fault(rng: random.Random, operation: str) -> dict[str, Any] | None:
-    if rng.random() < 0.6:
+def draw_restore_fault(rng: random.Random, operation: str, replica: str) -> dict[str, Any] | None:
+    if rng.random() < 0.5:
         return None
-    replica = rng.choice(REPLICAS)
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         rank = rng.choice([None, *range(WORLD_SIZES[replica])])
-        how = rng.choice(["before", "half", "after"])
+        how = rng.choice(["before", "half", "after", "failed"])
         return {"kind": "loader", "replica": replica, "rank": rank, "how": how, "call": operation}
     if rng.random() < 0.5 and operation == "restore":
         hows = [rng.choice(["lose_call", "lose_answer", "late"])]
