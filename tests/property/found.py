@@ -86,4 +86,20 @@ FOUND: dict[str, list[Step]] = {
         Step("kill", {"replica": "beta"}),
         push(2, is_named=False),
     ],
+    "a fleet went back to a name that a replica's weights no longer had": [
+        push(1),
+        Step("relabel", {"replica": "alpha"}),
+        Step("rollback", {"to": 1, "fault": None}),
+    ],
+    "a fleet went back to weights that slept at one replica": [
+        push(1),
+        sleep(1),
+        Step("rollback", {"to": 0, "fault": None}),
+    ],
+    "a fleet went back to a checkpoint that was overwritten": [
+        push(1),
+        Step("overwrite", {"content": 2}),
+        Step("kill", {"replica": "beta"}),
+        Step("rollback", {"to": 1, "fault": None}),
+    ],
 }

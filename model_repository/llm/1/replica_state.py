@@ -48,12 +48,16 @@ class ReplicaState:
     def is_refusing(self) -> bool:
         return self.resting in REFUSING
 
+    @property
+    def are_weights_asleep(self) -> bool:
+        return "weights" in self._asleep
+
     def require_awake(self, operation: str) -> None:
         """Raises Conflict while the weights are asleep: what is loaded then is lost when vLLM brings the old ones back.
 
         Asleep may be the KV cache: a trainer wakes the weights first, pushes, and wakes the rest.
         """
-        if "weights" in self._asleep:
+        if self.are_weights_asleep:
             raise Conflict(f'{operation}: the weights are asleep; call wake_up first (tags: ["weights"] or none)')
 
     def check_can_generate(self) -> None:

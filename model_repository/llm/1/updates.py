@@ -16,6 +16,7 @@ from .replica_state import ReplicaState, State
 from .running_update import RunningUpdate
 from .served_versions import ServedVersions, Version
 from .tensors import Conflict, RequestError
+from .versions_at_hand import VersionsAtHand
 from .worker_calls import Workers, WorkersFailed, common_versions
 
 # Engines that stage: until an update commits nothing in the model has been touched.
@@ -32,13 +33,19 @@ class Updates:
         self.history = History()
         self.versions = ServedVersions()
         self.running: RunningUpdate | None = None
-        self.kept: list[dict[str, Any]] = []
-        """The versions that every rank could load after the last commit, oldest first: name, id, digest (or None)."""
+        self._at_hand = VersionsAtHand()
         self._engine = engine
         self._workers = workers
         self._replica = replica
         self._announce = announce
         self._expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The versions that every rank could load now, oldest first: name, id, digest (or None)."""
+        if self._replica.are_weights_asleep:
+            return []
+        return self._at_hand.describe(self.versions, self._engine.llm.model_config)
 
     @property
     def backend(self) -> str | None:
@@ -231,7 +238,7 @@ class Updates:
         if self.history.last is not None:
             self.history.end(self.history.last, "failed", None, reason)
         self.versions.restart(FIRST_VERSION)
-        self.kept = []
+        self._at_hand.forget()
         self._announce(FIRST_VERSION)
         self._end_running()
 
@@ -260,19 +267,14 @@ class Updates:
 
     async def _note_kept(self) -> None:
         with suppress(RequestError):  # the next update says it again
-            common = common_versions(await self._workers.run("report"))
-            self.kept = [
-                {"weight_version": version.label, "update_id": version.update_id, "digest": common[version.update_id]}
-                for version in (*self.versions.earlier, self.versions.serving)
-                if version.update_id in common
-            ]
+            self._at_hand.note(await self._workers.run("report"))
 
     async def _clean_up(self, update: RunningUpdate) -> str | None:
         """Have the workers forget the update and leave its trainer, so that the next one can connect."""
         operations = ("abort", "disconnect") if update.record.kind == "push" else ("abort",)
         try:
             for operation in operations:  # one that cannot is left to its group's own deadline
-                await self._workers.ask(operation)
+                self._at_hand.note(await self._workers.ask(operation))
             return await self._workers.version()
         except RequestError:
             return None
