@@ -82,9 +82,9 @@ class Llm:
             raise AttributeError(f"unexpected utility call {method} {arguments}")
 
         def run(fault: EngineFault | None) -> list[list[dict[str, Any]]]:
-            if operation in REPLACING:
-                if self.scheduler.can_generate and options.get("update_id") != self._common_version():
-                    self._engine.violations.append(f"{operation} while the scheduler runs")
+            replaces = operation in REPLACING and options.get("update_id") != self._common_version()
+            if replaces and self.scheduler.can_generate:
+                self._engine.violations.append(f"{operation} while the scheduler runs")
             answers = []
             for worker in self.workers:
                 is_hit = fault is not None and fault.rank in (None, worker.rank)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 
@@ -341,12 +342,14 @@ class FleetRun:
         """Whatever happened: a push of all tensors makes every replica generate again."""
         self._leave("a")
         content, label = self.world.contents[1], "healed"
-        for is_last in (False, True):  # the first may meet what a sequence has left: a lease, a lost engine
+        for is_last in (False, True):  # the first may meet what a sequence has left
             trainer = self._trainer("a", keep_previous=True)
             if self._push(trainer, content, dict(content.tensors), label, "keep", None):
                 break
             if is_last:
                 raise Mislabelled(f"no push succeeds any more: {self.log[-1]}")
+            for replica in self.replicas.values():  # a trainer whose abort was lost is released when its lease ends
+                replica.run(replica.released(RELEASE_TIMEOUT_S))
         for name, replica in self.replicas.items():
             if not replica.engine.llm.scheduler.can_generate:
                 raise Mislabelled(f"{name}: stands still after a push, {replica.state}")
@@ -452,18 +455,15 @@ class FleetRun:
         def connect(target: Target, timeout: float = 0.0) -> InProcessControl:
             return InProcessControl(self.replicas[target.host], wire)
 
-        own, weight_sync.connect = weight_sync.connect, connect
-        try:
+        with patch.object(weight_sync, "connect", connect):
             sync = WeightSync(
                 [f"grpc://{replica}:1" for replica in REPLICAS],
                 backend="gloo",
-                control_key="given by the target",
+                control_key="the one that connect puts into the calls",
                 timeout=PUSH_TIMEOUT_S,
                 lease=SHORT_LEASE_S if is_mortal else LEASE_S,
                 keep_previous=wanted,
             )
-        finally:
-            weight_sync.connect = own
         self._trainers[name] = Trainer(sync, wire, wanted, is_mortal)
         return self._trainers[name]
 

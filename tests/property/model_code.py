@@ -37,4 +37,4 @@ def model_module(name: str) -> Any:
 def control_request(operation: str, arguments: dict[str, Any], key: str) -> Request:
     """A control call as `Control.run` reads it."""
     values = {"control_operation": operation, "control_arguments": json.dumps(arguments), "control_key": key}
-    return Request(**{name: tensor(value) for name, value in values.items()})
+    return Request("{}", **{name: tensor(value) for name, value in values.items()})

@@ -76,7 +76,7 @@ class Worker(WeightOperations):
         self.model = rank.model
         self.model_runner = ModelRunner(rank.model)
         self.weight_transfer_engine = GlooWeightTransferEngine(
-            rank.vllm_config.weight_transfer_config, rank.vllm_config, torch.device("cpu"), rank.model
+            WeightTransferConfig(backend="gloo"), rank.vllm_config, torch.device("cpu"), rank.model
         )
 
     @property
@@ -94,7 +94,8 @@ class Worker(WeightOperations):
         if fails in ("rejected", "failed"):
             refusal = {"rank": self.rank, "code": fails, "message": "as the sequence wants it"}
             return refusal | self.weights.report()
-        own = self.model.load_weights
+        model: Any = self.model
+        own = model.load_weights
 
         def load_weights(weights: Tensors) -> Any:
             if fails == "before":
@@ -103,11 +104,11 @@ class Worker(WeightOperations):
             own(islice(tensors, len(tensors) // 2) if fails == "half" else iter(tensors))
             raise LoadFailed(f"out of memory ({fails})")
 
-        self.model.load_weights = load_weights
+        model.load_weights = load_weights
         try:
             return self.weight_operation(operation, arguments)
         finally:
-            del self.model.load_weights
+            del model.load_weights
 
 
 class Ranks:

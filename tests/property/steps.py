@@ -17,24 +17,26 @@ PUSH_CALLS = (
     "update_weights",
     *COMMIT_CALLS,
 )
-ENGINE_CALLS = (
-    *("connect", "start", "update", "prepare", "prepare", "pause_scheduler", "load", "update_weight_version"),
-    *("reset_prefix_cache", "resume_generation", "report"),
-)
-RANK_CALLS = ("start", "update", "prepare", "prepare", "prepare")
+# What an engine fault hits, and how often.
+ENGINE_CALLS = {
+    "connect": 1,
+    "start": 1,
+    "update": 1,
+    "prepare": 5,
+    "pause_scheduler": 4,
+    "load": 1,
+    "update_weight_version": 1,
+    "reset_prefix_cache": 1,
+    "resume_generation": 1,
+    "report": 1,
+}
+RANK_CALLS = frozenset({"start", "update", "prepare"})
 LOAD_FAILURES = ("before", "half", "after", "failed")
-INTERFERENCES = (
-    "resume",
-    "pause",
-    *["fence"] * 4,
-    *["kill"] * 3,
-    "evict",
-    "reset",
-    "sleep",
-    "rollback",
-    "relabel",
-    "reload",
-)
+INTERFERENCES = {
+    "fence": 4,
+    "kill": 5,
+    **dict.fromkeys(("resume", "pause", "evict", "reset", "sleep", "rollback", "relabel", "reload"), 1),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def draw_steps(seed: int, index: int) -> list[Step]:
 
 def draw_step(rng: random.Random) -> list[Step]:
     """One step, or a few that belong together."""
-    kind = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+    kind = weighted(rng, WEIGHTS)
     where = {"replica": rng.choice(REPLICAS)}
     match kind:
         case "push":
@@ -106,9 +108,9 @@ WEIGHTS = {
     "push": 46,
     "partial": 3,
     "rollback": 7,
-    "rollback_one": 10,
+    "rollback_one": 14,
     "reload": 3,
-    "reload_one": 7,
+    "reload_one": 9,
     "reset": 2,
     "fence": 2,
     "fenced": 16,
@@ -126,7 +128,7 @@ WEIGHTS = {
 
 
 def draw_way_out(rng: random.Random, where: dict[str, Any]) -> Step:
-    choice = rng.choice(["kill", "rollback", "rollback", "reload", "push", "push_abort", "push_abort"])
+    choice = rng.choice(["kill", "kill", "rollback", "rollback", "reload", "push", "push_abort", "push_abort"])
     match choice:
         case "kill":
             return Step("kill", where)
@@ -143,7 +145,7 @@ def draw_way_out(rng: random.Random, where: dict[str, Any]) -> Step:
 
 
 def draw_push(rng: random.Random, fault: str | None = None) -> dict[str, Any]:
-    kind = fault or rng.choices(list(FAULTS), list(FAULTS.values()))[0]
+    kind = fault or weighted(rng, FAULTS)
     return {
         "content": "same" if rng.random() < 0.12 else rng.randrange(NUM_CONTENTS),
         "is_named": rng.random() < 0.6,
@@ -153,7 +155,7 @@ def draw_push(rng: random.Random, fault: str | None = None) -> dict[str, Any]:
     }
 
 
-FAULTS = {"none": 26, "nan": 3, "shape": 1, "loader": 16, "wire": 16, "engine": 18, "interfere": 24, "trainer": 8}
+FAULTS = {"none": 26, "nan": 3, "shape": 1, "loader": 16, "wire": 14, "engine": 24, "interfere": 24, "trainer": 8}
 
 
 def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
@@ -172,9 +174,9 @@ def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
             hows = [rng.choice(["lose_call", "lose_answer", "late"]) for _ in calls]
             return {"kind": kind, "replica": replica, "calls": calls, "hows": hows}
         case "engine":
-            call = rng.choice(ENGINE_CALLS)
+            call = weighted(rng, ENGINE_CALLS)
             how = rng.choice(["die_before", "die_after", "raise", "raise_after"])
-            if call in RANK_CALLS and rng.random() < 0.5:
+            if call in RANK_CALLS and rng.random() < 0.75:
                 rank = rng.choice([None, *range(WORLD_SIZES[replica])])
                 return {"kind": "loader", "replica": replica, "rank": rank, "how": "rejected", "call": call}
             if call == "reset_prefix_cache" and rng.random() < 0.5:
@@ -182,7 +184,7 @@ def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
             return {"kind": kind, "replica": replica, "call": call, "how": how}
         case "interfere":
             call = rng.choice([*PUSH_CALLS[3:], *COMMIT_CALLS])
-            return {"kind": kind, "replica": replica, "call": call, "action": rng.choice(INTERFERENCES)}
+            return {"kind": kind, "replica": replica, "call": call, "action": weighted(rng, INTERFERENCES)}
         case "trainer":
             return {"kind": kind, "replica": replica, "call": rng.choice(["transfer", *PUSH_CALLS[2:]])}
         case _:
@@ -190,9 +192,9 @@ def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
 
 
 def draw_restore_fault(rng: random.Random, operation: str, replica: str) -> dict[str, Any] | None:
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         return None
-    if rng.random() < 0.7:
+    if rng.random() < 0.8:
         rank = rng.choice([None, *range(WORLD_SIZES[replica])])
         how = rng.choice(["before", "half", "after", "failed"])
         return {"kind": "loader", "replica": replica, "rank": rank, "how": how, "call": operation}
@@ -201,3 +203,7 @@ def draw_restore_fault(rng: random.Random, operation: str, replica: str) -> dict
         return {"kind": "wire", "replica": replica, "calls": ["rollback"], "hows": hows}
     call = rng.choice(["report", operation, "update_weight_version", "reset_prefix_cache", "resume_generation"])
     return {"kind": "engine", "replica": replica, "call": call, "how": rng.choice(["die_before", "die_after", "raise"])}
+
+
+def weighted(rng: random.Random, weights: dict[str, int]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
