@@ -99,7 +99,6 @@ FOUND: dict[str, list[Step]] = {
     "a fleet went back to a checkpoint that was overwritten": [
         push(1),
         Step("overwrite", {"content": 2}),
-        Step("kill", {"replica": "beta"}),
         Step("rollback", {"to": 1, "fault": None}),
     ],
 }

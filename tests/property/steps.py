@@ -22,8 +22,8 @@ ENGINE_CALLS = {
     "connect": 1,
     "start": 1,
     "update": 1,
-    "prepare": 5,
-    "pause_scheduler": 4,
+    "prepare": 8,
+    "pause_scheduler": 6,
     "load": 1,
     "update_weight_version": 1,
     "reset_prefix_cache": 1,
@@ -110,12 +110,12 @@ WEIGHTS = {
     "rollback": 7,
     "rollback_one": 14,
     "reload": 3,
-    "reload_one": 9,
+    "reload_one": 10,
     "reset": 2,
     "fence": 2,
     "fenced": 16,
     "dirty": 14,
-    "sleep": 6,
+    "sleep": 8,
     "pause": 7,
     "relabel": 4,
     "kill": 3,
@@ -128,7 +128,7 @@ WEIGHTS = {
 
 
 def draw_way_out(rng: random.Random, where: dict[str, Any]) -> Step:
-    choice = rng.choice(["kill", "kill", "rollback", "rollback", "reload", "push", "push_abort", "push_abort"])
+    choice = rng.choice(["kill", "rollback", "rollback", "reload", "reload", "push", "push_abort", "push_abort"])
     match choice:
         case "kill":
             return Step("kill", where)
@@ -155,7 +155,7 @@ def draw_push(rng: random.Random, fault: str | None = None) -> dict[str, Any]:
     }
 
 
-FAULTS = {"none": 26, "nan": 3, "shape": 1, "loader": 16, "wire": 14, "engine": 24, "interfere": 24, "trainer": 8}
+FAULTS = {"none": 26, "nan": 3, "shape": 1, "loader": 16, "wire": 14, "engine": 28, "interfere": 26, "trainer": 8}
 
 
 def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
