@@ -185,9 +185,11 @@ class Updates:
             await self._replica.resume_unless_paused()
 
     def is_live(self, update_id: str) -> bool:
-        """Whether that update has committed and is what serves."""
-        record = self.history.find(update_id)
-        return record is not None and record.is_committed and record.weight_version == self.versions.serving.label
+        """Whether that update has committed and is what serves: none has since, by the same name or another."""
+        last = next((record for record in reversed(self.history.records) if record.is_committed), None)
+        if last is None or last.update_id != update_id:
+            return False
+        return last.weight_version == self.versions.serving.label
 
     def outcome(self, update_id: str | None) -> dict[str, Any]:
         """What became of an update (None: of the last one; its `outcome` is None when it is not known here)."""
