@@ -170,6 +170,7 @@ class Fleet:
         Raises ConflictError, with nothing changed, when there is no such version; CommitError as a push.
         """
         statuses = self.each("status", lambda client, seconds: client.status(seconds))
+        self._require_free(statuses)
         target = to if to is not None else self._common_version(statuses)
         self._require_same_tensors(statuses, target)
 
@@ -211,6 +212,14 @@ class Fleet:
             raise ConflictError(targets, "rollback", f"no previous version is kept at every replica: {held}")
         # What serves somewhere is newer than what serves nowhere; otherwise the lists are oldest first.
         return max(common, key=lambda version: (version in served, common.index(version)))
+
+    def _require_free(self, statuses: Sequence[dict[str, Any]]) -> None:
+        """Raises ConflictError unless every replica would let this trainer change its weights now."""
+        for client, status in zip(self.clients, statuses, strict=True):
+            holder = (status.get("lease") or {}).get("holder")
+            if status["state"] in ("updating", "restarting") or holder not in (None, self._lease["holder"]):
+                reason = status.get("reason") or f"trainer {holder} is connected"
+                raise ConflictError(str(client.target), "rollback", f"the replica is {status['state']}: {reason}")
 
     def _require_same_tensors(self, statuses: Sequence[dict[str, Any]], target: str) -> None:
         """Raises ConflictError unless every replica has the version, and means the same tensors by it."""

@@ -19,7 +19,7 @@ from .gloo_receiver import Announcement, GlooReceiver
 from .outcomes import Code
 from .sources import TensorSource
 from .update import Update
-from .weight_history import Entry
+from .weight_history import merge
 from .weight_source import ParamMeta
 from .worker_weights import WorkerError, WorkerWeights
 
@@ -145,7 +145,9 @@ class StagedWeights(WorkerWeights):
                 raise WorkerError(Code.REJECTED, str(error)) from error
         update = self._prepared
         is_unchanged = not self._is_partial and self.history.is_unchanged(update)
-        return {"is_unchanged": is_unchanged, "digest": Entry("", update.digests, None, ()).digest}
+        # Of all tensors, the base's as well: ranks with different bases must not commit one partial push.
+        staged = merge("", update, self.history.current_entry if self._is_partial else None)
+        return {"is_unchanged": is_unchanged, "digest": staged.digest}
 
     def load(self, update_id: str, keep: Sequence[str]) -> None:
         """Add the update to the history, whether its load succeeds or not, and load it."""

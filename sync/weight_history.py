@@ -73,14 +73,7 @@ class WeightHistory:
 
     def add(self, update_id: str, update: Update, *, base: Entry | None = None) -> Entry:
         """An entry with the update's tensors; those that it lacks are the base's (a partial push)."""
-        memories = (update.memory,) if update.memory is not None else ()
-        tensors, digests = dict(update.tensors), dict(update.digests)
-        if base is not None:
-            names = {meta.name for meta in digests}
-            digests |= {meta: value for meta, value in base.digests.items() if meta.name not in names}
-            tensors = dict(base.tensors or {}) | tensors
-            memories += base.memories
-        entry = self._entries[update_id] = Entry(update_id, digests, tensors, memories)
+        entry = self._entries[update_id] = merge(update_id, update, base)
         return entry
 
     def keep_only(self, update_ids: Collection[str]) -> None:
@@ -111,3 +104,15 @@ class WeightHistory:
                 if id(memory) not in needed and id(memory) not in released:
                     released.add(id(memory))
                     self._pool.release(memory)
+
+
+def merge(update_id: str, update: Update, base: Entry | None) -> Entry:
+    """The version that a model holds after the update; the tensors that the update lacks are the base's."""
+    memories = (update.memory,) if update.memory is not None else ()
+    tensors, digests = dict(update.tensors), dict(update.digests)
+    if base is not None:
+        names = {meta.name for meta in digests}
+        digests |= {meta: value for meta, value in base.digests.items() if meta.name not in names}
+        tensors = dict(base.tensors or {}) | tensors
+        memories += base.memories
+    return Entry(update_id, digests, tensors, memories)

@@ -114,7 +114,8 @@ class WeightSync(Closing):
 
         source: an `nn.Module`, a state dict, an iterable of `(name, tensor)`, or a checkpoint directory; names, shapes
             and dtypes as in the served checkpoint. A floating-point dtype other than the served one is cast here.
-        version: what responses report from now on; by default "v<n+1>" after the highest "v<n>" served.
+        version: what responses report from now on; by default "v<n+1>" after the highest "v<n>" that a replica has
+            served since its server started.
         progress: called with bytes sent and bytes in all (gloo).
         in_flight: what becomes of running requests: they go on with the new weights ("keep"), the commit waits for
             them ("wait"), or they end with finish reason "abort".
@@ -177,7 +178,8 @@ class WeightSync(Closing):
         fleet = self._fleet
         fleet.deadline = deadline
         replicas = self._ask(must_be_ready=True)
-        served = (replica.status.get("weight_version") for replica in replicas)
+        statuses = [replica.status for replica in replicas]
+        served = (status.get(field) for status in statuses for field in ("weight_version", "newest_numbered"))
         label = str(version) if version is not None else next_version(served)
         push = fleet.push = Push(label, in_flight, is_partial=partial)
         asked = time.perf_counter()

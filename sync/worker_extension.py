@@ -38,7 +38,8 @@ class WeightOperations:
             weights = weights_of(worker)
         except Exception as error:  # nothing is known of this worker's weights then
             logger.exception("weights: rank %d has none", rank)
-            nothing = {"current": None, "kept": [], "checkpoint": {"fingerprint": None, "is_loadable": False}}
+            checkpoint = {"id": None, "fingerprint": None, "is_loadable": False}
+            nothing = {"current": None, "kept": [], "checkpoint": checkpoint}
             return {"rank": rank, "code": str(Code.FAILED), "message": str(error)} | nothing
         try:
             if operation not in OPERATIONS:

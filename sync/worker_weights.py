@@ -46,6 +46,7 @@ class WorkerWeights(ABC):
         self._files = CheckpointFiles.find(vllm_config.model_config)
         # Taken after vLLM has loaded them: a folder that is written while it loads is not noticed.
         self._fingerprint = None if self._is_dummy else self._files.fingerprint()
+        self._checkpoint_id = CHECKPOINT_ID  # of the files with that fingerprint
 
     # ---- what it loads --------------------------------------------------------------------------------------------
 
@@ -98,24 +99,31 @@ class WorkerWeights(ABC):
         """Load a version that is at hand. Raises WorkerError NOT_HELD (model untouched) or TOUCHED."""
         if update_id == self.history.current:
             return
-        if update_id == CHECKPOINT_ID:
+        if update_id == self._checkpoint_id:
             if not self._is_checkpoint_at_hand():
                 raise WorkerError(Code.NOT_HELD, self._why_no_checkpoint())
-            self.reload()
+            self.reload(update_id)
             return
         entry = self.history.entry(update_id)
         if entry is None or entry.tensors is None:
             raise WorkerError(Code.NOT_HELD, f"the tensors of version {update_id} are not kept here")
         self._replace(update_id, entry.tensors.items())
 
-    def reload(self) -> None:
-        """Load the checkpoint from disk, as it is there now."""
+    def reload(self, update_id: str) -> None:
+        """Load the checkpoint from disk, as it is there now: from then on `update_id` means these files.
+
+        Raises WorkerError NOT_HELD, or TOUCHED: then the id of the files loaded before means those as before.
+        """
         loader: Any = get_model_loader(self.vllm_config.load_config)
         if not hasattr(loader, "get_all_weights"):
             load_format = self.vllm_config.load_config.load_format
             raise WorkerError(Code.NOT_HELD, f"the engine was started with --load-format {load_format}: no weights")
-        self._fingerprint = self._files.fingerprint()
-        self._replace(CHECKPOINT_ID, loader.get_all_weights(self.vllm_config.model_config, self.model))
+        fingerprint = self._files.fingerprint()
+        self._replace(update_id, loader.get_all_weights(self.vllm_config.model_config, self.model))
+        if self._files.fingerprint() != fingerprint:
+            self.history.current = None
+            raise WorkerError(Code.TOUCHED, "the checkpoint's files were written while they were loaded")
+        self._checkpoint_id, self._fingerprint = update_id, fingerprint
 
     def reset(self) -> None:
         """Zero the weights, as vLLM's weight checker does to prove that a push writes every tensor."""
@@ -131,7 +139,11 @@ class WorkerWeights(ABC):
         return {
             "current": self.history.current,
             "kept": self.history.describe(),
-            "checkpoint": {"fingerprint": self._fingerprint, "is_loadable": self._is_checkpoint_at_hand()},
+            "checkpoint": {
+                "id": self._checkpoint_id,
+                "fingerprint": self._fingerprint,
+                "is_loadable": self._is_checkpoint_at_hand(),
+            },
         }
 
     def _replace(self, update_id: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -177,6 +177,7 @@ class Control:
             "state": state,
             "weight_version": await self._weights.version(),
             "reason": replica.reason,
+            "newest_numbered": self._weights.updates.versions.newest_numbered,
             "kept_versions": self._weights.updates.kept,
             "model": parallel.model,
             "dtype": str(config.model_config.dtype).removeprefix("torch."),

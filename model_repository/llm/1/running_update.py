@@ -37,8 +37,18 @@ class RunningUpdate:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether every rank holds these very tensors already."""
-        return bool(self.prepared) and all(status.fields["is_unchanged"] for status in self.prepared or ())
+        """Whether every rank holds these very tensors already, by the same id."""
+        return self.held is not None
+
+    @property
+    def held(self) -> str | None:
+        """The id by which every rank holds these very tensors already; None when one does not.
+
+        It need not be that of the version that serves: a commit may have failed after all ranks had loaded.
+        """
+        statuses = self.prepared or ()
+        ids = {status.current if status.fields["is_unchanged"] else None for status in statuses}
+        return ids.pop() if len(ids) == 1 else None
 
     @property
     def digests(self) -> set[str | None]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sync.outcomes import CHECKPOINT_ID
+from sync.versions import newest_numbered
 
 from .history import FIRST_VERSION
 
@@ -20,6 +21,13 @@ class ServedVersions:
 
     def __init__(self, label: str = FIRST_VERSION) -> None:
         """As an engine starts: with its checkpoint's weights."""
+        self.newest_numbered: str | None = None
+        """The highest "v<n>" that has ever served here: what nobody names is called the next one, and no name returns
+        with other weights after a rollback or a restart of the engine."""
+        self.restart(label)
+
+    def restart(self, label: str) -> None:
+        """An engine has started: with its checkpoint's weights, and without those before."""
         self.serving = Version(label, CHECKPOINT_ID)
         self.earlier: list[Version] = []  # newest last
 
@@ -37,6 +45,7 @@ class ServedVersions:
         if version.update_id != self.serving.update_id:
             self.earlier = [other for other in self.earlier if other.update_id == self.serving.update_id]
         self.restore(version)
+        self._note(version.label)
 
     def restore(self, version: Version) -> None:
         """A rollback went live: the version that served can be gone back to as well."""
@@ -46,3 +55,7 @@ class ServedVersions:
     def relabel(self, label: str) -> None:
         """The same weights, by another name."""
         self.serving = Version(label, self.serving.update_id)
+        self._note(label)
+
+    def _note(self, label: str) -> None:
+        self.newest_numbered = newest_numbered([self.newest_numbered, label])

@@ -16,6 +16,7 @@ from .replica_state import ReplicaState, State
 from .running_update import RunningUpdate
 from .served_versions import ServedVersions, Version
 from .tensors import Conflict, RequestError
+from .versions_at_hand import VersionsAtHand
 from .worker_calls import Workers, WorkersFailed, common_versions
 
 # Engines that stage: until an update commits nothing in the model has been touched.
@@ -32,14 +33,19 @@ class Updates:
         self.history = History()
         self.versions = ServedVersions()
         self.running: RunningUpdate | None = None
-        self.kept: list[dict[str, Any]] = []
-        """The versions that every rank could load after the last commit, oldest first: name, id, digest (or None)."""
+        self._at_hand = VersionsAtHand()
         self._engine = engine
         self._workers = workers
         self._replica = replica
         self._announce = announce
-        self._resting: tuple[State, str | None] = (State.SERVING, None)  # state and reason before the running update
         self._expiry: asyncio.Task[None] | None = None  # ends an update whose trainer hangs
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The versions that every rank could load now, oldest first: name, id, digest (or None)."""
+        if self._replica.are_weights_asleep:
+            return []
+        return self._at_hand.describe(self.versions, self._engine.llm.model_config)
 
     @property
     def backend(self) -> str | None:
@@ -76,7 +82,6 @@ class Updates:
         update_id = update_id or secrets.token_hex(8)
         update = RunningUpdate(update_id, self.history.begin(kind, holder, update_id), in_flight, timeout_s)
         self._workers.deadline = update.deadline
-        self._resting = (self._replica.state, self._replica.reason)
         self.running = update
         return update
 
@@ -100,7 +105,7 @@ class Updates:
         except RequestError as error:
             await self.fail(update, f"start_weight_update failed: {error}")
             raise
-        self._replica.state = State.UPDATING
+        self._replica.is_updating = True
 
     async def receive(self, update: RunningUpdate, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Have the workers receive tensors. Raises RequestError."""
@@ -137,7 +142,8 @@ class Updates:
                 await self._replace(update, version)
             with record.timed("flush_s"):
                 await self._workers.set_version(version.label)
-                if not update.is_unchanged:
+                # A dirty replica may hold these weights beside caches of older ones: a commit failed between the two.
+                if not update.is_unchanged or self._replica.resting is State.DIRTY:
                     await self._workers.reset_caches()
         except RequestError as error:
             await self.fail(update, f"{record.kind} failed: {error}")
@@ -149,9 +155,11 @@ class Updates:
             self.versions.commit(version)
         self._replica.serve()
         self._announce(version.label)
-        with record.timed("flush_s"):
-            await self._replica.resume_unless_paused()  # a fenced engine stands still, whatever was pushed
-        self.history.end(record, "unchanged" if update.is_unchanged else "committed", version.label)
+        try:
+            with record.timed("flush_s"):
+                await self._replica.resume_unless_paused()
+        finally:  # whatever becomes of the scheduler, this is what serves; nothing ends twice (the engine's death)
+            self.history.end(record, "unchanged" if update.is_unchanged else "committed", version.label)
         await self._note_kept()
         return record.result()
 
@@ -163,22 +171,25 @@ class Updates:
         if self.running is not update:
             return
         self._end_running()
+        if update.is_touched:  # from now on, not only when the workers have cleaned up
+            self._replica.resting, self._replica.reason = State.DIRTY, reason
         version = None
         if self._engine.is_running:
             version = await self._clean_up(update)
         if update.record.outcome != "running":
             return  # the engine died meanwhile
+        self.history.end(update.record, outcome, version, reason)
         if update.is_touched:
             await self._replica.refuse(State.DIRTY, reason)
         else:
-            self._replica.state, self._replica.reason = self._resting
             await self._replica.resume_unless_paused()
-        self.history.end(update.record, outcome, version, reason)
 
     def is_live(self, update_id: str) -> bool:
-        """Whether that update has committed and is what serves."""
-        record = self.history.find(update_id)
-        return record is not None and record.is_committed and record.weight_version == self.versions.serving.label
+        """Whether that update has committed and is what serves: none has since, by the same name or another."""
+        last = next((record for record in reversed(self.history.records) if record.is_committed), None)
+        if last is None or last.update_id != update_id:
+            return False
+        return last.weight_version == self.versions.serving.label
 
     def outcome(self, update_id: str | None) -> dict[str, Any]:
         """What became of an update (None: of the last one; its `outcome` is None when it is not known here)."""
@@ -200,7 +211,7 @@ class Updates:
         if to is not None:
             target = versions.find(to)
         else:
-            target = versions.serving if self._replica.state is State.DIRTY else versions.previous
+            target = versions.serving if self._replica.resting is State.DIRTY else versions.previous
         if target is None:
             at_hand = ", ".join(sorted({each.label for each in (versions.serving, *versions.earlier)}))
             wanted = "no previous version is kept here" if to is None else f"{to!r} is not kept here"
@@ -221,14 +232,15 @@ class Updates:
     def engine_started(self, label: str) -> None:
         """A new engine serves what it found on disk, as `label`."""
         if label != self.versions.serving.label:
-            self.versions = ServedVersions(label)
+            self.versions.restart(label)
             self._announce(label)
 
     def engine_died(self, reason: str) -> None:
         """Nothing of a running update, and no kept version, is left."""
         if self.history.last is not None:
             self.history.end(self.history.last, "failed", None, reason)
-        self.versions, self.kept = ServedVersions(), []
+        self.versions.restart(FIRST_VERSION)
+        self._at_hand.forget()
         self._announce(FIRST_VERSION)
         self._end_running()
 
@@ -242,7 +254,7 @@ class Updates:
         operations: dict[str, tuple[str, dict[str, Any]]] = {
             "push": ("load", {"update_id": version.update_id, "keep": [self.versions.serving.update_id]}),
             "rollback": ("restore", {"update_id": version.update_id}),
-            "reload": ("reload", {}),
+            "reload": ("reload", {"update_id": version.update_id}),
         }
         operation, arguments = operations[record.kind]
         with record.timed("load_s"):
@@ -257,25 +269,21 @@ class Updates:
 
     async def _note_kept(self) -> None:
         with suppress(RequestError):  # the next update says it again
-            common = common_versions(await self._workers.run("report"))
-            self.kept = [
-                {"weight_version": version.label, "update_id": version.update_id, "digest": common[version.update_id]}
-                for version in (*self.versions.earlier, self.versions.serving)
-                if version.update_id in common
-            ]
+            self._at_hand.note(await self._workers.run("report"))
 
     async def _clean_up(self, update: RunningUpdate) -> str | None:
         """Have the workers forget the update and leave its trainer, so that the next one can connect."""
         operations = ("abort", "disconnect") if update.record.kind == "push" else ("abort",)
         try:
             for operation in operations:  # one that cannot is left to its group's own deadline
-                await self._workers.ask(operation)
+                self._at_hand.note(await self._workers.ask(operation))
             return await self._workers.version()
         except RequestError:
             return None
 
     def _end_running(self) -> None:
         self.running = None
+        self._replica.is_updating = False
         self._workers.deadline = None
         if self._expiry is not None:
             self._expiry.cancel()
@@ -304,4 +312,5 @@ def label_of_start(fingerprints: tuple[str | None, str | None]) -> str:
 
 
 def checkpoint(label: str) -> Version:
-    return Version(label, CHECKPOINT_ID)
+    """What is on disk now, by an id of its own: it need not be what an earlier checkpoint's id means."""
+    return Version(label, f"{CHECKPOINT_ID}-{secrets.token_hex(4)}")

@@ -132,6 +132,7 @@ class Weights:
                 return running.update_id
             if not self.lease.is_held:
                 raise Conflict("start_weight_update: no trainer is connected; call init_weight_transfer_engine first")
+            self.replica.require_awake("start_weight_update")
             update = self.updates.begin("push", self.lease.holder, update_id, in_flight, self._timeout_s)
             async with self._release_on_failure(update):
                 await self.updates.start(update)
@@ -165,7 +166,7 @@ class Weights:
     ) -> dict[str, Any]:
         """Make the update live: load, set the version and drop what was cached, while generation is paused.
 
-        version: by default "v<n+1>" after the one that serves: other weights never go by the same name.
+        version: by default "v<n+1>" after the highest that has served: other weights never go by the same name.
         in_flight: as in `start`, for a trainer that says so only now.
 
         Idempotent: a second finish of the same update answers as the first.
@@ -177,13 +178,12 @@ class Weights:
             update = self.updates.require("finish_weight_update", update_id)
             update.in_flight = in_flight or update.in_flight
             update.record.stage_s = time.time() - update.record.started_at
-            serving = self.updates.versions.serving
-            label = version if version is not None else next_version([serving.label])
+            versions = self.updates.versions
+            label = version or next_version([versions.serving.label, versions.newest_numbered])
             async with self._release_on_failure(update):
                 await self.updates.prepare(update)
                 # An unchanged update brings a new name for what the workers hold already.
-                held = serving.update_id if update.is_unchanged else update.update_id
-                return await self.updates.commit(update, Version(label, held))
+                return await self.updates.commit(update, Version(label, update.held or update.update_id))
 
     async def abort(self, reason: str, update_id: str | None = None) -> dict[str, Any]:
         """Give up the running update, and say what became of `update_id`; nothing happens without one.
@@ -205,7 +205,7 @@ class Weights:
             if unless_committed is None or not self.updates.is_live(unless_committed):
                 if self.updates.running is not None:
                     await self._give_up(self.updates.running, reason)
-                if self.state is not State.DIRTY:  # that one says more: what it holds is not known
+                if self.replica.resting is not State.DIRTY:  # that one says more: what it holds is not known
                     await self.replica.refuse(State.FENCED, reason)
             return self.updates.outcome(unless_committed)
 
@@ -228,6 +228,7 @@ class Weights:
         """
         async with self._exclusive():
             self.updates.refuse_while_running("rollback")
+            self.replica.require_awake("rollback")
             target = self.updates.rollback_target(to)
             await self.updates.require_at_every_rank(target)
             update = self.updates.begin("rollback", self.lease.holder, None, in_flight, OPERATION_TIMEOUT_S)
@@ -240,6 +241,7 @@ class Weights:
         """
         async with self._exclusive():
             self.updates.refuse_while_running("reload")
+            self.replica.require_awake("reload")
             label = label_of_reload(version, (self._fingerprint, find_fingerprint(self.engine.llm)))
             update = self.updates.begin("reload", self.lease.holder, None, in_flight, OPERATION_TIMEOUT_S)
             return await self.updates.commit(update, checkpoint(label))
@@ -272,6 +274,7 @@ class Weights:
         """Zero the weights: vLLM's weight checker does, to prove that a push writes every tensor."""
         async with self._exclusive():
             self.updates.refuse_while_running("reset_weights")
+            self.replica.require_awake("reset_weights")
             await self.replica.refuse(State.DIRTY, "weights were reset to zero")
             await self._workers.run("reset")
 
@@ -281,18 +284,13 @@ class Weights:
             self.updates.refuse_while_running("sleep")
             if level >= 1:
                 await self._workers.run("forget")
-            await self._workers.sleep(level, mode)
-            if level >= 2:
-                self.replica.state, self.replica.reason = State.DIRTY, f"sleep level {level} discarded the weights"
+            await self.replica.sleep(level, mode)
 
     async def wake_up(self, tags: list[str] | None) -> bool:
         """Whether the engine is awake as a whole."""
         async with self._exclusive():
             self.updates.refuse_while_running("wake_up")
-            is_awake = await self._workers.wake_up(tags)
-            if is_awake and (self.replica.is_paused or self.replica.is_refusing):  # vLLM resumes by itself
-                await self._workers.pause("abort", clear_cache=True)
-            return is_awake
+            return await self.replica.wake_up(tags)
 
     # ---- the steps of the above -----------------------------------------------------------------------------------
 

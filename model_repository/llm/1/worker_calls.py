@@ -9,7 +9,7 @@ from typing import Any
 from vllm.v1.engine import PauseMode
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from sync.outcomes import CHECKPOINT_ID, Code
+from sync.outcomes import Code
 
 from .engine import Engine
 from .tensors import ALREADY_EXISTS, INTERNAL, INVALID_ARG, Conflict, RequestError, Unavailable
@@ -37,7 +37,8 @@ class RankStatus:
     def loadable(self) -> dict[str, str | None]:
         """The versions that it could load now: digests by id, None where it is not known (a checkpoint on disk)."""
         kept = {entry["id"]: entry["digest"] for entry in self.fields.get("kept", ()) if entry["is_loadable"]}
-        return {CHECKPOINT_ID: None} | kept if self.fields["checkpoint"]["is_loadable"] else kept
+        checkpoint = self.fields["checkpoint"]
+        return {checkpoint["id"]: None} | kept if checkpoint["is_loadable"] else kept
 
 
 class WorkersFailed(RequestError):

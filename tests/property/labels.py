@@ -1,0 +1,44 @@
+"""What each label denotes: the oracle that everything served is compared with."""
+
+from .contents import Content
+
+
+class Labels:
+    """A label may go live with what somebody tried to serve under it; once seen served, it denotes that for ever."""
+
+    def __init__(self) -> None:
+        self._tried: dict[str, list[Content]] = {}
+        self._denotes: dict[str, Content] = {}
+
+    def fix(self, label: str, content: Content) -> None:
+        """The label denotes this and nothing else."""
+        self._denotes[label] = content
+
+    def is_known(self, label: str) -> bool:
+        return label in self._denotes
+
+    def names(self) -> list[str]:
+        """Those that have served, oldest first."""
+        return list(self._denotes)
+
+    def candidates(self, label: str) -> list[Content]:
+        """What may be served under it."""
+        if label in self._denotes:
+            return [self._denotes[label]]
+        return list(self._tried.get(label, ()))
+
+    def attempt(self, label: str, *contents: Content) -> None:
+        self._tried.setdefault(label, []).extend(contents)
+
+    def withdraw(self, label: str, content: Content) -> None:
+        """An attempt has failed for good: nobody may serve it under this label unless another attempt succeeds."""
+        if content in self._tried.get(label, ()):
+            self._tried[label].remove(content)
+
+    def objection(self, label: str, content: Content | None) -> str | None:
+        """Why `content` (None: none that is known) must not be served as `label`; None when it may, and then it is."""
+        wanted = self.candidates(label)
+        if content not in wanted:
+            return f"serves {content or 'unknown weights'} as {label!r}, which denotes {wanted or 'nothing'}"
+        self._denotes[label] = content
+        return None
