@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
+    ChangedError,
     CheckError,
     CommitError,
     ConflictError,
@@ -33,11 +34,16 @@ if TYPE_CHECKING:
     from .canary import CanaryReport
     from .report import PushReport
     from .rollouts import Rollouts
+    from .sources import StreamSource
+    from .weight_source import ParamMeta, WeightSource
     from .weight_sync import WeightSync
 
 __all__ = [
     "WeightSync",
     "PushReport",
+    "WeightSource",
+    "StreamSource",
+    "ParamMeta",
     "CanaryReport",
     "AdapterReport",
     "Rollouts",
@@ -55,6 +61,7 @@ __all__ = [
     "CheckError",
     "TransferError",
     "RejectedError",
+    "ChangedError",
     "VerifyError",
     "CommitError",
     "UnknownOutcomeError",
@@ -65,6 +72,9 @@ _LAZY = {
     "PushReport": ".report",
     "CanaryReport": ".canary",
     "AdapterReport": ".adapters",
+    "WeightSource": ".weight_source",
+    "ParamMeta": ".weight_source",
+    "StreamSource": ".sources",
     "Rollouts": ".rollouts",
     "RolloutBatch": ".batches",
     "Scores": ".batches",

@@ -11,6 +11,8 @@ SyncError
 ├── DeadlineError        the deadline passed first
 ├── CheckError           the weights do not fit the served model; lists every mismatch
 ├── TransferError        the bytes did not arrive whole; no replica changed
+│   ├── RejectedError    a worker does not take what was announced, or what arrived
+│   └── ChangedError     the weights changed while the push was reading them
 ├── VerifyError          a replica answers otherwise than the trainer's own model does
 └── CommitError          some replicas took the new weights and others did not
     └── UnknownOutcomeError  a replica cannot be asked what became of its commit
@@ -90,6 +92,10 @@ class RejectedError(TransferError):
     def __init__(self, message: str, rejections: "Mapping[int, Rejection] | None" = None) -> None:
         super().__init__(message)
         self.rejections = dict(rejections or {})
+
+
+class ChangedError(TransferError):
+    """The weights changed while the push was reading them, as by a step of the optimizer. No replica changed."""
 
 
 class VerifyError(SyncError):

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from .broadcasts import BroadcastSender
 from .descriptors import ensure_descriptors, gloo_descriptors
-from .errors import RejectedError, TransferError
+from .errors import ChangedError, RejectedError, TransferError
 from .frames import FrameSender, FrameWriter
 from .gloo import GlooGroup, Membership, devices_for
 from .handshake import TrainerHandshake
@@ -172,11 +172,11 @@ class GlooTrainer:
     def _require_unchanged(self) -> None:
         find_changed = getattr(self.source, "changed", None)
         if changed := list(find_changed()) if find_changed is not None else []:
-            raise _ChangedError(f"changed while they were read: {', '.join(changed)}; push when training stands still")
+            raise ChangedError(f"changed while they were read: {', '.join(changed)}; push when training stands still")
 
     def _cancel(self, error: BaseException) -> None:
         """End the update at the workers; leave the group where that is not possible."""
-        is_lost = isinstance(error, TransferError) and not isinstance(error, RejectedError | _ChangedError)
+        is_lost = isinstance(error, TransferError) and not isinstance(error, RejectedError | ChangedError)
         try:
             if is_lost:
                 self.shutdown()
@@ -185,10 +185,6 @@ class GlooTrainer:
                 self._workers.cancel(str(error) or type(error).__name__)
         except TransferError:
             self.shutdown()
-
-
-class _ChangedError(TransferError):
-    """The source's tensors changed while they were read."""
 
 
 def _share_ring(workers: WorkerLinks) -> FrameSender | None:

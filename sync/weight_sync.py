@@ -14,7 +14,7 @@ from .closing import Closing
 from .collective_push import collective_push, collective_reason
 from .control import ControlClient, connect
 from .deadline import Deadline, spawn, wait
-from .errors import ControlError, RejectedError, SyncError, TransferError, VerifyError
+from .errors import ChangedError, ControlError, RejectedError, SyncError, TransferError, VerifyError
 from .fleet import Fleet, Push
 from .heartbeat import Heartbeat
 from .preflight import SERVER_BACKENDS, Replica, Trainer, require_alike, require_all, require_ready
@@ -159,7 +159,7 @@ class WeightSync(Closing):
         try:
             return self._push(weights, version, in_flight, progress, deadline, partial=partial)
         except (TransferError, ControlError) as error:
-            if not was_connected or self._trainer is not None or isinstance(error, RejectedError):
+            if not was_connected or self._trainer is not None or isinstance(error, RejectedError | ChangedError):
                 raise
         # The last push's group is gone: a replica was restarted, or another trainer came. Once more with a new one.
         return self._push(weights, version, in_flight, progress, deadline, partial=partial)

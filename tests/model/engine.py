@@ -19,6 +19,7 @@ class Rank:
         self.digest: str | None = "d"  # of what it has staged
         self.is_unchanged = False
         self.is_checkpoint_loadable = True
+        self.checkpoint_id = CHECKPOINT
         self.fails: dict[str, str] = {}  # code by operation
 
     def run(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +30,11 @@ class Rank:
             message = f"{operation}: told to fail"
             self.current = None if code == "touched" else self.current
         kept = [{"id": each, "digest": f"of {each}", "is_loadable": True} for each in self.kept]
-        checkpoint = {"fingerprint": None, "is_loadable": self.is_checkpoint_loadable}
+        checkpoint = {
+            "id": self.checkpoint_id,
+            "fingerprint": "not the files'",
+            "is_loadable": self.is_checkpoint_loadable,
+        }
         report = {"current": self.current, "kept": kept, "checkpoint": checkpoint}
         return {"rank": self.rank, "code": code, "message": message, **result, **report}
 
@@ -51,8 +56,8 @@ class Rank:
     def restore(self, update_id: str) -> None:
         self.current = update_id
 
-    def reload(self) -> None:
-        self.current = CHECKPOINT
+    def reload(self, update_id: str) -> None:
+        self.current = self.checkpoint_id = update_id
 
     def reset(self) -> None:
         self.current = None
