@@ -23,7 +23,7 @@ ENGINE_CALLS = {
     "start": 1,
     "update": 1,
     "prepare": 8,
-    "pause_scheduler": 6,
+    "pause_scheduler": 9,
     "load": 1,
     "update_weight_version": 1,
     "reset_prefix_cache": 1,
@@ -33,7 +33,7 @@ ENGINE_CALLS = {
 RANK_CALLS = frozenset({"start", "update", "prepare"})
 LOAD_FAILURES = ("before", "half", "after", "failed")
 INTERFERENCES = {
-    "fence": 4,
+    "fence": 6,
     "kill": 5,
     **dict.fromkeys(("resume", "pause", "evict", "reset", "sleep", "rollback", "relabel", "reload"), 1),
 }
@@ -128,7 +128,7 @@ WEIGHTS = {
 
 
 def draw_way_out(rng: random.Random, where: dict[str, Any]) -> Step:
-    choice = rng.choice(["kill", "rollback", "rollback", "reload", "reload", "push", "push_abort", "push_abort"])
+    choice = rng.choice(["kill", *["rollback"] * 4, "reload", "reload", "push", "push_abort", "push_abort"])
     match choice:
         case "kill":
             return Step("kill", where)
