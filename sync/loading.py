@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from vllm.model_executor.layers.attention import is_deferred_attention_layer
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import (
     ParallelLMHead,
     UnquantizedEmbeddingMethod,
@@ -13,6 +14,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
+from vllm.platforms import current_platform
 
 from .errors import TransferError
 
@@ -65,6 +67,9 @@ def end(model: Any, model_config: Any) -> None:
 
 def _initialize(model: Any) -> None:
     initialize_layerwise_reload(model)
+    for method in _packed_experts(model):
+        method.kernel_before_reload = method.kernel_before_reload or method.moe_kernel
+        method.moe_kernel = None
     for embedding in filter(_is_plain, _embeddings(model)):
         _place_kernel_tensors(embedding, get_layerwise_info(embedding))
         embedding.weight.weight_loader = _LoadInPlace(embedding)
@@ -72,9 +77,28 @@ def _initialize(model: Any) -> None:
 
 def _finalize(model: Any, model_config: Any) -> None:
     finalize_layerwise_reload(model, model_config)
+    for method in _packed_experts(model):
+        if method.moe_kernel is None:  # its layer got no tensor
+            method.moe_kernel = method.kernel_before_reload
+        method.kernel_before_reload = None
     for embedding in filter(_is_plain, _embeddings(model)):
         if isinstance(embedding.weight.weight_loader, _LoadInPlace):
             embedding.weight.weight_loader = embedding.weight.weight_loader.own
+
+
+def _packed_experts(model: Any) -> Iterator[Any]:
+    """The methods of MoE layers that multiply with weights packed after loading: on a CPU.
+
+    vLLM packs them when it makes the layer's kernel, and a reload keeps the kernel: it would multiply with unpacked
+    weights, and answer with noise. So a reload makes it anew.
+    """
+    if not current_platform.is_cpu():
+        return
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if isinstance(method, UnquantizedFusedMoEMethod):
+            method.kernel_before_reload = getattr(method, "kernel_before_reload", None)
+            yield method
 
 
 class _LoadInPlace:

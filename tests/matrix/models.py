@@ -11,7 +11,7 @@ from launch.default_model import default_model
 from launch.model_cache import build_once
 
 KINDS = ("tied", "untied", "moe", "float32-parameters")
-LAYOUT = "v2"
+LAYOUT = "v1"
 """To be changed with anything below that changes a checkpoint, so that caches are not stale."""
 
 
@@ -50,7 +50,7 @@ def build(output: Path, tokenizer_dir: Path, kind: str) -> None:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    experts = {"moe_intermediate_size": 64, "num_experts_per_tok": 2}
+    experts = {"moe_intermediate_size": 32, "num_experts_per_tok": 2}
     torch.manual_seed(0)
     model: Any
     if kind == "moe":

@@ -342,6 +342,18 @@ async def test_a_lease_can_be_taken_before_the_workers_are_called(make: Any) -> 
     assert calls(weights) == ["connect"]
 
 
+async def test_a_trainer_that_begins_anew_has_given_up_what_it_began(make: Any) -> None:
+    """Its abort was lost: it need not wait for its own lease to run out."""
+    weights = await make()
+    await weights.connect(INIT)
+    await weights.start(update_id="u1")
+    await weights.reserve(INIT)
+    assert (await weights.abort("asks", "u1"))["outcome"] == "aborted"
+    assert weights.lease.holder == "trainer"
+    await push(weights, "v1")
+    assert weights.state == "serving"
+
+
 # ---- generation -----------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ from .updates import Updates, checkpoint, label_of_reload, label_of_start
 from .worker_calls import OPERATION_TIMEOUT_S, Workers
 
 LOCK_TIMEOUT_S = 60.0
+RESERVE = "reserve_lease"
 # A worker that receives from a trainer which is gone will not come back by itself (NCCL).
 STUCK_S = 5.0
 
@@ -84,7 +85,7 @@ class Weights:
         one is missing wait for it.
         """
         async with self._exclusive():
-            await self._take_lease(dict(init_info), "reserve_lease")
+            await self._take_lease(dict(init_info), RESERVE)
 
     async def connect(self, init_info: dict[str, Any]) -> None:
         """Join the trainer's group and give it the lease. Raises Conflict while another trainer holds it."""
@@ -299,6 +300,10 @@ class Weights:
         holder, lease_s, is_anonymous = read_holder(init_info)
         self.lease.check_free_for(holder)
         if self.lease.holder == holder:
+            if (
+                operation == RESERVE and self.updates.running is not None
+            ):  # it has given that one up, and we did not hear
+                await self._give_up(self.updates.running, "its trainer begins anew")
             self.updates.refuse_while_running(operation)
         elif self.lease.is_held:
             await self._release_trainer(f"the lease of {self.lease.holder} ran out")
