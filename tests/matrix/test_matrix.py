@@ -72,10 +72,14 @@ class Running:
                 found.append(client.status())
         return found
 
+    def checkpoint(self) -> Any:
+        """The checkpoint, as transformers loads it."""
+        return AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, self.case.dtype))
+
     def model(self, seed: int) -> Any:
         """A model of transformers, other than the checkpoint; float32 holds what float32 serves."""
         torch.manual_seed(seed)
-        model: Any = AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, self.case.dtype))
+        model = self.checkpoint()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn_like(parameter) * parameter.float().std().to(parameter.dtype) * 0.3
@@ -106,6 +110,23 @@ def running(
             found.append(stacks.enter_context(Stack(config)))
             found[-1].wait_ready(400)
         yield Running(case, found, folder, fault)
+
+
+def test_what_lies_on_disk_is_not_taken_for_what_serves(running: Running) -> None:
+    """shared/repro/push/p1.py: with dummy weights, or zeros, a push of the checkpoint was called unchanged.
+
+    The first test of all: its first push is the first that these engines get.
+    """
+    checkpoint = running.checkpoint()
+    with WeightSync(running.targets, backend="gloo", control_key=running.key, timeout=120) as sync:
+        assert not sync.push(checkpoint, "first").unchanged
+        sync.verify(checkpoint, PROMPTS, running.case.atol)
+        assert set(sync.push(checkpoint, "second").unchanged) == set(running.targets)
+        for target in running.targets:
+            with connect(Target.parse(target, running.key), timeout=60) as client:
+                client.call("reset_weights")
+        assert not sync.push(checkpoint, "third").unchanged
+        sync.verify(checkpoint, PROMPTS, running.case.atol)
 
 
 @pytest.mark.parametrize("shared_memory", [True, False], ids=["shared memory", "broadcast"])
@@ -148,5 +169,4 @@ def test_the_way_back_to_the_checkpoint(running: Running) -> None:
                 sync.reload()
             return
         assert sync.reload() == "default"
-        checkpoint: Any = AutoModelForCausalLM.from_pretrained(running.folder, dtype=getattr(torch, running.case.dtype))
-        sync.verify(checkpoint, PROMPTS, running.case.atol)
+        sync.verify(running.checkpoint(), PROMPTS, running.case.atol)
