@@ -95,14 +95,21 @@ class ControlClient(Closing):
         self.call("renew_lease", {}, timeout)
 
     def rollback(
-        self, in_flight: str = "keep", timeout: float | None = None, *, to: str | None = None
+        self,
+        in_flight: str = "keep",
+        timeout: float | None = None,
+        *,
+        to: str | None = None,
+        update_id: str | None = None,
     ) -> dict[str, Any]:
         """Serve an earlier version again, by default the one before; returns as `finish_weight_update`."""
-        return self.call("rollback", {"in_flight": in_flight, "to": to}, timeout)
+        return self.call("rollback", {"in_flight": in_flight, "to": to, "update_id": update_id}, timeout)
 
-    def reload(self, weight_version: str | None = None, timeout: float | None = None) -> dict[str, Any]:
+    def reload(
+        self, weight_version: str | None = None, timeout: float | None = None, *, update_id: str | None = None
+    ) -> dict[str, Any]:
         """Serve the checkpoint on disk again; `weight_version` names it when its files have changed."""
-        return self.call("reload", {"weight_version": weight_version}, timeout)
+        return self.call("reload", {"weight_version": weight_version, "update_id": update_id}, timeout)
 
     def fence(
         self, reason: str, timeout: float | None = None, *, unless_committed: str | None = None

@@ -29,6 +29,8 @@ class Push:
     """Whether the tensors that are not sent stay as they are."""
     update_id: str = field(default_factory=lambda: secrets.token_hex(8))
     """The same at every replica; what becomes of the push is asked for by it."""
+    is_committing: bool = False
+    """Whether a replica may have been asked to commit: from then on only asking tells what became of it."""
     commits: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The replicas' answers to the commit, by target."""
     commit_s: float = 0.0
@@ -143,6 +145,7 @@ class Fleet:
         def finish(client: ControlClient, seconds: float) -> dict[str, Any]:
             return client.finish_weight_update(version, seconds, update_id=push.update_id)
 
+        push.is_committing = True
         results = self.attempt("finish_weight_update", finish, self.clients)
         outcome = resolve(results, push.update_id, version)
         push.commits = {str(client.target): answer for client, answer in outcome.committed.items()}
@@ -174,27 +177,33 @@ class Fleet:
         target = to if to is not None else self._common_version(statuses)
         self._require_same_tensors(statuses, target)
 
-        def restore(client: ControlClient, seconds: float) -> dict[str, Any]:
-            return client.rollback(in_flight, seconds, to=target)
+        update_id = secrets.token_hex(8)
 
-        outcome = resolve(self.attempt("rollback", restore, self.clients), None, target)
+        def restore(client: ControlClient, seconds: float) -> dict[str, Any]:
+            return client.rollback(in_flight, seconds, to=target, update_id=update_id)
+
+        outcome = resolve(self.attempt("rollback", restore, self.clients), update_id, target)
         outcome.require()
         return target
 
     def reload(self, version: str | None) -> str:
         """Serve the checkpoint on the replicas' disks again, and return its version's name.
 
-        Raises ConflictError when the files have changed at a replica and no name is given; CommitError as a push.
+        Raises ConflictError, with nothing changed, when the files have changed at every replica and no name is given;
+        CommitError as a push.
         """
 
+        update_id = secrets.token_hex(8)
+        self._require_free(self.each("status", lambda client, seconds: client.status(seconds)))
+
         def load(client: ControlClient, seconds: float) -> dict[str, Any]:
-            return client.reload(version, seconds)
+            return client.reload(version, seconds, update_id=update_id)
 
         results = self.attempt("reload", load, self.clients)
         errors = [result for result in results.values() if isinstance(result, SyncError)]
         if len(errors) == len(results):
             raise errors[0]
-        outcome = resolve(results, None, version or CHECKPOINT_VERSION)
+        outcome = resolve(results, update_id, version or CHECKPOINT_VERSION)
         outcome.require()
         return next(iter(outcome.committed.values()))["weight_version"]
 
@@ -219,7 +228,7 @@ class Fleet:
             holder = (status.get("lease") or {}).get("holder")
             if status["state"] in ("updating", "restarting") or holder not in (None, self._lease["holder"]):
                 reason = status.get("reason") or f"trainer {holder} is connected"
-                raise ConflictError(str(client.target), "rollback", f"the replica is {status['state']}: {reason}")
+                raise ConflictError(str(client.target), "status", f"the replica is {status['state']}: {reason}")
 
     def _require_same_tensors(self, statuses: Sequence[dict[str, Any]], target: str) -> None:
         """Raises ConflictError unless every replica has the version, and means the same tensors by it."""

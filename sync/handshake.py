@@ -175,17 +175,37 @@ class TrainerHandshake(Closing):
 def join(address: str, port: int, local_address: str, secret: str, rank: int, timeout_s: float) -> Link:
     """A worker's link to the trainer. Raises TransferError when there is none, or it does not know the secret.
 
-    Waits until the trainer, which may still call other workers in, has answered; at most `timeout_s` seconds.
+    Waits until the trainer, which may still call other workers in, has answered; at most `timeout_s` seconds. A trainer
+    of another user closes the connection to its Unix socket; then the other address is tried.
     """
     deadline = time.monotonic() + timeout_s
-    connection = _connect_locally(local_address) if local_address else None
-    if connection is None:
+    where = f"the trainer at {address}:{port}"
+    if local_address and (connection := _connect_locally(local_address)) is not None:
         try:
-            connection = socket.create_connection((address, port), timeout=timeout_s)
+            return _introduce(connection, where, secret, rank, deadline)
+        except ConnectionError:
+            pass
         except OSError as error:
-            why = error.strerror or error
-            raise TransferError(f"no trainer at {address}:{port} within {timeout_s:g} s: {why}") from None
-        _keep_alive(connection)
+            raise _refused(where, rank, error) from None
+    try:
+        connection = socket.create_connection((address, port), timeout=timeout_s)
+    except OSError as error:
+        why = error.strerror or error
+        raise TransferError(f"no trainer at {address}:{port} within {timeout_s:g} s: {why}") from None
+    _keep_alive(connection)
+    try:
+        return _introduce(connection, where, secret, rank, deadline)
+    except OSError as error:
+        raise _refused(where, rank, error) from None
+
+
+def _refused(where: str, rank: int, error: OSError) -> TransferError:
+    why = "no answer" if isinstance(error, TimeoutError) else error.strerror or error
+    return TransferError(f"{where} did not let rank {rank} join: {why}")
+
+
+def _introduce(connection: socket.socket, where: str, secret: str, rank: int, deadline: float) -> Link:
+    """Both ends prove themselves. Raises OSError, with the connection closed; TransferError when the other cannot."""
     try:
         key = bytes.fromhex(secret)
         hello = rank.to_bytes(RANK_BYTES, "little") + secrets.token_bytes(NONCE_BYTES)
@@ -193,12 +213,8 @@ def join(address: str, port: int, local_address: str, secret: str, rank: int, ti
         answer = _receive(connection, ANSWER_BYTES, deadline)
         context = answer[:NONCE_BYTES] + hello
         if not hmac.compare_digest(answer[NONCE_BYTES:], _prove(key, b"trainer", context)):
-            raise TransferError(f"who listens at {address}:{port} does not know the group's secret")
+            raise TransferError(f"{where} does not know the group's secret")
         connection.sendall(_prove(key, b"worker", context))
-    except OSError as error:
-        connection.close()
-        why = "no answer" if isinstance(error, TimeoutError) else error.strerror or error
-        raise TransferError(f"the trainer at {address}:{port} did not let rank {rank} join: {why}") from None
     except BaseException:
         connection.close()
         raise

@@ -32,12 +32,10 @@ class Outcome:
         raise error
 
 
-def resolve(
-    results: Mapping[ControlClient, "dict[str, Any] | SyncError"], update_id: str | None, version: str
-) -> Outcome:
+def resolve(results: Mapping[ControlClient, "dict[str, Any] | SyncError"], update_id: str, version: str) -> Outcome:
     """Sort the answers to a commit, and ask each replica whose answer was lost what became of it.
 
-    update_id: of the push; None for a rollback, which is known by the version it serves.
+    update_id: of the push, rollback or reload; the same at every replica.
 
     Where some have committed, those that have not are fenced: they must not answer as if they had. Asking ends the
     update there, so that it cannot go live after this.
@@ -54,33 +52,27 @@ def resolve(
     return outcome
 
 
-def _ask(client: ControlClient, lost: SyncError, update_id: str | None, outcome: Outcome) -> None:
+def _ask(client: ControlClient, lost: SyncError, update_id: str, outcome: Outcome) -> None:
     try:
-        if update_id is None:
-            status = client.status(RESOLVE_TIMEOUT_S)
-            is_live = status["weight_version"] == outcome.version and status["state"] in ("serving", "paused")
-            result = status.get("last_update") or {}
-        else:
-            answer = client.abort_weight_update(str(lost), RESOLVE_TIMEOUT_S, update_id=update_id)
-            is_live, result = answer["is_live"], answer["result"]
+        answer = client.abort_weight_update(str(lost), RESOLVE_TIMEOUT_S, update_id=update_id)
     except SyncError as problem:
         lost.add_note(f"asked what became of it: {problem}")
         outcome.unknown[client] = lost
     else:
-        if is_live:
-            outcome.committed[client] = result or {}
+        if answer["is_live"]:
+            outcome.committed[client] = answer["result"] or {}
         else:
             outcome.failed[client] = lost
 
 
-def _fence(client: ControlClient, update_id: str | None, outcome: Outcome) -> None:
+def _fence(client: ControlClient, update_id: str, outcome: Outcome) -> None:
     reason = f"{outcome.version} is live at {', '.join(names(outcome.committed))}"
     try:
         answer = client.fence(reason, RESOLVE_TIMEOUT_S, unless_committed=update_id)
     except SyncError as problem:
         outcome.notes.append(f"{client.target} could not be fenced: {problem}")
         return
-    if update_id is not None and answer["is_live"]:
+    if answer["is_live"]:
         outcome.committed[client] = answer["result"] or {}
         outcome.failed.pop(client, None)
         outcome.unknown.pop(client, None)

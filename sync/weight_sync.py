@@ -14,9 +14,19 @@ from .closing import Closing
 from .collective_push import collective_push, collective_reason
 from .control import ControlClient, connect
 from .deadline import Deadline, spawn, wait
-from .errors import ChangedError, ControlError, RejectedError, SyncError, TransferError, VerifyError
+from .errors import (
+    ChangedError,
+    ControlError,
+    DeadlineError,
+    RejectedError,
+    SyncError,
+    TransferError,
+    UnknownOutcomeError,
+    VerifyError,
+)
 from .fleet import Fleet, Push
 from .heartbeat import Heartbeat
+from .outcome_resolution import RESOLVE_TIMEOUT_S
 from .preflight import SERVER_BACKENDS, Replica, Trainer, require_alike, require_all, require_ready
 from .report import PushReport
 from .sources import WeightSource, open_source
@@ -36,6 +46,8 @@ Backend = Literal["nccl", "ipc", "gloo"]
 CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
 InFlight = Literal["keep", "wait", "abort"]
 ALL_RANKS = "the push is collective (collective=True)"
+# To ask a replica whether it has committed, and to fence it.
+SETTLE_TIMEOUT_S = 2 * RESOLVE_TIMEOUT_S
 DEFAULT_TIMEOUT_S = 300.0
 DEFAULT_LEASE_S = 30.0
 
@@ -190,11 +202,10 @@ class WeightSync(Closing):
         try:
             if self._trainer is None:
                 self._trainer = self._run(lambda: self._connect(fitted))
-                self._heartbeat = Heartbeat(self._clients, self.lease)
             connected = time.perf_counter()
             self._trainer.source, self._trainer.progress = StreamOrderedSource(fitted, self._caller), progress
             # A LeadSource has the failure of another rank of this trainer.
-            self._run(self._trainer.send_weights, getattr(weights, "failure", None))
+            self._send(push, getattr(weights, "failure", None))
             done = time.perf_counter()
         except BaseException as error:
             self._give_up(error)
@@ -372,6 +383,7 @@ class WeightSync(Closing):
         """Form the group with the replicas' workers."""
         fleet = self._fleet
         fleet.reserve()
+        self._heartbeat = Heartbeat(self._clients, self.lease)  # forming the group may take longer than the lease
         if self.backend == "gloo":
             from .gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 
@@ -396,6 +408,26 @@ class WeightSync(Closing):
         """
         future = spawn(self._caller.bound(call), name="weight-sync")
         return wait(future, self._fleet.deadline, f"push of {self._fleet.push.version}", unless)
+
+    def _send(self, push: Push, unless: "Future[None] | None") -> None:
+        """Run the trainer's `send_weights`. A commit that is under way at the deadline, or at Ctrl-C, is waited for.
+
+        What became of it is then known; if it is not, raises UnknownOutcomeError.
+        """
+        what = f"push of {push.version}"
+        future = spawn(self._caller.bound(self._trainer.send_weights), name="weight-sync")
+        try:
+            wait(future, self._fleet.deadline, what, unless)
+        except (DeadlineError, KeyboardInterrupt) as error:
+            if not push.is_committing:
+                raise
+            try:
+                wait(future, Deadline(SETTLE_TIMEOUT_S), what)
+            except DeadlineError:
+                unknown = {str(client.target): error for client in self._clients}
+                raise UnknownOutcomeError(push.version, (), {}, unknown) from error
+            if isinstance(error, KeyboardInterrupt):
+                raise
 
     def _give_up(self, error: BaseException) -> None:
         trainer, self._trainer = self._trainer, None

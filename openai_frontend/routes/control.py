@@ -127,15 +127,22 @@ async def rollback(
     request: Request,
     in_flight: Annotated[str, Body(embed=True)] = "keep",
     to: Annotated[str | None, Body(embed=True)] = None,
+    update_id: Annotated[str | None, Body(embed=True)] = None,
 ) -> JSONResponse:
     """Serve an earlier version again: the one named, else the one before."""
-    return JSONResponse(await engine(request).change_version("rollback", in_flight=in_flight, to=to))
+    arguments = {"in_flight": in_flight, "to": to, "update_id": update_id}
+    return JSONResponse(await engine(request).change_version("rollback", **arguments))
 
 
 @router.post("/reload")
-async def reload(request: Request, weight_version: Annotated[str | None, Body(embed=True)] = None) -> JSONResponse:
+async def reload(
+    request: Request,
+    weight_version: Annotated[str | None, Body(embed=True)] = None,
+    update_id: Annotated[str | None, Body(embed=True)] = None,
+) -> JSONResponse:
     """Serve the checkpoint on disk again."""
-    return JSONResponse(await engine(request).change_version("reload", weight_version=weight_version))
+    arguments = {"weight_version": weight_version, "update_id": update_id}
+    return JSONResponse(await engine(request).change_version("reload", **arguments))
 
 
 @router.post("/fence")

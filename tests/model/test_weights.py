@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
@@ -215,6 +216,57 @@ async def test_a_worker_call_that_raises_costs_the_engine_its_life(make: Any) ->
     assert weights.history.last.outcome == "failed"
 
 
+@pytest.mark.parametrize("stage", ["load", "reset_caches"])
+async def test_a_fault_of_ours_in_a_commit_leaves_the_replica_refusing(
+    make: Any, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    weights = await make()
+    await push(weights, "v1")
+
+    async def fail(*_args: Any, **_options: Any) -> None:
+        raise KeyError("not foreseen")
+
+    if stage == "load":
+        monkeypatch.setattr(weights.updates, "_replace", fail)
+    else:
+        monkeypatch.setattr(weights._workers, "reset_caches", fail)
+    with pytest.raises(KeyError):
+        await push(weights, "v2")
+    assert weights.state == ("serving" if stage == "load" else "dirty")
+    assert weights.history.last.outcome == "failed"
+    monkeypatch.undo()
+    await push(weights, "v3")
+    assert (weights.state, weights.engine.llm.is_paused) == ("serving", False)
+
+
+async def test_a_commit_has_time_of_its_own(make: Any) -> None:
+    """A trainer's deadline that is nearly over must not cost the engine its life in the middle of a load."""
+    weights = await make()
+    await weights.connect(INIT | {"timeout_s": 60.0})
+    await weights.start()
+    await weights.update(tensor())
+    weights.updates.running.started_at -= 59.9
+    seen: list[float] = []
+    run = weights._workers.run
+
+    async def note(operation: str, **arguments: Any) -> Any:
+        seen.append(weights._workers.deadline - time.monotonic() if operation == "load" else 0.0)
+        return await run(operation, **arguments)
+
+    weights._workers.run = note
+    await weights.finish("v1")
+    assert max(seen) > 50
+
+
+async def test_arguments_that_cannot_be_sent_do_not_cost_the_engine_its_life(make: Any) -> None:
+    weights = await make()
+    await weights.connect(INIT)
+    await weights.start()
+    with pytest.raises(Exception, match="of update"):
+        await weights.update({"names": ["a"], "dtype_names": ["no such"], "shapes": [[2**70]]})
+    assert weights.engine.num_kills == 0
+
+
 # ---- versions at hand -----------------------------------------------------------------------------------------------
 
 
@@ -319,6 +371,23 @@ async def test_a_replica_that_did_commit_is_not_fenced(make: Any) -> None:
     weights.engine.kill()  # with the checkpoint it is no longer live
     assert not (await weights.fence("lost its answer", "u2"))["is_live"]
     assert weights.state == "fenced"
+
+
+async def test_a_fence_that_comes_late_does_not_hit_the_next_version(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1", update_id="u1")
+    await push(weights, "v2", update_id="u2")
+    await weights.fence("u1 is not live at some replica", "u1")
+    assert weights.state == "serving"
+
+
+async def test_a_rollback_says_what_became_of_it_by_its_id(make: Any) -> None:
+    weights = await make()
+    await push(weights, "v1")
+    await push(weights, "v2")
+    await weights.rollback(update_id="r1")
+    assert (await weights.abort("lost", "r1"))["is_live"]
+    assert (await weights.abort("lost", "r2"))["outcome"] is None
 
 
 async def test_a_commit_that_comes_after_an_abort_changes_nothing(make: Any) -> None:

@@ -279,6 +279,21 @@ def test_another_users_process_is_refused_at_the_local_socket(handshake, joining
     link.close()
 
 
+@pytest.mark.fault
+def test_a_worker_that_only_the_trainer_refuses_joins_over_the_network(handshake, joining, monkeypatch):
+    """A trainer of root's beside a server of another user's: that takes root's socket, and is not taken itself."""
+
+    def is_refused_by_the_trainer(connection):
+        is_local = connection.family == socket.AF_UNIX
+        return not (is_local and connection.getsockname())  # only the listener's ends have a name
+
+    monkeypatch.setattr(handshake_module, "is_same_user", is_refused_by_the_trainer)
+    joining.start(1)
+    (link,) = handshake.accept(1, 5).values()
+    assert not link.is_local
+    link.close()
+
+
 def test_whose_a_process_is(monkeypatch):
     near, far = socket.socketpair()
     assert handshake_module.is_same_user(near)

@@ -83,11 +83,3 @@ def test_the_rest_is_fenced_where_some_have_committed():
     assert set(caught.value.committed) == {"http://one:9000", "http://three:9000"}
     assert list(caught.value.failed) == ["http://two:9000"]
     assert (one.state, two.state, three.state) == ("serving", "fenced", "serving")
-
-
-@pytest.mark.parametrize("is_live", [True, False])
-def test_a_rollback_is_known_by_what_serves(is_live):
-    client = Client("one", "committed")
-    client.version = "v0" if is_live else "v1"
-    outcome = resolve({client: LOST}, None, "v0")
-    assert bool(outcome.committed) is is_live

@@ -272,6 +272,25 @@ def test_a_commit_whose_answer_is_lost_is_asked_for(fleet, weights):
     assert (two.state, two.version) == ("serving", "v1")
 
 
+def test_a_commit_under_way_at_the_deadline_is_waited_for(replica, weights):
+    """It was called off by a DeadlineError, "nothing changed", and went live a moment later."""
+    lock, finish, abort = threading.Lock(), replica.finish_weight_update, replica.abort_weight_update
+
+    def commit_slowly(body):
+        with lock:
+            time.sleep(3)
+            return finish(body)
+
+    def abort_when_it_is_over(body):
+        with lock:
+            return abort(body)
+
+    replica.finish_weight_update, replica.abort_weight_update = commit_slowly, abort_when_it_is_over
+    with WeightSync(replica.address, backend="gloo", control_key=KEY, timeout=2) as sync:
+        assert sync.push(weights).version == replica.version == "v1"
+    assert replica.state == "serving"
+
+
 def test_a_fleet_goes_back_together(fleet, weights):
     """shared/repro/push/p3.py: after a failed commit a rollback left one replica on v2 and one on v1."""
     one, two = fleet

@@ -27,6 +27,8 @@ from .weights import Weights
 # What a front end needs before anyone has shown a key, and what tells whether the replica lives.
 KEYLESS = frozenset({"describe", "health", "flush_generations"})
 
+MAX_NAME = 200
+
 # What only the connected trainer may do, if one is connected (lease.py).
 LEASED = frozenset(
     {
@@ -242,7 +244,7 @@ class Control:
         self, weight_version: str | None = None, in_flight: str | None = None, update_id: str | None = None
     ) -> dict[str, Any]:
         mode = pause_mode(in_flight) if in_flight is not None else None
-        return await self._weights.finish(weight_version, mode, update_id)
+        return await self._weights.finish(check_name("weight_version", weight_version), mode, update_id)
 
     async def abort_weight_update(
         self, reason: str = "asked for", update_id: str | None = None, *, force: bool = False
@@ -258,11 +260,16 @@ class Control:
             raise Conflict("renew_lease: nobody is connected; call init_weight_transfer_engine")
         return {"lease": self._weights.lease.describe()}
 
-    async def rollback(self, in_flight: str = "keep", to: str | None = None) -> dict[str, Any]:
-        return await self._weights.rollback(pause_mode(in_flight), to)
+    async def rollback(
+        self, in_flight: str = "keep", to: str | None = None, update_id: str | None = None
+    ) -> dict[str, Any]:
+        return await self._weights.rollback(pause_mode(in_flight), check_name("to", to), update_id)
 
-    async def reload(self, weight_version: str | None = None, in_flight: str = "keep") -> dict[str, Any]:
-        return await self._weights.reload(weight_version, pause_mode(in_flight))
+    async def reload(
+        self, weight_version: str | None = None, in_flight: str = "keep", update_id: str | None = None
+    ) -> dict[str, Any]:
+        name = check_name("weight_version", weight_version)
+        return await self._weights.reload(name, pause_mode(in_flight), update_id)
 
     async def fence(self, reason: str, unless_committed: str | None = None) -> dict[str, Any]:
         return await self._weights.fence(reason, unless_committed)
@@ -290,6 +297,7 @@ class Control:
         return {"weight_version": await self._weights.version()}
 
     async def update_weight_version(self, new_version: str) -> dict[str, Any]:
+        check_name("new_version", new_version)
         await self._weights.set_version(new_version)
         return {"weight_version": new_version}
 
@@ -325,6 +333,13 @@ class Control:
 
     async def is_sleeping(self) -> dict[str, Any]:
         return {"is_sleeping": await self._engine.llm.is_sleeping()}
+
+
+def check_name(field: str, name: str | None) -> str | None:
+    """A version's name, or None. Raises BadTensor unless it is a string of 1 to MAX_NAME characters: it is a header."""
+    if name is not None and (not isinstance(name, str) or not 0 < len(name) <= MAX_NAME):
+        raise BadTensor("control_arguments", f"{field}: must be a string of 1 to {MAX_NAME} characters")
+    return name
 
 
 def pause_mode(mode: str) -> PauseMode:

@@ -70,7 +70,8 @@ class Record:
 def size_of(update_info: dict[str, Any]) -> tuple[int, int]:
     """Tensors and bytes that an update announces; 0 where it does not say."""
     dtypes, shapes = update_info.get("dtype_names") or [], update_info.get("shapes") or []
-    sizes = (prod(shape) * getattr(torch, dtype).itemsize for dtype, shape in zip(dtypes, shapes, strict=False))
+    known = [(getattr(torch, str(dtype), None), shape) for dtype, shape in zip(dtypes, shapes, strict=False)]
+    sizes = (prod(shape) * dtype.itemsize for dtype, shape in known if isinstance(dtype, torch.dtype))
     return len(dtypes), sum(sizes)
 
 

@@ -7,6 +7,8 @@ from sync.versions import newest_numbered
 
 from .history import FIRST_VERSION
 
+MAX_EARLIER = 16
+
 
 @dataclass(frozen=True)
 class Version:
@@ -49,7 +51,8 @@ class ServedVersions:
 
     def restore(self, version: Version) -> None:
         """A rollback went live: the version that served can be gone back to as well."""
-        self.earlier = [other for other in (*self.earlier, self.serving) if other != version]
+        earlier = [other for other in (*self.earlier, self.serving) if other != version]
+        self.earlier = earlier[-MAX_EARLIER:]  # pushes that change nothing bring name after name
         self.serving = version
 
     def relabel(self, label: str) -> None:

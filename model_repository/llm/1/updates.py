@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,8 @@ from .worker_calls import Workers, WorkersFailed, common_versions
 
 # Engines that stage: until an update commits nothing in the model has been touched.
 STAGING_BACKENDS = frozenset({"gloo"})
+# A load is far faster than that: workers that need longer do not answer at all.
+COMMIT_BASE_S, COMMIT_BYTES_PER_S = 60.0, 200e6
 
 
 class Updates:
@@ -83,6 +86,7 @@ class Updates:
         update = RunningUpdate(update_id, self.history.begin(kind, holder, update_id), in_flight, timeout_s)
         self._workers.deadline = update.deadline
         self.running = update
+        self._replica.is_updating = True
         return update
 
     def expire(self, update: RunningUpdate, on_late: Callable[[RunningUpdate], Awaitable[None]]) -> None:
@@ -105,7 +109,6 @@ class Updates:
         except RequestError as error:
             await self.fail(update, f"start_weight_update failed: {error}")
             raise
-        self._replica.is_updating = True
 
     async def receive(self, update: RunningUpdate, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Have the workers receive tensors. Raises RequestError."""
@@ -135,6 +138,8 @@ class Updates:
         """Have every rank load, and serve `version`. When a rank fails, the replica is dirty. Raises RequestError."""
         record = update.record
         record.in_flight = update.in_flight
+        # The trainer's deadline is for what it does itself; a load that is cut off would cost the engine its life.
+        self._workers.deadline = max(update.deadline, time.monotonic() + commit_timeout_s(record.num_bytes))
         try:
             if update.is_unchanged:
                 await self._workers.run("adopt")
@@ -145,7 +150,7 @@ class Updates:
                 # A dirty replica may hold these weights beside caches of older ones: a commit failed between the two.
                 if not update.is_unchanged or self._replica.resting is State.DIRTY:
                     await self._workers.reset_caches()
-        except RequestError as error:
+        except Exception as error:  # a fault of ours, too, must leave the replica either serving or refusing
             await self.fail(update, f"{record.kind} failed: {error}")
             raise
         self._end_running()
@@ -190,6 +195,14 @@ class Updates:
         if last is None or last.update_id != update_id:
             return False
         return last.weight_version == self.versions.serving.label
+
+    def is_live_or_replaced(self, update_id: str) -> bool:
+        """Whether that update is live, or has ended here before another one went live: nobody waits for it any more."""
+        ids = [record.update_id for record in self.history.records]
+        if update_id not in ids:
+            return False
+        later = list(self.history.records)[ids.index(update_id) + 1 :]
+        return self.is_live(update_id) or any(record.is_committed for record in later)
 
     def outcome(self, update_id: str | None) -> dict[str, Any]:
         """What became of an update (None: of the last one; its `outcome` is None when it is not known here)."""
@@ -288,6 +301,11 @@ class Updates:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
+
+
+def commit_timeout_s(num_bytes: int) -> float:
+    """How long a commit of so many bytes may take before the engine counts as dead."""
+    return COMMIT_BASE_S + num_bytes / COMMIT_BYTES_PER_S
 
 
 def label_of_reload(label: str | None, fingerprints: tuple[str | None, str | None]) -> str:

@@ -104,6 +104,7 @@ class Weights:
                 raise
             finally:
                 self._workers.deadline = None
+            self.lease.renew()  # forming the group may have taken longer than the lease
             self._watch.start(init_info)
 
     async def disconnect(self) -> None:
@@ -203,7 +204,7 @@ class Weights:
         Returns what became of that update.
         """
         async with self._exclusive():
-            if unless_committed is None or not self.updates.is_live(unless_committed):
+            if unless_committed is None or not self.updates.is_live_or_replaced(unless_committed):
                 if self.updates.running is not None:
                     await self._give_up(self.updates.running, reason)
                 if self.replica.resting is not State.DIRTY:  # that one says more: what it holds is not known
@@ -222,7 +223,9 @@ class Weights:
 
     # ---- versions at hand -----------------------------------------------------------------------------------------
 
-    async def rollback(self, in_flight: PauseMode = "keep", to: str | None = None) -> dict[str, Any]:
+    async def rollback(
+        self, in_flight: PauseMode = "keep", to: str | None = None, update_id: str | None = None
+    ) -> dict[str, Any]:
         """Load an earlier version again. Raises Conflict when a rank does not hold it: nothing has changed then.
 
         to: the version's name; by default the one before, and for a dirty replica the one that it had.
@@ -232,10 +235,12 @@ class Weights:
             self.replica.require_awake("rollback")
             target = self.updates.rollback_target(to)
             await self.updates.require_at_every_rank(target)
-            update = self.updates.begin("rollback", self.lease.holder, None, in_flight, OPERATION_TIMEOUT_S)
+            update = self.updates.begin("rollback", self.lease.holder, update_id, in_flight, OPERATION_TIMEOUT_S)
             return await self.updates.commit(update, target)
 
-    async def reload(self, version: str | None = None, in_flight: PauseMode = "keep") -> dict[str, Any]:
+    async def reload(
+        self, version: str | None = None, in_flight: PauseMode = "keep", update_id: str | None = None
+    ) -> dict[str, Any]:
         """Load the checkpoint from disk again: the way back that needs no trainer.
 
         version: needed when the files are not those that the engine started with, since the weights are others then.
@@ -244,7 +249,7 @@ class Weights:
             self.updates.refuse_while_running("reload")
             self.replica.require_awake("reload")
             label = label_of_reload(version, (self._fingerprint, find_fingerprint(self.engine.llm)))
-            update = self.updates.begin("reload", self.lease.holder, None, in_flight, OPERATION_TIMEOUT_S)
+            update = self.updates.begin("reload", self.lease.holder, update_id, in_flight, OPERATION_TIMEOUT_S)
             return await self.updates.commit(update, checkpoint(label))
 
     async def set_version(self, version: str) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from vllm.v1.engine import PauseMode
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from sync.outcomes import Code
 
 from .engine import Engine
-from .tensors import ALREADY_EXISTS, INTERNAL, INVALID_ARG, Conflict, RequestError, Unavailable
+from .tensors import ALREADY_EXISTS, INTERNAL, INVALID_ARG, BadTensor, Conflict, RequestError, Unavailable
 
 # For workers that do not answer at all; a transport has shorter deadlines of its own.
 OPERATION_TIMEOUT_S = 600.0
@@ -81,6 +82,10 @@ class Workers:
 
     async def ask(self, operation: str, **arguments: Any) -> list[RankStatus]:
         """As `run`, but returns what the ranks answer, whatever it is."""
+        try:
+            msgspec.msgpack.encode(arguments)  # as vLLM will
+        except (OverflowError, TypeError, ValueError) as error:
+            raise BadTensor("control_arguments", f"of {operation}: {error}") from None
         core = self._engine.llm.engine_core
         call = core.call_utility_all_async("collective_rpc", "weight_operation", None, (operation, arguments), None)
         try:
