@@ -36,13 +36,17 @@ def start_trainer(stack: Stack, checkpoint: Path, mode: str, *options: str) -> s
     )
 
 
+SECRET = "00" * 32
+
+
 @pytest.mark.row(21)
 def test_a_trainer_that_never_joins(
     control: ControlClient, complete: Complete, original: tuple[str, str], weights: Weights
 ) -> None:
     """It calls the workers in, announces an update, and then sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        info = {"master_address": "127.0.0.1", "master_port": silent.getsockname()[1], "world_size": 2, "timeout_s": 3}
+        address = {"master_address": "127.0.0.1", "master_port": silent.getsockname()[1]}
+        info = address | {"world_size": 2, "timeout_s": 3, "secret": SECRET}
         control.init_weight_transfer_engine(info)
         control.start_weight_update()
         control.update_weights(
@@ -114,7 +118,8 @@ def test_a_trainer_that_knocks_does_not_keep_a_hanging_one_in(
     with connected_trainer(stack, tiny_model_dir) as trainer:
         trainer.send_signal(signal.SIGSTOP)
         knocks: list[str] = []
-        knock = {"master_address": "127.0.0.1", "master_port": 1, "world_size": 2, "timeout_s": 5, "holder": "b"}
+        address = {"master_address": "127.0.0.1", "master_port": 1, "secret": SECRET}
+        knock = address | {"world_size": 2, "timeout_s": 5, "holder": "b"}
 
         def is_free() -> bool:
             try:
