@@ -1,7 +1,8 @@
 """The gloo weight transfer engine inside vLLM's workers (backend "gloo", registered by plugin.py).
 
 Under Triton the model drives `weights` by the operations of worker_extension.py. vLLM's own life cycle
-(`LLM.start_weight_update` … `finish_weight_update`) works, too, and raises what goes wrong.
+(`LLM.start_weight_update` … `finish_weight_update`) works, too, and raises what goes wrong. It has no way to give up an
+update: after `update_weights({"abort": REASON})` its end loads nothing.
 """
 
 import itertools
@@ -46,6 +47,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[AnyInitInfo, AnyUpdateInfo])
     ) -> None:
         super().__init__(config, vllm_config, device, model)
         self.weights = StagedWeights(vllm_config, model)
+        self._is_aborted = False
         self._ids = map("update-{}".format, itertools.count(1))
 
     def parse_init_info(self, init_dict: dict[str, Any]) -> AnyInitInfo:
@@ -60,6 +62,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[AnyInitInfo, AnyUpdateInfo])
 
     def start_weight_update(self) -> None:
         """Drop what an update before has staged; the model is touched in `finish_weight_update` only."""
+        self._is_aborted = False
         self.weights.start()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -67,10 +70,16 @@ class GlooWeightTransferEngine(WeightTransferEngine[AnyInitInfo, AnyUpdateInfo])
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: AnyUpdateInfo) -> None:
-        self.weights.update(update_info.fields)
+        if "abort" in update_info.fields:
+            self._is_aborted = True
+            self.weights.abort()
+        else:
+            self.weights.update(update_info.fields)
 
     def finish_weight_update(self) -> None:
         """Load what is staged. Raises WorkerError: REJECTED with the model untouched, or TOUCHED."""
+        if self._is_aborted:
+            return
         if self.weights.prepare()["is_unchanged"]:
             self.weights.adopt()
             return
