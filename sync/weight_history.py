@@ -88,12 +88,12 @@ class WeightHistory:
         self._entries = {e.update_id: Entry(e.update_id, e.digests, None, ()) for e in dropped}
         self._release(dropped)
 
-    def require(self, update_id: str) -> Entry:
-        """The entry, with tensors. Raises TransferError when this worker does not hold it."""
+    def require(self, update_id: str) -> Tensors:
+        """The version's tensors, by name. Raises TransferError when this worker does not hold them."""
         entry = self._entries.get(update_id)
         if entry is None or entry.tensors is None:
             raise TransferError(f"this worker does not hold the tensors of {update_id}")
-        return entry
+        return entry.tensors
 
     def _release(self, dropped: Collection[Entry]) -> None:
         """Memory that no entry needs any more: a partial push shares its base's."""

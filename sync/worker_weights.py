@@ -17,7 +17,7 @@ from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.weight_checksum import zero_weights
 
 from .checkpoint_files import CheckpointFiles
-from .errors import SyncError
+from .errors import SyncError, TransferError
 from .loading import load
 from .memory import MemoryPool
 from .outcomes import CHECKPOINT_ID, Code
@@ -104,10 +104,11 @@ class WorkerWeights(ABC):
                 raise WorkerError(Code.NOT_HELD, self._why_no_checkpoint())
             self.reload(update_id)
             return
-        entry = self.history.entry(update_id)
-        if entry is None or entry.tensors is None:
-            raise WorkerError(Code.NOT_HELD, f"the tensors of version {update_id} are not kept here")
-        self._replace(update_id, entry.tensors.items())
+        try:
+            tensors = self.history.require(update_id)
+        except TransferError as error:
+            raise WorkerError(Code.NOT_HELD, str(error)) from None
+        self._replace(update_id, tensors.items())
 
     def reload(self, update_id: str) -> None:
         """Load the checkpoint from disk, as it is there now: from then on `update_id` means these files.

@@ -58,7 +58,7 @@ def test_what_the_model_holds_is_unknown_after_anything_else_touched_it(history)
     load(history, "u1", update(a=1))
     history.current = None  # a failed load, a reset, a sleep
     assert not history.is_unchanged(update(a=1))
-    assert history.require("u1").tensors["a"][0] == 1, "and yet it can be loaded again"
+    assert history.require("u1")["a"][0] == 1, "and yet it can be loaded again"
 
 
 def test_ids_mean_the_same_at_every_rank_whatever_came_of_a_load(pool):
@@ -105,7 +105,7 @@ def test_without_tensors_there_is_nothing_to_go_back_to(history, pool):
 def test_a_partial_update_shares_the_rest_with_its_base(history, pool):
     base = update(a=1, b=2)
     load(history, "u1", base)
-    entry = history.add("u2", update(b=3), base=history.require("u1"))
+    entry = history.add("u2", update(b=3), base=history.entry("u1"))
     assert {name: tensor[0].item() for name, tensor in entry.tensors.items()} == {"a": 1, "b": 3}
     history.current = "u2"
     history.keep_only(["u2"])
