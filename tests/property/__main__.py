@@ -20,7 +20,7 @@ ENVIRONMENT = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.property", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--count", type=int, default=360)
     parser.add_argument("--first", type=int, default=0, help="number of the first sequence")
     parser.add_argument("--replay", help="a sequence as a failure has printed it")
     parser.add_argument("--found", action="store_true", help="run the sequences that have found faults first")

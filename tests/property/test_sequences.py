@@ -1,4 +1,4 @@
-"""300 random sequences of pushes, failures and restarts: no replica ever serves weights under a wrong label."""
+"""360 random sequences of pushes, failures and restarts: no replica ever serves weights under a wrong label."""
 
 import os
 import re
@@ -16,7 +16,7 @@ def test_no_sequence_serves_weights_under_a_wrong_label() -> None:
     TRITONLIVE_PROPERTY_SEED and TRITONLIVE_PROPERTY_COUNT choose others; `python -m tests.property --help` has more.
     """
     seed = os.environ.get("TRITONLIVE_PROPERTY_SEED", "0")
-    count = os.environ.get("TRITONLIVE_PROPERTY_COUNT", "300")
+    count = os.environ.get("TRITONLIVE_PROPERTY_COUNT", "360")
     command = [sys.executable, "-m", "tests.property", "--found", "--seed", seed, "--count", count]
     command += ["--coverage"] if int(count) >= 300 else []
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
