@@ -23,9 +23,9 @@ from .staged_weights import StagedWeights
 
 @dataclass
 class AnyInitInfo(WeightTransferInitInfo):
-    """Fields that `staged_weights.GlooInitInfo` reads."""
+    """Fields that `staged_weights.GlooInitInfo` reads, the group's secret among them."""
 
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass
