@@ -12,6 +12,7 @@ from openai_frontend.channel import Callbacks, Channel, reason_of
 from openai_frontend.connection import TritonConnection
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
+from sync.versions import FIRST_VERSION
 
 # The server's own log: what vLLM imports raises the root logger's level, and a logger of our own would be silent.
 logger = logging.getLogger("uvicorn.error")
@@ -25,8 +26,6 @@ HEALTH_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 45.0
 # The model has deadlines of its own for every operation; this one is for a model that does not answer at all.
 CONTROL_TIMEOUT_S = 900.0
-# What an engine serves that no push has reached since it started.
-FIRST_VERSION = "default"
 
 
 @dataclass

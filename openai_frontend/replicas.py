@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from openai_frontend.errors import EngineUnavailable
-from openai_frontend.replica import FIRST_VERSION
 from openai_frontend.versions import too_old
+from sync.versions import FIRST_VERSION
 
 
 class Candidate(Protocol):

@@ -6,6 +6,8 @@ from typing import Any
 
 import xxhash
 
+from .checkpoint_source import checkpoint_folder
+
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
 
 
@@ -18,17 +20,11 @@ class CheckpointFiles:
     @classmethod
     def find(cls, model_config: Any) -> "CheckpointFiles":
         """The folder of vLLM's ModelConfig: a path, or a snapshot of the hub that is cached here."""
-        folder = Path(model_config.model)
-        if folder.is_dir():
-            return cls(folder)
-        if folder.is_file():
-            return cls(folder.parent)
-        from huggingface_hub import snapshot_download
-
+        path = Path(model_config.model)
+        if path.is_file():
+            return cls(path.parent)
         try:
-            return cls(
-                Path(snapshot_download(model_config.model, revision=model_config.revision, local_files_only=True))
-            )
+            return cls(checkpoint_folder(model_config.model, model_config.revision))
         except (OSError, ValueError):
             return cls(None)
 

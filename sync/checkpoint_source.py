@@ -66,9 +66,14 @@ def find_checkpoint(model: str, revision: str | None) -> CheckpointSource:
 
     Raises OSError or ValueError when the snapshot is not at hand, SourceError when it holds no safetensors.
     """
-    folder = Path(model)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
+    return CheckpointSource(checkpoint_folder(model, revision))
 
-        folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
-    return CheckpointSource(folder)
+
+def checkpoint_folder(model: str, revision: str | None) -> Path:
+    """Where vLLM read the model: a folder, or a model hub's snapshot. Raises OSError or ValueError when not at hand."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, revision=revision, local_files_only=True))

@@ -11,10 +11,9 @@ from .control import ControlClient
 from .deadline import Deadline, spawn, wait
 from .errors import ConflictError, SyncError, TransferError
 from .outcome_resolution import resolve
+from .versions import FIRST_VERSION
 
 T = TypeVar("T")
-# What vLLM calls the weights that an engine starts with.
-CHECKPOINT_VERSION = "default"
 # For the calls that clean up after a failure, when the push's own deadline may have passed.
 CLEAN_UP_TIMEOUT_S = 10.0
 
@@ -203,7 +202,7 @@ class Fleet:
         errors = [result for result in results.values() if isinstance(result, SyncError)]
         if len(errors) == len(results):
             raise errors[0]
-        outcome = resolve(results, update_id, version or CHECKPOINT_VERSION)
+        outcome = resolve(results, update_id, version or FIRST_VERSION)
         outcome.require()
         return next(iter(outcome.committed.values()))["weight_version"]
 

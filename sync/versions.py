@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterable
 
+# What vLLM calls the weights that an engine starts with.
+FIRST_VERSION = "default"
+
 
 def next_version(versions: Iterable[str | None]) -> str:
     """ "v<n+1>" after the highest "v<n>" among `versions`."""

@@ -138,10 +138,9 @@ class WeightSync(Closing):
             source that says `is_collective`; else the caller pushes alone.
 
         Raises SourceError when a rank of the trainer does not come, CheckError (nothing was sent), ControlError,
-        TransferError, DeadlineError (nothing changed, gloo), or
-        CommitError, which names the replicas that took the weights and those that did not; these are fenced;
-        UnknownOutcomeError when a replica cannot be asked whether it did. Raises VerifyError when a `verify(gate=True)`
-        before found the replicas wrong.
+        TransferError, or DeadlineError: nothing changed (gloo). Raises CommitError, which names the replicas that took
+        the weights and those that did not; these are fenced. Raises UnknownOutcomeError when a replica cannot be asked
+        whether it did, VerifyError when a `verify(gate=True)` before found the replicas wrong.
         """
         if partial and self.backend != "gloo":
             raise ValueError(f"partial: needs backend 'gloo', which stages; backend is {self.backend!r}")
@@ -201,7 +200,8 @@ class WeightSync(Closing):
         checked = time.perf_counter()
         try:
             if self._trainer is None:
-                self._trainer = self._run(lambda: self._connect(fitted))
+                connecting = self._spawn(lambda: self._connect(fitted))
+                self._trainer = wait(connecting, fleet.deadline, f"push of {push.version}")
             connected = time.perf_counter()
             self._trainer.source, self._trainer.progress = StreamOrderedSource(fitted, self._caller), progress
             # A LeadSource has the failure of another rank of this trainer.
@@ -401,21 +401,19 @@ class WeightSync(Closing):
 
         return vllm_trainer(self.backend, self.master_address, self.master_port, fleet, fitted)
 
-    def _run(self, call: Callable[[], T], unless: "Future[None] | None" = None) -> T:
-        """Run in a thread of its own, so that the deadline and Ctrl-C get through whatever it waits for.
-
-        unless: ends the wait with its error, should it get one.
-        """
-        future = spawn(self._caller.bound(call), name="weight-sync")
-        return wait(future, self._fleet.deadline, f"push of {self._fleet.push.version}", unless)
+    def _spawn(self, call: Callable[[], T]) -> "Future[T]":
+        """Run in a thread of its own, so that the deadline and Ctrl-C get through whatever it waits for."""
+        return spawn(self._caller.bound(call), name="weight-sync")
 
     def _send(self, push: Push, unless: "Future[None] | None") -> None:
         """Run the trainer's `send_weights`. A commit that is under way at the deadline, or at Ctrl-C, is waited for.
 
-        What became of it is then known; if it is not, raises UnknownOutcomeError.
+        Raises UnknownOutcomeError when what became of it is not known even then.
+
+        unless: ends the wait with its error, should it get one.
         """
         what = f"push of {push.version}"
-        future = spawn(self._caller.bound(self._trainer.send_weights), name="weight-sync")
+        future = self._spawn(self._trainer.send_weights)
         try:
             wait(future, self._fleet.deadline, what, unless)
         except (DeadlineError, KeyboardInterrupt) as error:

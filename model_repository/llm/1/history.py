@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from sync.versions import FIRST_VERSION
+
 KEPT_RECORDS = 64
 OUTCOMES = ("committed", "unchanged", "failed", "aborted")
 
@@ -114,10 +116,6 @@ class History:
 
     def describe(self) -> list[dict[str, Any]]:
         return [asdict(record) for record in self._records]
-
-
-# What vLLM calls the checkpoint's weights.
-FIRST_VERSION = "default"
 
 
 class InFlight:

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 from sync.outcomes import CHECKPOINT_ID
-from sync.versions import newest_numbered
-
-from .history import FIRST_VERSION
+from sync.versions import FIRST_VERSION, newest_numbered
 
 MAX_EARLIER = 16
 

@@ -10,9 +10,10 @@ from typing import Any
 from vllm.v1.engine import PauseMode
 
 from sync.outcomes import CHECKPOINT_ID
+from sync.versions import FIRST_VERSION
 
 from .engine import Engine
-from .history import FIRST_VERSION, History
+from .history import History
 from .replica_state import ReplicaState, State
 from .running_update import RunningUpdate
 from .served_versions import ServedVersions, Version
