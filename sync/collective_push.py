@@ -26,6 +26,8 @@ from .trainer_ranks import TrainerRanks, poll
 
 Push = Callable[[WeightSource], PushReport]
 WATCH_INTERVAL_S = 0.1
+# A field of the outcome: rank 0 has read its last iteration to the end, so every rank's iteration ends too.
+GATHERED = "gathered"
 # What rank 0 may need after its own deadline: to abort the update everywhere, and to leave the group.
 CLEAN_UP_S = 30.0
 
@@ -96,12 +98,12 @@ def _lead(ranks: TrainerRanks, channel: PushChannel, source: WeightSource, push:
         with _watched(channel, lead):
             report = push(lead)
         _finish(lead, timeout_s)
-        outcome = encode_report(report)
+        outcome = {**encode_report(report), GATHERED: True}
     except BaseException as error:
         problem = _try_to_finish(lead, timeout_s)
         if problem is not None:
             error.add_note(f"while the other ranks were waited for: {problem}")
-        outcome = encode_error(error)
+        outcome = {**encode_error(error), GATHERED: problem is None and not lead.failure.done()}
         raise
     finally:
         with suppress(RuntimeError):  # without the store the others end by themselves; this rank's outcome stands
@@ -217,9 +219,16 @@ def _iterate(channel: PushChannel, source: WeightSource) -> None:
 
 
 def _end(outcome: dict[str, Any], gathering: Future[None], deadline: Deadline) -> PushReport:
-    """Return or raise what rank 0 does. The iteration is over then, unless a rank failed in it."""
-    if "error" not in outcome:
-        wait(gathering, deadline, "gathering the rest")
+    """Return or raise what rank 0 does.
+
+    Waits for this rank's iteration where rank 0 has read its own to the end; else a collective may wait for ever.
+    """
+    if outcome.pop(GATHERED):
+        try:
+            wait(gathering, deadline, "gathering the rest")
+        except SyncError:
+            if "error" not in outcome:  # rank 0's error says why the push ended
+                raise
     return decode_outcome(outcome, "rank 0")
 
 
