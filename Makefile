@@ -11,20 +11,18 @@ export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.tritonlive-stamp
-# The version folder's name, 1, is no Python identifier; under this name its relative imports can be followed.
-TRITON_MODEL := .build/ty/triton_model
 
 .PHONY: help
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-$(STAMP): pyproject.toml requirements/cpu.txt requirements/dev.txt launch/bootstrap.py
+$(STAMP): pyproject.toml requirements/cpu.txt requirements/dev.txt requirements/bootstrap.py
 	@python="$$(type -P python3.11 || type -P python3 || true)"; \
 	if [[ -z "$$python" ]]; then \
 	  echo "tritonlive: no Python. On Debian or Ubuntu: apt-get install python3.11 python3.11-venv libpython3.11" >&2; \
 	  exit 1; \
 	fi; \
-	"$$python" launch/bootstrap.py --venv $(VENV)
+	"$$python" requirements/bootstrap.py --venv $(VENV)
 
 .PHONY: serve
 serve: $(STAMP)  ## Serve a model: OpenAI API on 9000, Triton on 8000-8002 (ARGS="--help" for more)
@@ -51,9 +49,7 @@ format: $(STAMP)  ## Format, and fix what the linter can fix
 
 .PHONY: typecheck
 typecheck: $(STAMP)  ## Check the types
-	@mkdir -p $(dir $(TRITON_MODEL)) && ln -sfn ../../model_repository/llm/1 $(TRITON_MODEL)
 	$(BIN)/ty check
-	$(BIN)/ty check --extra-search-path $(dir $(TRITON_MODEL)) --extra-search-path tests/typings $(TRITON_MODEL)/*.py
 
 .PHONY: bench
 bench: $(STAMP)  ## Measure beside vLLM's own server; figures go to bench/results

@@ -14,8 +14,8 @@ from bench.measure import Effort, Load, run_load
 from bench.plan import extras, plan
 from bench.report import Report, print_report, write_results
 from bench.systems import AGAIN, MODELS, SYSTEMS, Settings, Systems, model_path
-from launch.errors import LaunchError
 from sync import SyncError
+from tritonlive.launch.errors import LaunchError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 MIN_WIDTH = 140

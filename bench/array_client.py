@@ -7,7 +7,7 @@ from typing import Any, Literal
 from bench.client import Client, LoadError, Outcome, answer_job
 from bench.json_rollouts import JsonRollouts
 from sync import SyncError
-from sync.rollouts import Rollouts
+from sync.rollouts.rollouts import Rollouts
 
 MODULE = "bench.array_client"
 

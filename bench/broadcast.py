@@ -15,10 +15,10 @@ import torch
 from torch import distributed
 
 from bench.child import serve
-from sync.frames import FRAME_BYTES
-from sync.gloo import FRAMES_UNDER_WAY
-from sync.layout import Layout, host_buffer
-from sync.sources import CheckpointSource
+from sync.transport.frames import FRAME_BYTES
+from sync.transport.gloo import FRAMES_UNDER_WAY
+from sync.transport.layout import Layout, host_buffer
+from sync.weights.sources import CheckpointSource
 
 TIMEOUT = timedelta(seconds=120)
 

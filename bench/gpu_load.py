@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.child import serve
-from sync.sources import CheckpointSource
+from sync.weights.sources import CheckpointSource
 
 
 class GpuLoadTimer:

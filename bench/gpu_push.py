@@ -14,12 +14,12 @@ from pathlib import Path
 
 from bench.child import Child
 from bench.random_checkpoint import SIZES, random_checkpoint
-from launch import Stack, StackConfig, ports
-from launch.config import default_cache_dir
-from launch.default_model import default_model
 from sync import PushReport, SyncError, WeightSync
-from sync.preflight import SERVER_BACKENDS
-from sync.sources import CheckpointSource
+from sync.push.preflight import SERVER_BACKENDS
+from sync.weights.sources import CheckpointSource
+from tritonlive.launch import Stack, StackConfig, ports
+from tritonlive.launch.config import default_cache_dir
+from tritonlive.launch.default_model import default_model
 
 RAW = "broadcast + load"
 READY_TIMEOUT_S = 600.0

@@ -8,8 +8,8 @@ import psutil
 
 from bench.child import Child
 from bench.peer import ENVIRONMENT
-from launch import ports
-from launch.config import default_cache_dir
+from tritonlive.launch import ports
+from tritonlive.launch.config import default_cache_dir
 
 
 class Offline:

@@ -11,7 +11,7 @@ import numpy as np
 import uvloop
 
 from bench.client import answer_to, open_session
-from sync.batches import RolloutBatch, Scores, spread
+from sync.rollouts.batches import RolloutBatch, Scores, spread
 
 TOKEN = "token_id:"  # noqa: S105 - what a token's text is with `return_tokens_as_token_ids`
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bench.weights import staged, weight_set
-from sync.loading import load
+from sync.worker.loading import load
 
 
 class LoadTimer:

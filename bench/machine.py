@@ -23,7 +23,7 @@ PACKAGES = (
 
 SPINNING_CORES = 4
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-"""As in model_repository/llm/1/cpu.py."""
+"""As in tritonlive/backend/cpu.py."""
 
 
 def describe() -> dict[str, Any]:
@@ -64,7 +64,7 @@ def engine_args() -> tuple[str, ...]:
     its worker inside.
 
     vLLM's own default with few cores is a worker process that spins for its engine core and the other way round; which
-    of two servers has more processes would decide the ratios (model_repository/llm/1/cpu.py, `worker_inside`).
+    of two servers has more processes would decide the ratios (tritonlive/backend/cpu.py, `worker_inside`).
     """
     # The environment is inherited by all systems that are started.
     for name, value in KEEPING_MEMORY.items():

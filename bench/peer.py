@@ -10,10 +10,10 @@ from typing import Self
 import httpx
 import psutil
 
-from launch import ports, ready
-from launch.config import default_cache_dir
-from launch.errors import ReadyTimeoutError
-from launch.process import ManagedProcess
+from tritonlive.launch import ports, ready
+from tritonlive.launch.config import default_cache_dir
+from tritonlive.launch.errors import ReadyTimeoutError
+from tritonlive.launch.process import ManagedProcess
 
 ENTRY_MODULE = "vllm.entrypoints.launchers.api_server.entry"
 """What `vllm serve` runs. The `vllm` command looks for a distribution called `vllm`, which the CPU build is not."""

@@ -16,10 +16,10 @@ from bench.hop.server import Hop, hop
 from bench.memory import Memory
 from bench.peer import VllmServe
 from bench.trainer import Trainer
-from launch.config import StackConfig, default_cache_dir
-from launch.default_model import default_model
-from launch.stack import Stack
-from launch.tiny_model import tiny_model
+from tritonlive.launch.config import StackConfig, default_cache_dir
+from tritonlive.launch.default_model import default_model
+from tritonlive.launch.stack import Stack
+from tritonlive.launch.tiny_model import tiny_model
 
 T = TypeVar("T")
 START_TIMEOUT_S = 300.0

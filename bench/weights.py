@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from sync.layout import align, host_buffer
-from sync.sources import CheckpointSource
+from sync.transport.layout import align, host_buffer
+from sync.weights.sources import CheckpointSource
 
 Weights = dict[str, torch.Tensor]
 

@@ -21,13 +21,13 @@ import typer
 from rich.console import Console
 from transformers import TrainerCallback
 
-from launch import Stack, StackConfig
-from launch.config import default_cache_dir
-from launch.default_model import default_model
-from launch.tiny_model import tiny_model
+from tritonlive.launch import Stack, StackConfig
+from tritonlive.launch.config import default_cache_dir
+from tritonlive.launch.default_model import default_model
+from tritonlive.launch.tiny_model import tiny_model
 
 if TYPE_CHECKING:
-    from sync.trl import VLLMClient
+    from sync.trl.client import VLLMClient
 
 MODELS = {"smollm2": default_model, "tiny": tiny_model}
 LEARNING_RATES = {"smollm2": 2e-5, "tiny": 1e-2}

@@ -18,7 +18,7 @@ from vllm.lora.request import LoRARequest
 
 from openai_frontend.headers import header_value
 
-# Stands where the model has an id for each version (model_repository/llm/1/adapters.py); vLLM's own ids are below.
+# Stands where the model has an id for each version (tritonlive/backend/adapters/adapters.py); vLLM's own ids are below.
 PUSHED_ID = 2**30
 HEADER = "x-adapter-version"
 

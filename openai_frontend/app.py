@@ -20,16 +20,16 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.version import __version__ as vllm_version
 
-from openai_frontend import weight_spans
 from openai_frontend.adapters import AdapterVersionHeader
 from openai_frontend.auth import protect
 from openai_frontend.description import Description
+from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import Options
 from openai_frontend.routes import control, trl_legacy
-from openai_frontend.short_prompts import render_short_prompts_at_once
-from openai_frontend.shortcut import Shortcuts, is_transparent
-from openai_frontend.triton_engine import TritonEngineClient
+from openai_frontend.streaming import weight_spans
+from openai_frontend.streaming.short_prompts import render_short_prompts_at_once
+from openai_frontend.streaming.shortcut import Shortcuts, is_transparent
 from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
 TASKS = ("generate",)
@@ -99,7 +99,7 @@ def parse_arguments(description: Description, argv: list[str]) -> Namespace:
 
 def create_engine(args: Namespace, description: Description, options: Options) -> TritonEngineClient:
     engine_args = AsyncEngineArgs.from_cli_args(args)
-    engine_args.mm_processor_cache_gb = 0  # as in the model, see model_repository/llm/1/engine.py
+    engine_args.mm_processor_cache_gb = 0  # as in the model, see tritonlive/backend/engine.py
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     # What only the engine finds out when it starts.
     config.model_config.max_model_len = description.max_model_len

@@ -12,7 +12,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from openai_frontend.errors import IncompatibleServer
-from sync.triton_tensors import MODEL
+from tritonlive.wire.triton_tensors import MODEL
 
 # What this front end sends and expects; a server without them is of another make or version.
 REQUIRED_INPUTS = frozenset({"engine_channel", "engine_request", "engine_abort", "control_operation"})

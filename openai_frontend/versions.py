@@ -8,7 +8,7 @@ def too_old(version: str, minimum: str) -> str | None:
 
     Versions are free strings. Equal ones satisfy each other. Of two that differ in nothing but the integer at their
     end, the one with the larger integer is newer; others have no order. (The model has the same rule,
-    model_repository/llm/1/versions.py; a test compares them.)
+    tritonlive/backend/weights/versions.py; a test compares them.)
     """
     if version == minimum:
         return None

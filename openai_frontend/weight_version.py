@@ -9,8 +9,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm.exceptions import GracefulHTTPError
 
+from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.headers import header_value
-from openai_frontend.triton_engine import TritonEngineClient
 from openai_frontend.versions import too_old
 
 HEADER = "x-weight-version"

@@ -1,6 +1,6 @@
 """Build the virtual environment from the exact lock, with the standard library only.
 
-    python3 launch/bootstrap.py --venv .venv
+    python3 requirements/bootstrap.py --venv .venv
 
 Run by `make` with whatever Python there is (3.8 or later); finds the one that fits. What is current already is left
 alone, what is not is brought up to date; an environment that cannot be used is built anew.
@@ -21,7 +21,7 @@ from typing import Dict, List, NoReturn, Optional
 WANTED = "3.11"
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("cpu.txt", "dev.txt")
-INPUTS = ("pyproject.toml", *(f"requirements/{lock}" for lock in LOCKS), "launch/bootstrap.py")
+INPUTS = ("pyproject.toml", *(f"requirements/{lock}" for lock in LOCKS), "requirements/bootstrap.py")
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PROBE = """
 import importlib.util, json, pathlib, sys, sysconfig

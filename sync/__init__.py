@@ -29,14 +29,14 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .adapters import AdapterReport
-    from .batches import RolloutBatch, Scores
-    from .canary import CanaryReport
-    from .report import PushReport
-    from .rollouts import Rollouts
-    from .sources import StreamSource
-    from .weight_source import ParamMeta, WeightSource
-    from .weight_sync import WeightSync
+    from .adapters.adapters import AdapterReport
+    from .push.logprob_check import CanaryReport
+    from .push.report import PushReport
+    from .push.weight_sync import WeightSync
+    from .rollouts.batches import RolloutBatch, Scores
+    from .rollouts.rollouts import Rollouts
+    from .weights.sources import StreamSource
+    from .weights.weight_source import ParamMeta, WeightSource
 
 __all__ = [
     "WeightSync",
@@ -68,16 +68,16 @@ __all__ = [
 ]
 
 _LAZY = {
-    "WeightSync": ".weight_sync",
-    "PushReport": ".report",
-    "CanaryReport": ".canary",
-    "AdapterReport": ".adapters",
-    "WeightSource": ".weight_source",
-    "ParamMeta": ".weight_source",
-    "StreamSource": ".sources",
-    "Rollouts": ".rollouts",
-    "RolloutBatch": ".batches",
-    "Scores": ".batches",
+    "WeightSync": ".push.weight_sync",
+    "PushReport": ".push.report",
+    "CanaryReport": ".push.logprob_check",
+    "AdapterReport": ".adapters.adapters",
+    "WeightSource": ".weights.weight_source",
+    "ParamMeta": ".weights.weight_source",
+    "StreamSource": ".weights.sources",
+    "Rollouts": ".rollouts.rollouts",
+    "RolloutBatch": ".rollouts.batches",
+    "Scores": ".rollouts.batches",
 }
 
 

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
-from .control import connect
-from .device_source import require_gpu
+from .control.client import connect
+from .control.target import Target
 from .errors import CheckError, CommitError, DeadlineError, RefusedError, SyncError, UnavailableError
-from .target import Target
-from .weight_sync import WeightSync
+from .push.weight_sync import WeightSync
+from .weights.device_source import require_gpu
 
 if TYPE_CHECKING:
-    from .adapters import AdapterReport
-    from .report import PushReport
+    from .adapters.adapters import AdapterReport
+    from .push.report import PushReport
 
 EXIT_CODES: dict[type[SyncError], int] = {
     CheckError: 3,
@@ -165,7 +165,7 @@ def status(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json: J
 @app.command()
 def timeline(to: One, control_key: Key = None, timeout: Seconds = 10.0, as_json: Json = False) -> None:
     """Show the last pushes: when, by whom, how long staged, paused and loaded, and how they ended."""
-    from .timeline import MIN_WIDTH, timeline_table
+    from .control.timeline import MIN_WIDTH, timeline_table
 
     with reported(), connect(Target.parse(to, control_key), timeout) as client:
         answer = client.timeline()

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .rejection import Rejection
+    from tritonlive.wire.rejection import Rejection
 
 
 class SyncError(Exception):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import httpx
 import torch
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 Weights = dict[str, torch.Tensor]
 Complete = Callable[[], tuple[str, str]]

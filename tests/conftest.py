@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from launch import Stack, StackConfig
-from launch.config import default_cache_dir
-from launch.default_model import default_model
-from launch.tiny_model import tiny_model
+from tritonlive.launch import Stack, StackConfig
+from tritonlive.launch.config import default_cache_dir
+from tritonlive.launch.default_model import default_model
+from tritonlive.launch.tiny_model import tiny_model
 
 STACK_READY_TIMEOUT_S = 300
 LEGACY_TRL_VERSION = "1.10.0"

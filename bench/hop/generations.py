@@ -12,7 +12,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 
 from bench.measure import Figures
 from openai_frontend import description
-from openai_frontend.core_client import TritonCoreClient
+from openai_frontend.engine.core_client import TritonCoreClient
 
 PROMPT_TOKEN_IDS = [1] * 32
 CONNECT_TIMEOUT_S = 60.0

@@ -14,11 +14,11 @@ import psutil
 from bench.child import Child
 from bench.measure import Figures
 from bench.peer import ENVIRONMENT
-from launch.config import TRITON_MODEL, StackConfig, default_cache_dir
-from launch.stack import Stack
+from tritonlive.launch.config import TRITON_MODEL, StackConfig, default_cache_dir
+from tritonlive.launch.stack import Stack
 
-OURS = ("assembly.py", "free_core.py")
-"""What a copy of the model gets from here; the former replaces the model's own."""
+MODEL = "from bench.hop.model import TritonPythonModel\n"
+"""The version folder's model.py in place of ours."""
 START_TIMEOUT_S = 120.0
 METRICS_TIMEOUT_S = 10.0
 """The model publishes its metrics four times a second."""
@@ -82,8 +82,7 @@ def hop(model: Path, args: tuple[str, ...]) -> Iterator[Hop]:
 def copy_model(target: Path) -> Path:
     """A model repository like ours, whose engine core makes tokens for free."""
     shutil.copytree(StackConfig.model_repository, target, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in OURS:
-        shutil.copyfile(Path(__file__).with_name(name), target / TRITON_MODEL / "1" / name)
+    (target / TRITON_MODEL / "1" / "model.py").write_text(MODEL)
     return target
 
 

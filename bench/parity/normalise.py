@@ -14,7 +14,7 @@ TIME_KEYS = {"completed_at", "created", "created_at"}
 """Keys whose value is the time of day, in seconds."""
 
 ADDED = "weight_versions"
-"""The field that tritonlive adds to every choice of the routes in `ADDED_ON` (openai_frontend/weight_spans.py)."""
+"""The field that tritonlive adds to every choice of the routes in `ADDED_ON` (weight_spans.py)."""
 
 ADDED_ON = {"/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/invocations"}
 """Where it is ours. On /inference/v1/generate it is vLLM's own, and compared."""

@@ -2,7 +2,7 @@
 
 vLLM's AsyncLLM renders, detokenizes and streams in one process and talks to the engine core in another, in
 EngineCoreRequest and EngineCoreOutputs structs. This client speaks the same structs to the model
-in Triton (model_repository/llm/1/relay.py is the other end), so everything above it is vLLM's, unchanged. Each
+in Triton (tritonlive/backend/generation/relay.py is the other end), so everything above it is vLLM's, unchanged. Each
 generation goes to one replica; the outputs of all come back in one queue.
 """
 
@@ -21,8 +21,8 @@ from vllm.v1.serial_utils import MsgpackEncoder
 from openai_frontend.adapters import PushedAdapters
 from openai_frontend.description import Description
 from openai_frontend.errors import TritonError
-from openai_frontend.replica import Generation, Replica
-from openai_frontend.replicas import Replicas
+from openai_frontend.replicas.replica import Generation, Replica
+from openai_frontend.replicas.replicas import Replicas
 
 # vLLM's encoder moves arrays above a threshold into frames of their own; a tensor is one frame.
 ONE_FRAME = 1 << 62

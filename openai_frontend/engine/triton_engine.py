@@ -18,16 +18,17 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.loggers import StatLoggerManager
 
-from openai_frontend import adapters, shortcut
-from openai_frontend.core_client import TritonCoreClient
+from openai_frontend import adapters
 from openai_frontend.description import Description
+from openai_frontend.engine.core_client import TritonCoreClient
 from openai_frontend.errors import EngineUnavailable, TritonError
-from openai_frontend.fleet_control import FleetControl
 from openai_frontend.loop_lag import LoopLag
-from openai_frontend.replica import RECONNECT_INTERVAL_S, Replica
-from openai_frontend.replica_metrics import ReplicaGauges
-from openai_frontend.replicas import Replicas
-from openai_frontend.token_texts import remembering
+from openai_frontend.replicas.fleet_control import FleetControl
+from openai_frontend.replicas.replica import RECONNECT_INTERVAL_S, Replica
+from openai_frontend.replicas.replica_metrics import ReplicaGauges
+from openai_frontend.replicas.replicas import Replicas
+from openai_frontend.streaming import shortcut
+from openai_frontend.streaming.token_texts import remembering
 
 METRICS_INTERVAL_S = 0.25
 

@@ -1,6 +1,6 @@
 """A front end's channel to one replica: its generations go out on it, and their tokens come back.
 
-The other end is model_repository/llm/1/relay.py. What travels are vLLM's own structs in vLLM's own encoding: out,
+The other end is tritonlive/backend/generation/relay.py. What travels are vLLM's own structs in its encoding: out,
 EngineCoreRequests; in, a list of EngineCoreOutputs. Generations that are asked for in one turn of the loop, as many are
 when many requests come at once, travel as one batched Triton request: what a request costs on the way is paid once.
 """
@@ -15,10 +15,10 @@ import msgspec
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder
 
-from openai_frontend.connection import Contents, TritonConnection
 from openai_frontend.description import MAX_BATCH
 from openai_frontend.errors import EngineUnavailable, TritonError
-from sync.triton_tensors import read_strings
+from openai_frontend.replicas.connection import Contents, TritonConnection
+from tritonlive.wire.triton_tensors import read_strings
 
 
 @dataclass(frozen=True)

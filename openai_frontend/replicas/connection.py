@@ -14,8 +14,8 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from openai_frontend.errors import EngineUnavailable, TritonError
-from openai_frontend.stream import TritonStream
-from sync.triton_tensors import MODEL, build_request, control_tensors, read_contents, read_strings
+from openai_frontend.replicas.stream import TritonStream
+from tritonlive.wire.triton_tensors import MODEL, build_request, control_tensors, read_contents, read_strings
 
 # Messages with prompt logprobs of long prompts are tens of MB.
 MAX_MESSAGE_BYTES = 2**31 - 1

@@ -5,8 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 from openai_frontend.errors import SeveralReplicas, TritonError
-from openai_frontend.replica import CONNECT_TIMEOUT_S, Replica
-from openai_frontend.replicas import Replicas
+from openai_frontend.replicas.replica import CONNECT_TIMEOUT_S, Replica
+from openai_frontend.replicas.replicas import Replicas
 
 
 class FleetControl:

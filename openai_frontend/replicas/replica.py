@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from vllm.v1.engine import EngineCoreOutputs
 
-from openai_frontend.channel import Callbacks, Channel, reason_of
-from openai_frontend.connection import TritonConnection
 from openai_frontend.description import Description
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
-from sync.versions import FIRST_VERSION
+from openai_frontend.replicas.channel import Callbacks, Channel, reason_of
+from openai_frontend.replicas.connection import TritonConnection
+from tritonlive.wire.versions import FIRST_VERSION
 
 # The server's own log: what vLLM imports raises the root logger's level, and a logger of our own would be silent.
 logger = logging.getLogger("uvicorn.error")

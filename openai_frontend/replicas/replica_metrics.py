@@ -2,8 +2,8 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
-from openai_frontend.replica import Replica
-from openai_frontend.replicas import Replicas
+from openai_frontend.replicas.replica import Replica
+from openai_frontend.replicas.replicas import Replicas
 
 
 class ReplicaGauges:

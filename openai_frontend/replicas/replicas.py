@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from openai_frontend.errors import EngineUnavailable
 from openai_frontend.versions import too_old
-from sync.versions import FIRST_VERSION
+from tritonlive.wire.versions import FIRST_VERSION
 
 
 class Candidate(Protocol):

@@ -16,7 +16,7 @@ from openai_frontend.routes.engine import engine
 
 router = APIRouter()
 
-# As model_repository/llm/1/adapter_files.py, which has the last word; here, so that no more is held in memory.
+# As tritonlive/backend/adapters/adapter_files.py, which has the last word; here, so that no more is held in memory.
 MAX_BYTES = 2**30
 
 

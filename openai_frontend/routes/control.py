@@ -16,9 +16,9 @@ from vllm.entrypoints.rl.online.metrics import weight_operation_metrics
 from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
 from vllm.entrypoints.serve.dev.server_info.api_router import router as server_info_router
 
+from openai_frontend.engine.triton_engine import lease_holder
 from openai_frontend.routes import adapters
 from openai_frontend.routes.engine import engine
-from openai_frontend.triton_engine import lease_holder
 
 router = APIRouter()
 
@@ -169,7 +169,7 @@ async def renew_lease(request: Request) -> JSONResponse:
 
 
 async def name_holder(x_lease_holder: Annotated[str | None, Header()] = None) -> None:
-    """A trainer that holds a lease says so in the header `x-lease-holder` (model_repository/llm/1/lease.py)."""
+    """A trainer that holds a lease says so in the header `x-lease-holder` (tritonlive/backend/weights/lease.py)."""
     lease_holder.set(x_lease_holder)
 
 

@@ -2,7 +2,7 @@
 
 from fastapi import Request
 
-from openai_frontend.triton_engine import TritonEngineClient
+from openai_frontend.engine.triton_engine import TritonEngineClient
 
 
 def engine(request: Request) -> TritonEngineClient:

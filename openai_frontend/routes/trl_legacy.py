@@ -2,7 +2,7 @@
 
 TRL 1.11 and later speak `vllm serve`'s own routes and need nothing from here. When no trainer with an older TRL is
 left, delete this module, trl_legacy_weights.py, trl_protocol.py, their line in app.py and "/health/" in auth.py, and
-sync/trl_legacy_worker.py with its line in sync/plugin.py.
+sync/worker/trl_legacy_worker.py with its line in sync/worker/plugin.py.
 
 Generation, chat and teacher logprobs are here, what the control key is for in trl_legacy_weights.py.
 
@@ -29,10 +29,10 @@ from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import SamplingParams
 from vllm.utils.async_utils import merge_async_iterators
 
+from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes import trl_legacy_weights
 from openai_frontend.routes import trl_protocol as protocol
 from openai_frontend.routes.engine import engine
-from openai_frontend.triton_engine import TritonEngineClient
 
 router = APIRouter()
 JSON_ONLY = [Depends(validate_json_request)]

@@ -10,7 +10,8 @@ makes its next call after the barrier of the tensor before, and the model does o
 update is running, and whether the last one failed, is asked of the replica each time, not remembered here: the front
 end may be several processes.
 
-The workers' side is sync/trl_legacy_worker.py. No machine with a GPU was at hand when this was written: NCCL has not
+The workers' side is sync/worker/trl_legacy_worker.py. No machine with a GPU was at hand when this was written:
+NCCL has not
 run under it.
 """
 
@@ -26,15 +27,15 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
 from vllm.exceptions import GracefulHTTPError
 
+from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes.control import get_world_size
 from openai_frontend.routes.engine import engine
 from openai_frontend.routes.trl_protocol import CommunicatorRequest, NamedParamRequest
-from openai_frontend.triton_engine import TritonEngineClient
-from sync.versions import next_step
+from tritonlive.wire.versions import next_step
 
 logger = logging.getLogger("uvicorn.error")  # as in replica.py
 
-BACKEND = "nccl_trl_legacy"  # sync/plugin.py
+BACKEND = "nccl_trl_legacy"  # sync/worker/plugin.py
 # A group that cannot be formed (another trainer is connected, the port is taken) fails sooner; one that can waits for
 # the trainer, and the trainer for the answer.
 REFUSAL_S = 1.0

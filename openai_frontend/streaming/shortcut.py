@@ -19,7 +19,7 @@ from vllm.entrypoints.serve.middleware.x_request_id import XRequestIdMiddleware
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from openai_frontend.stamps import Stamps
+from openai_frontend.streaming.stamps import Stamps
 
 # These hand a stream's events on as they are, and at once.
 TRANSPARENT = frozenset({CORSMiddleware, PrometheusInstrumentatorMiddleware, ScalingMiddleware, XRequestIdMiddleware})

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from vllm.outputs import RequestOutput
 
-from openai_frontend.shortcut import Shortcut
-from openai_frontend.stamps import Stamps
+from openai_frontend.streaming.shortcut import Shortcut
+from openai_frontend.streaming.stamps import Stamps
 
 T = TypeVar("T")
 HUNGRY = object()

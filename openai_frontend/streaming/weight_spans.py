@@ -6,7 +6,7 @@ the choice's generated tokens `[start, end)` in order. A stream has it in the ch
 It is null where vLLM does not know (beam search). A choice that a pushed adapter made (adapters.py) has, beside it,
 `adapter_version`: NAME@VERSION; others have no such field.
 
-This is all that leans on how vLLM's serving objects build their answers; tests/frontend/test_weight_spans.py runs it on
+This is all that leans on how vLLM's serving objects build their answers; a test runs it on
 vLLM's own builders, so that an upgrade which moves them fails there.
 """
 
@@ -25,10 +25,10 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
-from openai_frontend import shortcut
 from openai_frontend.adapters import version_of
-from openai_frontend.stamped import stamped
-from openai_frontend.stamps import Stamps
+from openai_frontend.streaming import shortcut
+from openai_frontend.streaming.stamped import stamped
+from openai_frontend.streaming.stamps import Stamps
 
 FIELD = "weight_versions"
 ADAPTER_FIELD = "adapter_version"

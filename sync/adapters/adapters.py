@@ -12,12 +12,12 @@ import torch
 import xxhash
 from safetensors.torch import save
 
-from .control import ControlClient
-from .deadline import Deadline
-from .errors import CommitError, ConflictError, SourceError, SyncError
-from .fleet import CLEAN_UP_TIMEOUT_S, Fleet
-from .sources import TensorSource
-from .versions import next_version
+from sync.control.client import ControlClient
+from sync.deadline import Deadline
+from sync.errors import CommitError, ConflictError, SourceError, SyncError
+from sync.push.fleet import CLEAN_UP_TIMEOUT_S, Fleet
+from sync.weights.sources import TensorSource
+from tritonlive.wire.versions import next_version
 
 
 @dataclass(frozen=True)

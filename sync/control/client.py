@@ -6,7 +6,8 @@ It has vLLM's four structural `VLLMWeightSyncClient` methods, so vLLM's own trai
 from abc import abstractmethod
 from typing import Any
 
-from .closing import Closing
+from sync.closing import Closing
+
 from .target import Target
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -28,7 +29,7 @@ class ControlClient(Closing):
         timeout: float | None = None,
         payload: bytes | None = None,
     ) -> dict[str, Any]:
-        """Run one control operation (model_repository/llm/1/control.py lists them) and return its JSON result.
+        """Run one control operation (tritonlive/backend/control.py lists them) and return its JSON result.
 
         payload: bytes that the operation takes beside its arguments.
         """

@@ -7,10 +7,19 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from .control import DEFAULT_TIMEOUT_S, ControlClient
-from .errors import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, SyncError, UnavailableError
+from sync.errors import (
+    ConflictError,
+    ControlError,
+    DeadlineError,
+    InvalidError,
+    RefusedError,
+    SyncError,
+    UnavailableError,
+)
+from tritonlive.wire.triton_tensors import build_request, control_tensors, read_strings
+
+from .client import DEFAULT_TIMEOUT_S, ControlClient
 from .target import Target
-from .triton_tensors import build_request, control_tensors, read_strings
 
 # A decoupled model is reached by the streaming call only. With this header Triton ends the call with a gRPC status on
 # an error, instead of an error text without a code.

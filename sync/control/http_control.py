@@ -6,8 +6,9 @@ from urllib.parse import quote
 
 import httpx
 
-from .control import DEFAULT_TIMEOUT_S, ControlClient
-from .errors import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
+from sync.errors import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
+
+from .client import DEFAULT_TIMEOUT_S, ControlClient
 from .target import Target
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from .errors import TargetError
+from sync.errors import TargetError
 
 DEFAULT_PORTS = {"http": 9000, "https": 443, "grpc": 8001, "grpcs": 8001}
 

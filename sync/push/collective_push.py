@@ -14,14 +14,15 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from sync.deadline import Deadline, spawn, wait
+from sync.errors import ConflictError, DeadlineError, SourceError, SyncError, TransferError
+from sync.weights.sources import WeightSource
+
 from .caller_stream import CallerStream
-from .deadline import Deadline, spawn, wait
-from .errors import ConflictError, DeadlineError, SourceError, SyncError, TransferError
 from .lead_source import LeadSource
 from .push_channel import PushChannel
 from .push_outcome import decode_error, decode_outcome, encode_error, encode_report
 from .report import PushReport
-from .sources import WeightSource
 from .trainer_ranks import TrainerRanks, poll
 
 Push = Callable[[WeightSource], PushReport]

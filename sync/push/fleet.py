@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .control import ControlClient
-from .deadline import Deadline, spawn, wait
-from .errors import ConflictError, SyncError, TransferError
+from sync.control.client import ControlClient
+from sync.deadline import Deadline, spawn, wait
+from sync.errors import ConflictError, SyncError, TransferError
+from tritonlive.wire.versions import FIRST_VERSION
+
 from .outcome_resolution import resolve
-from .versions import FIRST_VERSION
 
 T = TypeVar("T")
 # For the calls that clean up after a failure, when the push's own deadline may have passed.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from .errors import SyncError
+from sync.errors import SyncError
 
 # A lease survives one renewal that is lost.
 RENEWALS_PER_LEASE = 3

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from .errors import SyncError, TransferError
+from sync.errors import SyncError, TransferError
+from sync.weights.sources import ParamMeta, WeightSource
+
 from .push_channel import PushChannel
-from .sources import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
     import torch

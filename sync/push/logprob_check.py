@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from .control import ControlClient
-from .errors import VerifyError
+from sync.control.client import ControlClient
+from sync.errors import VerifyError
 
 Prompts = Sequence[Sequence[int]]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .control import ControlClient
-from .errors import CommitError, SyncError, UnknownOutcomeError
+from sync.control.client import ControlClient
+from sync.errors import CommitError, SyncError, UnknownOutcomeError
 
 # A commit that is still loading when its trainer's deadline has passed is waited for so long.
 RESOLVE_TIMEOUT_S = 30.0

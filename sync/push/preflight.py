@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .addresses import listen
-from .check import FittedSource, ServedModel, fit
-from .device_source import gpu_problem
-from .errors import CheckError, ConflictError, ControlError, InvalidError, TransferError
+from sync.addresses import listen
+from sync.errors import CheckError, ConflictError, ControlError, InvalidError, TransferError
+from sync.weights.check import FittedSource, ServedModel, fit
+from sync.weights.device_source import gpu_problem
+from sync.weights.weight_source import WeightSource
+
 from .host_memory import MachineMemory, Transport, join_machines, machine_id
-from .weight_source import WeightSource
 
 # What the server's --weight-transfer-config calls the other end of a backend.
 SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}

@@ -6,7 +6,8 @@ An error travels as the name of its class and its fields, so that every rank rai
 from dataclasses import asdict
 from typing import Any
 
-from .errors import SyncError, TransferError
+from sync.errors import SyncError, TransferError
+
 from .report import PushReport
 
 Outcome = dict[str, Any]

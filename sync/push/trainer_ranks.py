@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .errors import SourceError, TransferError
+from sync.errors import SourceError, TransferError
+
 from .push_channel import PushChannel
 from .push_outcome import decode_error, encode_error
 

@@ -15,21 +15,22 @@ from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitI
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
 from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 
-from .aligned_source import aligned
+from sync.deadline import Deadline, spawn, wait
+from sync.errors import SyncError, TransferError
+from sync.transport.ipc_handles import encode_handles
+from sync.transport.nccl_rendezvous import NcclRendezvous
+from sync.weights.aligned_source import aligned
+from sync.weights.device_source import DeviceSource, current_gpu, require_gpu
+from sync.weights.sources import WeightSource
+
 from .caller_stream import CallerStream
-from .deadline import Deadline, spawn, wait
-from .device_source import DeviceSource, current_gpu, require_gpu
-from .errors import SyncError, TransferError
 from .fleet import Fleet
-from .ipc_handles import encode_handles
-from .nccl_rendezvous import NcclRendezvous
-from .sources import WeightSource
 
 if TYPE_CHECKING:
     from vllm.distributed.utils import StatelessProcessGroup
     from vllm.distributed.weight_transfer import WeightSource as VllmSource
 
-    from .gloo_trainer import Progress
+    from sync.transport.gloo_trainer import Progress
 
 # How long the replicas have to answer after a rendezvous was called off.
 CALLED_OFF_TIMEOUT_S = 10.0

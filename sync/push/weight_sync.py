@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .caller_stream import CallerStream, StreamOrderedSource
-from .check import FittedSource, ServedModel
-from .closing import Closing
-from .collective_push import collective_push, collective_reason
-from .control import ControlClient, connect
-from .deadline import Deadline, spawn, wait
-from .errors import (
+from sync.closing import Closing
+from sync.control.client import ControlClient, connect
+from sync.control.target import Target
+from sync.deadline import Deadline, spawn, wait
+from sync.errors import (
     ChangedError,
     ControlError,
     DeadlineError,
@@ -24,22 +22,26 @@ from .errors import (
     UnknownOutcomeError,
     VerifyError,
 )
+from sync.weights.check import FittedSource, ServedModel
+from sync.weights.sources import WeightSource, open_source
+from tritonlive.wire.versions import next_version
+
+from .caller_stream import CallerStream, StreamOrderedSource
+from .collective_push import collective_push, collective_reason
 from .fleet import Fleet, Push
 from .heartbeat import Heartbeat
 from .outcome_resolution import RESOLVE_TIMEOUT_S
 from .preflight import SERVER_BACKENDS, Replica, Trainer, require_alike, require_all, require_ready
 from .report import PushReport
-from .sources import WeightSource, open_source
-from .target import Target
 from .trainer_ranks import TrainerRanks
-from .versions import next_version
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: `check` does not
     import torch
 
-    from .adapters import AdapterReport
-    from .canary import CanaryReport, Prompts
-    from .gloo_trainer import Progress
+    from sync.adapters.adapters import AdapterReport
+    from sync.transport.gloo_trainer import Progress
+
+    from .logprob_check import CanaryReport, Prompts
 
 T = TypeVar("T")
 Backend = Literal["nccl", "ipc", "gloo"]
@@ -284,7 +286,7 @@ class WeightSync(Closing):
 
         Raises VerifyError when a difference is larger, ControlError, DeadlineError.
         """
-        from .canary import compare, own_logprobs, worst
+        from .logprob_check import compare, own_logprobs, worst
 
         self._fleet.deadline = Deadline(self.timeout)
         own = own_logprobs(model, prompts)
@@ -322,7 +324,7 @@ class WeightSync(Closing):
         Raises SourceError, ControlError, DeadlineError (nothing changed), or CommitError, which names the replicas that
         serve it and those that do not.
         """
-        from .adapters import open_adapter, push_adapter
+        from sync.adapters.adapters import open_adapter, push_adapter
 
         self._fleet.deadline = Deadline(self.timeout)
         adapter = open_adapter(source, config)
@@ -385,7 +387,7 @@ class WeightSync(Closing):
         fleet.reserve()
         self._heartbeat = Heartbeat(self._clients, self.lease)  # forming the group may take longer than the lease
         if self.backend == "gloo":
-            from .gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+            from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 
             seconds = fleet.deadline.remaining("connect")
             info = GlooTrainerInitInfo(

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tritonclient.grpc import service_pb2_grpc
 
+from sync.closing import Closing
+from sync.control.grpc_control import AnsweredCalls, open_channel, typed
+from sync.control.target import Target
+from sync.errors import ConflictError, ControlError, InvalidError, TargetError, UnavailableError
+from tritonlive.wire.triton_tensors import build_request, read_arrays, read_texts
+
 from .batches import RolloutBatch, Scores, read_spans, stack_rows
-from .closing import Closing
-from .errors import ConflictError, ControlError, InvalidError, TargetError, UnavailableError
-from .grpc_control import AnsweredCalls, open_channel, typed
-from .target import Target
-from .triton_tensors import build_request, read_arrays, read_texts
 
 DEFAULT_TIMEOUT_S = 600.0
 # The model writes an error's code behind its message. Triton would end the stream with the code itself, if asked by the

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 import xxhash
 
-from .digest import EMPTY_DIGEST
-from .errors import TransferError
-from .findings import Findings
-from .finite import is_finite
+from sync.errors import TransferError
+from sync.weights.digest import EMPTY_DIGEST
+from sync.weights.findings import Findings
+from sync.weights.finite import is_finite
+
 from .frames import HEADER_BYTES, read_header
 from .layout import Layout, align
 

@@ -5,9 +5,10 @@ from collections import deque
 import numpy as np
 import torch
 
+from sync.errors import TransferError
+from sync.weights.findings import Findings
+
 from .assembler import Assembler
-from .errors import TransferError
-from .findings import Findings
 from .frames import FRAME_BYTES, HEADER_BYTES, FrameSender
 from .gloo import FRAMES_UNDER_WAY, GlooGroup, Work
 from .layout import Layout, host_buffer

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import TransferError
+from sync.errors import TransferError
 
 # What a gloo device opens beside its connections: listener, event queue, wake-up pipe; measured.
 PER_DEVICE = 4

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 import xxhash
 
-from .closing import Closing
-from .errors import SourceError
+from sync.closing import Closing
+from sync.errors import SourceError
+from sync.weights.sources import ParamMeta
+
 from .layout import ALIGNMENT, align
-from .sources import ParamMeta
 
 # Small enough for a processor's cache to hold what was just copied, large enough for signals about it to cost little.
 FRAME_BYTES = 4 * 2**20

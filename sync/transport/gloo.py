@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import distributed
 
-from .closing import Closing
-from .errors import TransferError
+from sync.closing import Closing
+from sync.errors import TransferError
+
 from .links import POLL_S, STALL_TIMEOUT_S
 
 # Broadcasts started before the first is waited for: some on the way while one is filled or checked.

@@ -19,15 +19,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from sync.errors import ChangedError, RejectedError, TransferError
+from sync.weights.sources import ParamMeta, WeightSource
+
 from .broadcasts import BroadcastSender
 from .descriptors import ensure_descriptors, gloo_descriptors
-from .errors import ChangedError, RejectedError, TransferError
 from .frames import FrameSender, FrameWriter
 from .gloo import GlooGroup, Membership, devices_for
 from .handshake import TrainerHandshake
 from .links import STALL_TIMEOUT_S, Code
 from .relay_store import trainer_store
-from .sources import ParamMeta, WeightSource
 from .worker_links import WorkerLinks
 
 Progress = Callable[[int, int], None]

@@ -11,7 +11,7 @@ control key, and nothing of it can be learnt from what is sent here. At the Unix
 process's user with their own. The key of the link that follows (links.py) depends on both nonces.
 
 A connection that says nothing gets no byte and stays open until the trainer leaves, and so does the TCP listener: a
-replica holds such a connection to notice that its trainer is gone (model_repository/llm/1/trainer_watch.py).
+replica holds such a connection to notice that its trainer is gone (tritonlive/backend/weights/trainer_watch.py).
 
 The network must be trusted nevertheless: messages and weights are not encrypted (gloo.py).
 """
@@ -26,9 +26,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from .addresses import listen
-from .closing import Closing
-from .errors import TransferError
+from sync.addresses import listen
+from sync.closing import Closing
+from sync.errors import TransferError
+
 from .links import MAC_BYTES, POLL_S, Link
 
 NONCE_BYTES = 32

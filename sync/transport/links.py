@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from .closing import Closing
-from .errors import TransferError
+from sync.closing import Closing
+from sync.errors import TransferError
 
 # How often a wait looks whether it is still wanted.
 POLL_S = 0.25

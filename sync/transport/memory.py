@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import torch
 
-from .errors import TransferError
+from sync.errors import TransferError
+
 from .layout import host_buffer
 
 M = TypeVar("M", bound="Memory")

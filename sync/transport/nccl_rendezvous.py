@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from torch import distributed
 
-from .addresses import listen
-from .deadline import Deadline, spawn, wait
-from .errors import TransferError
+from sync.addresses import listen
+from sync.deadline import Deadline, spawn, wait
+from sync.errors import TransferError
 
 if TYPE_CHECKING:
     from vllm.distributed.utils import StatelessProcessGroup

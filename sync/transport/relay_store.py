@@ -10,7 +10,8 @@ from datetime import timedelta
 
 from torch import distributed
 
-from .errors import TransferError
+from sync.errors import TransferError
+
 from .links import POLL_S, Code, Link, Message
 from .worker_links import WorkerLinks
 

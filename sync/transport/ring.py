@@ -5,7 +5,8 @@ import os
 
 import numpy as np
 
-from .errors import TransferError
+from sync.errors import TransferError
+
 from .frames import FRAME_BYTES
 from .sealed import check_sealed, create_sealed
 

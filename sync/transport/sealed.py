@@ -5,7 +5,7 @@ import mmap
 import os
 from collections.abc import Callable
 
-from .errors import TransferError
+from sync.errors import TransferError
 
 # Of a shrunken one a read would end the reader by SIGBUS.
 SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL

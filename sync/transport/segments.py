@@ -16,8 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .errors import TransferError
-from .findings import BYTES_PER_TENSOR, Findings
+from sync.errors import TransferError
+from sync.weights.findings import BYTES_PER_TENSOR, Findings
+
 from .memory import Memory, StagingMemoryError
 from .sealed import F_SEAL_FUTURE_WRITE, SIZE_SEALS, check_sealed, create_sealed
 

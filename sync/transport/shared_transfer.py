@@ -16,9 +16,10 @@ import os
 
 import numpy as np
 
+from sync.errors import TransferError
+from sync.weights.findings import Findings
+
 from .assembler import Assembler
-from .errors import TransferError
-from .findings import Findings
 from .frames import FRAME_BYTES, HEADER_BYTES, FrameSender
 from .layout import Layout
 from .links import Code, Link, Message

@@ -3,8 +3,9 @@
 from abc import abstractmethod
 from collections.abc import Callable
 
-from .closing import Closing
-from .findings import Findings
+from sync.closing import Closing
+from sync.weights.findings import Findings
+
 from .layout import Layout
 from .links import Message
 from .memory import Memory

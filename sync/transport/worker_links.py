@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .closing import Closing
-from .errors import RejectedError, TransferError
+from sync.closing import Closing
+from sync.errors import RejectedError, TransferError
+from tritonlive.wire.rejection import Rejection
+
 from .links import POLL_S, Code, Link, Message
-from .rejection import Rejection
 
 
 class WorkerLinks(Closing):

@@ -21,15 +21,15 @@ import httpx
 import torch
 from torch import nn
 
-from .addresses import own_address_towards
-from .closing import Closing
-from .deadline import Deadline, spawn, wait
-from .errors import TargetError
-from .report import PushReport
-from .rollouts import Rollouts
-from .target import Target
-from .versions import next_step
-from .weight_sync import CONTROL_KEY_VARIABLE, Backend, WeightSync
+from sync.addresses import own_address_towards
+from sync.closing import Closing
+from sync.control.target import Target
+from sync.deadline import Deadline, spawn, wait
+from sync.errors import TargetError
+from sync.push.report import PushReport
+from sync.push.weight_sync import CONTROL_KEY_VARIABLE, Backend, WeightSync
+from sync.rollouts.rollouts import Rollouts
+from tritonlive.wire.versions import next_step
 
 try:
     import openai
@@ -40,7 +40,7 @@ try:
         from trl.generation import vllm_client, vllm_generation
     from trl.generation.vllm_client import VLLMClient as TRLClient
 
-    from .trl_rollouts import RolloutsClient
+    from .rollouts import RolloutsClient
 except ImportError as error:
     raise ImportError(
         f"sync.trl needs TRL 1.11 or later, and the openai SDK ({error}): pip install 'trl>=1.16' openai"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from trl.generation.vllm_client import VLLMClient as TRLClient
 
-from .rollouts import Rollouts
+from sync.rollouts.rollouts import Rollouts
 
 # What vLLM's JSON has for a logprob of -inf.
 LEAST_LOGPROB = -9999.0

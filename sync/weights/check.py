@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from sync.errors import CheckError, SourceError
+
 from .dtypes import CASTABLE
-from .errors import CheckError, SourceError
 from .experts import Index, Part, has_place, indexed, slots_of
 from .fitted import FittedSource, Routes
 from .served_model import ServedModel, quantization_advice

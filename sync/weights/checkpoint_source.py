@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sync.errors import SourceError
+
 from .dtypes import stored_meta
-from .errors import SourceError
 from .weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from .errors import TransferError
+from sync.errors import TransferError
+
 from .sources import ParamMeta, WeightSource
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from .rejection import RejectCode, Rejection
+from tritonlive.wire.rejection import RejectCode, Rejection
 
 BYTES_PER_TENSOR = 9
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from sync.errors import SourceError
+
 from .dtypes import CASTABLE
-from .errors import SourceError
 from .experts import Assembly, Part, has_place, indexed, parts_of
 from .names import refuse_peft_names, without_ddp, without_wrappers
 from .served_model import ServedModel

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import SourceError
+from sync.errors import SourceError
+
 from .sources import IndexedSource
 from .weight_source import ParamMeta, WeightSource
 

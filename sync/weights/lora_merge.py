@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sync.errors import SourceError
+
 from .dtypes import CASTABLE, widest
-from .errors import SourceError
 from .names import plain_names, without_wrappers
 from .sources import IndexedSource, TensorSource
 from .weight_source import ParamMeta

@@ -3,7 +3,8 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .errors import SourceError
+from sync.errors import SourceError
+
 from .hub_names import HubNamesSource
 from .lora_merge import merged_lora
 from .names import canonical_names
@@ -24,7 +25,7 @@ def open_module(module: "torch.nn.Module") -> WeightSource:
     if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
         raise SourceError(
             "weights: the module's parameters are partitioned by DeepSpeed ZeRO-3; push a WeightSource that gathers "
-            "them (sync/weight_source.py has one)"
+            "them (sync/weights/weight_source.py has one)"
         )
     root = unwrapped(module)
     state = {name: value for name, value in module.state_dict().items() if not name.endswith("_extra_state")}

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from .errors import SourceError
+from sync.errors import SourceError
 
 # torch.compile, FSDP1 and activation checkpointing wrap any module of the tree, DDP only its root.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")

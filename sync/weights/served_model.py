@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from sync.errors import InvalidError
+
 from .dtypes import CASTABLE
-from .errors import InvalidError
 from .weight_source import ParamMeta
 
 # Written into old checkpoints, computed by every engine.

@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator,
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from sync.errors import SourceError
+
 from .checkpoint_source import CheckpointSource
-from .errors import SourceError
 from .names import canonical_names
 from .weight_source import ParamMeta, WeightSource
 

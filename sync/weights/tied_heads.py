@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .errors import SourceError
+from sync.errors import SourceError
+
 from .served_model import ServedModel
 from .sources import StreamSource
 from .weight_source import ParamMeta, WeightSource

@@ -15,19 +15,20 @@ import threading
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .addresses import own_address_towards
-from .broadcasts import BroadcastReceiver
-from .descriptors import ensure_descriptors, gloo_descriptors
-from .errors import RejectedError, SyncError, TransferError
-from .gloo import GlooGroup, Membership
-from .handshake import join
-from .layout import Layout
-from .links import POLL_S, Code, Link, Message
-from .memory import MemoryPool, StagingMemoryError
-from .rejection import RejectCode, Rejection
-from .relay_store import worker_store
-from .sources import ParamMeta
-from .transports import FrameReceiver
+from sync.addresses import own_address_towards
+from sync.errors import RejectedError, SyncError, TransferError
+from sync.transport.broadcasts import BroadcastReceiver
+from sync.transport.descriptors import ensure_descriptors, gloo_descriptors
+from sync.transport.gloo import GlooGroup, Membership
+from sync.transport.handshake import join
+from sync.transport.layout import Layout
+from sync.transport.links import POLL_S, Code, Link, Message
+from sync.transport.memory import MemoryPool, StagingMemoryError
+from sync.transport.relay_store import worker_store
+from sync.transport.transports import FrameReceiver
+from sync.weights.sources import ParamMeta
+from tritonlive.wire.rejection import RejectCode, Rejection
+
 from .update import Update
 
 
@@ -164,8 +165,8 @@ class GlooReceiver:
             return BroadcastReceiver(
                 GlooGroup(worker_store(link, own.timeout_s), own, address, link.check), link, self._pool
             )
-        from .ring import map_ring  # Linux only, as all of shared memory
-        from .shared_transfer import LEADER_RANK, Follower, Leader
+        from sync.transport.ring import map_ring  # Linux only, as all of shared memory
+        from sync.transport.shared_transfer import LEADER_RANK, Follower, Leader
 
         if own.rank == LEADER_RANK:
             return Leader(map_ring(message.descriptor), link, self._pool)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine, IPCWeightTransferUpdateInfo
 
-from .ipc_handles import decode_handles
+from sync.transport.ipc_handles import decode_handles
 
 
 class CudaIpcWeightTransferEngine(IPCWeightTransferEngine):

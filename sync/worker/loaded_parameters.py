@@ -21,8 +21,8 @@ from vllm.model_executor.model_loader.reload.layerwise import _get_original_load
 from vllm.model_executor.model_loader.reload.meta import SKIP_MODULES, SKIP_TENSORS, to_meta_tensor
 from vllm.model_executor.model_loader.reload.sanitize import restore_layer_refs
 
-from .dtypes import CASTABLE, widest
-from .weight_source import ParamMeta
+from sync.weights.dtypes import CASTABLE, widest
+from sync.weights.weight_source import ParamMeta
 
 # Operations whose result has the values of what they are given, and at most its precision.
 _COPIES = frozenset({"clone", "_to_copy", "cat", "stack", "index", "index_select", "copy_"})

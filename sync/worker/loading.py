@@ -16,7 +16,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
 from vllm.platforms import current_platform
 
-from .errors import TransferError
+from sync.errors import TransferError
 
 
 def load(model: Any, model_config: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

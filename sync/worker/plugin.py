@@ -13,9 +13,9 @@ def register() -> None:
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
     engines = {
-        "gloo": ("sync.gloo_worker", "GlooWeightTransferEngine"),
-        "cuda_ipc": ("sync.ipc_worker", "CudaIpcWeightTransferEngine"),
-        "nccl_trl_legacy": ("sync.trl_legacy_worker", "TrlLegacyWeightTransferEngine"),
+        "gloo": ("sync.worker.gloo_worker", "GlooWeightTransferEngine"),
+        "cuda_ipc": ("sync.worker.ipc_worker", "CudaIpcWeightTransferEngine"),
+        "nccl_trl_legacy": ("sync.worker.trl_legacy_worker", "TrlLegacyWeightTransferEngine"),
     }
     for name, (module, class_name) in engines.items():
         if name not in WeightTransferEngineFactory._registry:

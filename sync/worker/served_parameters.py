@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint_source import find_checkpoint
-from .dtypes import travel_dtype, widest
-from .errors import SourceError
-from .weight_source import ParamMeta
+from sync.errors import SourceError
+from sync.weights.checkpoint_source import find_checkpoint
+from sync.weights.dtypes import travel_dtype, widest
+from sync.weights.weight_source import ParamMeta
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -114,7 +114,7 @@ def configured_metas(hf_config: Any, dtype: Any) -> list[ParamMeta]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from .module_source import open_module
+    from sync.weights.module_source import open_module
 
     try:
         with torch.device("meta"):

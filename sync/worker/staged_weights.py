@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from vllm.config import VllmConfig
 
-from .check import ServedModel, fit
-from .errors import CheckError, TransferError
-from .gloo import Membership
+from sync.errors import CheckError, TransferError
+from sync.transport.gloo import Membership
+from sync.weights.check import ServedModel, fit
+from sync.weights.sources import TensorSource
+from sync.weights.weight_source import ParamMeta
+from tritonlive.wire.outcomes import Code
+
 from .gloo_receiver import Announcement, GlooReceiver
-from .outcomes import Code
-from .sources import TensorSource
 from .update import Update
 from .weight_history import merge
-from .weight_source import ParamMeta
 from .worker_weights import WorkerError, WorkerWeights
 
 # `prepare` comes after the trainer has heard that all is staged; what is left is a thread's last few instructions.

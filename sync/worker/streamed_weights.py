@@ -8,8 +8,9 @@ from typing import Any
 
 from vllm.logger import init_logger
 
+from tritonlive.wire.outcomes import Code
+
 from . import loading
-from .outcomes import Code
 from .worker_weights import WorkerError, WorkerWeights
 
 logger = init_logger(__name__)

@@ -14,8 +14,9 @@ from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTr
 from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, worker_init_process_group
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
 
+from sync.errors import TransferError
+
 from . import loading
-from .errors import TransferError
 
 if TYPE_CHECKING:
     from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
@@ -27,7 +28,7 @@ class TrlLegacyInitInfo(WeightTransferInitInfo):
     """The body of /init_communicator/.
 
     The first worker listens on `host`:`port`. `world_size` counts the workers and the trainer, which is known by its
-    GPU (model_repository/llm/1/lease.py).
+    GPU (tritonlive/backend/weights/lease.py).
     """
 
     host: str

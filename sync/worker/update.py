@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .digest import Digests
-from .memory import Memory
+from sync.transport.memory import Memory
+from sync.weights.digest import Digests
 
 
 @dataclass

@@ -17,9 +17,10 @@ from functools import cached_property
 import torch
 import xxhash
 
-from .digest import Digests
-from .errors import TransferError
-from .memory import Memory, MemoryPool
+from sync.errors import TransferError
+from sync.transport.memory import Memory, MemoryPool
+from sync.weights.digest import Digests
+
 from .update import Update
 
 Tensors = Mapping[str, torch.Tensor]

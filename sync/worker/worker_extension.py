@@ -10,7 +10,8 @@ from typing import Any
 from vllm.config import set_current_vllm_config
 from vllm.logger import init_logger
 
-from .outcomes import Code
+from tritonlive.wire.outcomes import Code
+
 from .staged_weights import StagedWeights
 from .streamed_weights import StreamedWeights
 from .worker_weights import WorkerError, WorkerWeights

@@ -16,11 +16,12 @@ from vllm.logger import init_logger
 from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.weight_checksum import zero_weights
 
-from .checkpoint_files import CheckpointFiles
-from .errors import SyncError, TransferError
+from sync.errors import SyncError, TransferError
+from sync.transport.memory import MemoryPool
+from sync.weights.checkpoint_files import CheckpointFiles
+from tritonlive.wire.outcomes import CHECKPOINT_ID, Code
+
 from .loading import load
-from .memory import MemoryPool
-from .outcomes import CHECKPOINT_ID, Code
 from .served_parameters import weight_parameters
 from .weight_history import WeightHistory
 

@@ -10,7 +10,7 @@ CHECKPOINT = "checkpoint"
 
 
 class Rank:
-    """What sync/worker_extension.py answers, without a model."""
+    """What sync/worker/worker_extension.py answers, without a model."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank

@@ -1,4 +1,4 @@
-"""model_repository/llm/1/loop_lag.py: a loop that is held up shows it, for a while."""
+"""tritonlive/backend/loop_lag.py: a loop that is held up shows it, for a while."""
 
 import asyncio
 import time

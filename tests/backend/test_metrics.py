@@ -1,4 +1,4 @@
-"""model_repository/llm/1/metrics.py: every figure has its description, and Triton hears of changes."""
+"""tritonlive/backend/metrics.py: every figure has its description, and Triton hears of changes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -11,7 +11,7 @@ Load = Callable[[str], ModuleType]
 
 
 def test_every_figure_is_described(load: Load) -> None:
-    metrics, history = load("metrics"), load("history")
+    metrics, history = load("metrics"), load("weights.history")
     for kind, descriptions in (
         (metrics.Statistics, metrics.DESCRIPTIONS),
         (metrics.SendingStatistics, metrics.SENDING_DESCRIPTIONS),

@@ -1,13 +1,14 @@
-"""model_repository/llm/1/model.py and config.pbtxt."""
+"""tritonlive/backend/model.py and config.pbtxt."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig  # ty: ignore[missing-module-member] (made at import)
 
-from .conftest import MODEL_FOLDER
+MODEL_FOLDER = Path(__file__).parents[2] / "model_repository" / "llm"
 
 Load = Callable[[str], ModuleType]
 
@@ -33,7 +34,7 @@ def test_tensors_of_varying_size_may_share_a_batch(config: ModelConfig) -> None:
 
 def test_every_return_flag_has_its_tensor(load: Load, config: ModelConfig) -> None:
     inputs, outputs = {tensor.name for tensor in config.input}, {tensor.name for tensor in config.output}
-    for name in load("generate").RETURNS:
+    for name in load("generation.generate").RETURNS:
         assert f"return_{name}" in inputs
         assert name in outputs
 

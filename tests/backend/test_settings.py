@@ -1,4 +1,4 @@
-"""model_repository/llm/1/settings.py: vLLM's arguments from model.json and the environment."""
+"""tritonlive/backend/settings.py: vLLM's arguments from model.json and the environment."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -12,7 +12,7 @@ from bench.array_loads import ArrayLoad, Rollouts, TeacherScores
 from bench.client import LoadError
 from bench.server_load import WARM_UP_SEED
 from sync import UnavailableError
-from sync.batches import Scores
+from sync.rollouts.batches import Scores
 from tests.bench.stand_ins import LocalServer, local_server
 
 ROLLOUTS = Rollouts(num_prompts=3, prompt_tokens=4, samples=2, max_tokens=5)

@@ -1,6 +1,5 @@
 """The hop's pieces: the engine core that makes tokens for free, the client that counts them, the copied model."""
 
-import ast
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,9 @@ from bench.hop import generations, server
 from bench.hop.free_core import FreeCore
 from bench.hop.generations import Generations, make_request
 from bench.hop.load import HopLoad
-from bench.hop.server import OURS, Hop, copy_model, metric
+from bench.hop.server import Hop, copy_model, metric
 from bench.systems import Settings, Systems
-from launch.config import StackConfig
+from tritonlive.launch.config import StackConfig
 
 
 async def go_on() -> None:
@@ -100,25 +99,13 @@ async def test_tokens_that_do_not_come_end_the_run(monkeypatch: pytest.MonkeyPat
         await Generations().run(FreeCore(never), concurrency=2, max_tokens=8)
 
 
-def test_of_the_model_only_the_assembly_is_another(tmp_path: Path) -> None:
+def test_of_the_repository_only_the_model_is_another(tmp_path: Path) -> None:
     ours, copy = StackConfig.model_repository, copy_model(tmp_path / "model_repository")
     files = {path.relative_to(ours) for path in ours.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     copied = {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()}
-    assert {path.name for path in copied - files} == {"free_core.py"}
-    assert not files - copied
+    assert copied == files
     changed = {path.name for path in files if (ours / path).read_bytes() != (copy / path).read_bytes()}
-    assert changed == {"assembly.py"}
-
-
-def test_the_other_assembly_finds_what_it_imports_in_the_model(tmp_path: Path) -> None:
-    folder = copy_model(tmp_path / "model_repository") / "llm" / "1"
-    for name in OURS:
-        for node in ast.walk(ast.parse((folder / name).read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                defined = {
-                    getattr(each, "name", "") for each in ast.parse((folder / f"{node.module}.py").read_text()).body
-                }
-                assert {alias.name for alias in node.names} <= defined
+    assert changed == {"model.py"}
 
 
 def sent(messages: int, steps: int) -> str:

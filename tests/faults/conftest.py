@@ -6,12 +6,12 @@ import httpx
 import pytest
 from safetensors.torch import load_file
 
-from launch import Stack
 from sync import WeightSync
-from sync.control import ControlClient, connect
-from sync.target import Target
+from sync.control.client import ControlClient, connect
+from sync.control.target import Target
 from tests import answers
 from tests.answers import Complete, Weights, perturb
+from tritonlive.launch import Stack
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from launch import Stack, StackConfig
 from sync import CommitError, SyncError, WeightSync
-from sync.control import ControlClient, connect
-from sync.fleet import Fleet
-from sync.target import Target
+from sync.control.client import ControlClient, connect
+from sync.control.target import Target
+from sync.push.fleet import Fleet
 from tests.answers import PROMPT, Weights
 from tests.stack.conftest import wait_until
+from tritonlive.launch import Stack, StackConfig
 
 pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
 

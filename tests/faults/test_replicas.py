@@ -12,13 +12,13 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from launch import Stack, StackConfig
 from sync import InvalidError, UnavailableError, WeightSync
-from sync.control import ControlClient, connect
-from sync.orphan import STUB_NAME
-from sync.target import Target
+from sync.control.client import ControlClient, connect
+from sync.control.target import Target
+from sync.worker.orphan import STUB_NAME
 from tests.answers import PROMPT, Weights
 from tests.stack.conftest import bearer, wait_until
+from tritonlive.launch import Stack, StackConfig
 
 pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
 

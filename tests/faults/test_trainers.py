@@ -15,13 +15,13 @@ import httpx
 import pytest
 import torch
 
-from launch import Stack
 from sync import CheckError, ConflictError, RejectedError, WeightSync
-from sync.control import ControlClient
-from sync.fleet import Fleet
-from sync.weight_sync import InFlight
+from sync.control.client import ControlClient
+from sync.push.fleet import Fleet
+from sync.push.weight_sync import InFlight
 from tests.answers import PROMPT, Complete, Weights
 from tests.stack.conftest import wait_until
+from tritonlive.launch import Stack
 
 pytestmark = pytest.mark.fault
 ROOT = Path(__file__).parents[2]

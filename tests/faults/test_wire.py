@@ -14,9 +14,9 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from launch import Stack
-from sync.control import ControlClient
+from sync.control.client import ControlClient
 from tests.answers import Complete
+from tritonlive.launch import Stack
 
 pytestmark = [pytest.mark.fault, pytest.mark.row(19)]
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
-from openai_frontend.core_client import TritonCoreClient
-from openai_frontend.triton_engine import TritonEngineClient
+from openai_frontend.engine.core_client import TritonCoreClient
+from openai_frontend.engine.triton_engine import TritonEngineClient
 
 
 def attributes_set_in(function: Callable[..., Any]) -> set[str]:

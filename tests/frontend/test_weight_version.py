@@ -1,4 +1,4 @@
-"""openai_frontend/weight_version.py: the headers. The order of versions is in tests/model/test_versions.py."""
+"""The headers. The order of versions is in tests/backend/weights/test_versions.py."""
 
 from types import SimpleNamespace
 from typing import Any

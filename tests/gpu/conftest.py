@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from launch import Stack, StackConfig
-from sync.control import ControlClient, connect
-from sync.target import Target
+from sync.control.client import ControlClient, connect
+from sync.control.target import Target
 from tests import answers
 from tests.answers import Complete, Weights, perturb
+from tritonlive.launch import Stack, StackConfig
 
 NUM_GPUS = torch.cuda.device_count()
 TRAINER_DEVICE = f"cuda:{min(1, NUM_GPUS - 1)}"

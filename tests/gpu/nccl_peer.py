@@ -6,7 +6,7 @@ import time
 import torch
 from vllm.distributed.utils import StatelessProcessGroup
 
-from sync.vllm_trainer import create_communicator
+from sync.push.vllm_trainer import create_communicator
 
 
 def main(port: str, device: str) -> None:

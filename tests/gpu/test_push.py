@@ -14,12 +14,12 @@ import httpx
 import pytest
 import torch
 
-from launch import Stack
 from sync import CheckError, UnavailableError, WeightSync
-from sync.control import ControlClient
-from sync.preflight import SERVER_BACKENDS
+from sync.control.client import ControlClient
+from sync.push.preflight import SERVER_BACKENDS
 from tests.answers import PROMPT, Complete, Weights
 from tests.stack.conftest import wait_until
+from tritonlive.launch import Stack
 
 from .conftest import TRAINER_DEVICE, needs_gpu, needs_nccl
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sync.caller_stream import CallerStream, StreamOrderedSource
 from sync.deadline import Deadline, spawn, wait
-from sync.device_source import DeviceSource, gpu_problem
-from sync.nccl_rendezvous import NcclRendezvous
-from sync.sources import TensorSource
-from sync.vllm_trainer import create_communicator
+from sync.push.caller_stream import CallerStream, StreamOrderedSource
+from sync.push.vllm_trainer import create_communicator
+from sync.transport.nccl_rendezvous import NcclRendezvous
+from sync.weights.device_source import DeviceSource, gpu_problem
+from sync.weights.sources import TensorSource
 
 from .conftest import TRAINER_DEVICE, needs_gpu, needs_nccl
 

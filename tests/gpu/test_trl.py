@@ -10,8 +10,8 @@ import httpx
 import pytest
 from safetensors.torch import save_file
 
-from launch import Stack
 from tests.answers import Complete, Weights
+from tritonlive.launch import Stack
 
 from .conftest import TRAINER_DEVICE, needs_nccl
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sync import WeightSync
-from sync.check import FittedSource
+from sync.weights.check import FittedSource
 
 
 def main(target: str, weights: str, backend: str, device: str, timeout: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import bootstrap
+from requirements import bootstrap
 
 
 def interpreter(directory: Path, **facts: object) -> str:

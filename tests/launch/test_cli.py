@@ -14,10 +14,10 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from launch import LaunchError, Stack, StackConfig, cli, compiler, dtype, processor
-from launch.display import ready_lines
-from launch.ports import ReservedPorts, pick_free
-from launch.ready import Ready
+from tritonlive.launch import LaunchError, Stack, StackConfig, cli, compiler, dtype, processor
+from tritonlive.launch.display import ready_lines
+from tritonlive.launch.ports import ReservedPorts, pick_free
+from tritonlive.launch.ready import Ready
 
 runner = CliRunner(env={"TRITONLIVE_CONTROL_KEY": None, "TRITONLIVE_API_KEY": None})
 READY = Ready(model="served", weight_version="initial", first_token_s=0.1)
@@ -178,7 +178,8 @@ def test_the_default_model_is_served_in_float32_everywhere(tmp_path: Path, monke
 
 
 def test_importing_the_launcher_is_light() -> None:
-    code = "import launch.cli, sys; print([m for m in ('torch', 'vllm', 'transformers', 'numpy') if m in sys.modules])"
+    heavy = ("torch", "vllm", "transformers", "numpy")
+    code = f"import tritonlive.launch.cli, sys; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 
@@ -213,7 +214,7 @@ class Launcher:
         self._log = directory / "tritonserver.log"
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "launch", "serve", "--model", "org/name", "--tritonserver", str(binary)),
+                *(sys.executable, "-m", "tritonlive", "serve", "--model", "org/name", "--tritonserver", str(binary)),
                 *(ports or free_ports()),
                 *("--cache-dir", str(directory), "--log-dir", str(directory)),
             ],

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import compiler, processor
+from tritonlive.launch import compiler, processor
 
 
 def test_nothing_is_missing_where_there_are_a_compiler_and_headers(

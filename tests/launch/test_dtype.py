@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import StackConfig, dtype, processor
+from tritonlive.launch import StackConfig, dtype, processor
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from launch.ports import pick_free
+from tritonlive.launch.ports import pick_free
 
 pytestmark = pytest.mark.stack
 
@@ -27,7 +27,7 @@ def test_dummy_weights_need_no_weights_on_disk(description: Path, tmp_path: Path
     names = ("--port", "--triton-http-port", "--triton-grpc-port", "--triton-metrics-port")
     numbers = pick_free("127.0.0.1", len(names))
     command = [
-        *(sys.executable, "-m", "launch", "serve", "--model", str(description), "--served-model-name", "dummy"),
+        *(sys.executable, "-m", "tritonlive", "serve", "--model", str(description), "--served-model-name", "dummy"),
         *(f"{name}={number}" for name, number in zip(names, numbers, strict=True)),
         *("--log-dir", str(tmp_path / "logs"), "--kv-cache-space", "1", "--timeout", "300"),
         *("--load-format", "dummy", "--dtype", "float32", "--enforce-eager", "--max-model-len", "128"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from launch import Stack, StackConfig
+from tritonlive.launch import Stack, StackConfig
 
 pytestmark = pytest.mark.stack
 

@@ -7,10 +7,10 @@ from contextlib import closing, nullcontext
 
 import pytest
 
-from launch import PortTakenError, StackConfig
-from launch.errors import LaunchError
-from launch.port_lock import PortLock
-from launch.ports import FIELDS, ReservedPorts, check_free, check_ports, pick_free
+from tritonlive.launch import PortTakenError, StackConfig
+from tritonlive.launch.errors import LaunchError
+from tritonlive.launch.port_lock import PortLock
+from tritonlive.launch.ports import FIELDS, ReservedPorts, check_free, check_ports, pick_free
 
 
 def listener() -> socket.socket:
@@ -68,7 +68,7 @@ def test_a_picked_port_is_none_that_an_outgoing_connection_may_get() -> None:
 def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(listener()) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr("launch.ports.LISTENING", range(port, port + 1))
+        monkeypatch.setattr("tritonlive.launch.ports.LISTENING", range(port, port + 1))
         with pytest.raises(LaunchError, match="no free port"):
             pick_free("127.0.0.1", 1)
 
@@ -80,8 +80,8 @@ def test_an_address_that_is_not_ours_is_an_error() -> None:
 
 RESERVE = """
 import sys
-from launch import StackConfig
-from launch.ports import ReservedPorts
+from tritonlive.launch import StackConfig
+from tritonlive.launch.ports import ReservedPorts
 ports = ReservedPorts(StackConfig(model="m", triton_grpc_port=int(sys.argv[1])))
 print(*ports.numbers.values(), flush=True)
 sys.stdin.read()
@@ -128,7 +128,7 @@ def test_a_second_stack_is_told_who_has_the_port_until_that_process_has_ended(
 def test_stacks_that_start_at_once_get_different_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     start = pick_free("127.0.0.1", 1)[0]
     # So few that they would meet.
-    monkeypatch.setattr("launch.ports.LISTENING", range(start, start + 60))
+    monkeypatch.setattr("tritonlive.launch.ports.LISTENING", range(start, start + 60))
     config = StackConfig(model="m")
     with ThreadPoolExecutor(8) as pool:
         stacks = list(pool.map(lambda _: ReservedPorts(config), range(8)))
@@ -165,7 +165,7 @@ def test_of_many_who_want_the_same_port_one_gets_it(port: int) -> None:
 
 
 def test_a_reserved_port_is_not_picked(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    monkeypatch.setattr("launch.ports.LISTENING", range(port, port + 1))
+    monkeypatch.setattr("tritonlive.launch.ports.LISTENING", range(port, port + 1))
     with closing(
         Releasing(
             StackConfig(
@@ -179,7 +179,7 @@ def test_a_reserved_port_is_not_picked(monkeypatch: pytest.MonkeyPatch, port: in
 
 
 def test_a_free_port_is_none_of_those_asked_for(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    monkeypatch.setattr("launch.ports.LISTENING", range(port, port + 4))
+    monkeypatch.setattr("tritonlive.launch.ports.LISTENING", range(port, port + 4))
     with closing(Releasing(StackConfig(model="m", triton_metrics_port=port + 2))) as ports:
         assert set(ports.numbers.values()) == set(range(port, port + 4))
         assert ports.numbers["triton_metrics_port"] == port + 2

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch import ProcessDiedError
-from launch.process import ManagedProcess
+from tritonlive.launch import ProcessDiedError
+from tritonlive.launch.process import ManagedProcess
 
 # Like tritonserver with vLLM: a child that ignores SIGTERM, its own process group, and a grandchild.
 FAMILY = """
@@ -97,7 +97,7 @@ def test_the_children_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None
         tmp_path,
         f"""
         import os, pathlib, time
-        from launch.process import ManagedProcess
+        from tritonlive.launch.process import ManagedProcess
         child = ManagedProcess("child", ["sleep", "300"], os.environ, pathlib.Path({str(tmp_path / "child")!r}))
         child.start()
         print(child.pid, flush=True)

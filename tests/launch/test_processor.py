@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import processor
+from tritonlive.launch import processor
 
 ZEN2 = "processor\t: 0\nmodel name\t: AMD EPYC 7742\nflags\t\t: fpu sse4_2 avx f16c avx2 bmi2\n"
 CASCADE_LAKE = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512dq avx512_vnni\nbugs\t\t: spectre_v1\n"

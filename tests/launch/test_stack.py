@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import PortTakenError, Stack, StackConfig
+from tritonlive.launch import PortTakenError, Stack, StackConfig
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import LaunchError, StackConfig, tritonserver
+from tritonlive.launch import LaunchError, StackConfig, tritonserver
 
 
 def executable(path: Path) -> Path:

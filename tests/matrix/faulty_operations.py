@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sync.worker_extension import WeightOperations
+from sync.worker.worker_extension import WeightOperations
 
 FAULT_FILE = "TRITONLIVE_TEST_FAULT_FILE"
 NUM_GOOD_TENSORS = 5

@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch.default_model import default_model
-from launch.model_cache import build_once
+from tritonlive.launch.default_model import default_model
+from tritonlive.launch.model_cache import build_once
 
 KINDS = ("tied", "untied", "moe", "float32-parameters")
 LAYOUT = "v1"

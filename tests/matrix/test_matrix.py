@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from launch import Stack, StackConfig
 from sync import SyncError, VerifyError, WeightSync
-from sync.control import connect
-from sync.target import Target
+from sync.control.client import connect
+from sync.control.target import Target
 from tests.matrix.faulty_operations import FAULT_FILE
 from tests.matrix.models import tiny_checkpoint
+from tritonlive.launch import Stack, StackConfig
 
 pytestmark = pytest.mark.stack
 

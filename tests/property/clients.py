@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from sync.control import DEFAULT_TIMEOUT_S, ControlClient
+from sync.control.client import DEFAULT_TIMEOUT_S, ControlClient
+from sync.control.target import Target
 from sync.errors import (
     ConflictError,
     ControlError,
@@ -17,7 +18,6 @@ from sync.errors import (
     SyncError,
     UnavailableError,
 )
-from sync.target import Target
 
 from .contents import Content
 from .engine import KEY

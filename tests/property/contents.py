@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.model_loader.weight_checksum import compute_tensor_digests
 
-from sync.digest import digest, tensor_digest
-from sync.sources import ParamMeta
-from sync.weight_history import Entry
+from sync.weights.digest import digest, tensor_digest
+from sync.weights.sources import ParamMeta
+from sync.worker.weight_history import Entry
 
 NUM_CONTENTS = 6
 CHECKPOINT_FILE = "model.safetensors"

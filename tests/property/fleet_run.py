@@ -12,11 +12,11 @@ from unittest.mock import patch
 
 import torch
 
-from sync import weight_sync
+from sync.control.target import Target
 from sync.errors import CommitError, SyncError
-from sync.report import PushReport
-from sync.target import Target
-from sync.weight_sync import InFlight, WeightSync
+from sync.push import weight_sync
+from sync.push.report import PushReport
+from sync.push.weight_sync import InFlight, WeightSync
 
 from .clients import LATE_S, InProcessControl, TrainerKilled, Wire, WireFault
 from .contents import Content, merge

@@ -18,10 +18,10 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import get_model
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
-from sync.gloo_worker import GlooWeightTransferEngine
-from sync.loading import load
-from sync.staged_weights import StagedWeights
-from sync.worker_extension import WeightOperations
+from sync.worker.gloo_worker import GlooWeightTransferEngine
+from sync.worker.loading import load
+from sync.worker.staged_weights import StagedWeights
+from sync.worker.worker_extension import WeightOperations
 
 from .contents import Content, loaded_digest
 

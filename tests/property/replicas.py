@@ -7,9 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sync.checkpoint_files import CheckpointFiles
-from sync.digest import tensor_digest
-from sync.outcomes import CHECKPOINT_ID
+from sync.weights.checkpoint_files import CheckpointFiles
+from sync.weights.digest import tensor_digest
+from tritonlive.wire.outcomes import CHECKPOINT_ID
 
 from .contents import Content, write_checkpoint
 from .coverage import Coverage
@@ -70,7 +70,7 @@ class Replica:
         # Before the hook of Weights, which changes the state.
         self.engine.on_death(self._note_death)
         announced: list[str] = []
-        self.weights = model_module("weights").Weights(self.engine, announced.append)
+        self.weights = model_module("weights.weights").Weights(self.engine, announced.append)
         self.control = model_module("control").Control(
             self.engine, self.weights, SimpleNamespace(), SimpleNamespace(), lambda: None
         )

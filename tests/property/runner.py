@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.triton_stand_in import install as install_triton
+
 from .contents import read_contents, write_tiny_checkpoint
 from .coverage import Coverage
 from .fleet_run import FleetRun, World
 from .found import FOUND
-from .model_code import install_triton
 from .ranks import Ranks, shorten_polls
 from .replicas import Disk
 from .steps import WORLD_SIZES, Step, draw_steps

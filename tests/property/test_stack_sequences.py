@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from launch import Stack
 from sync import WeightSync
-from sync.canary import own_logprobs
-from sync.control import ControlClient, connect
+from sync.control.client import ControlClient, connect
+from sync.control.target import Target
 from sync.errors import ConflictError, RejectedError, SyncError, UnavailableError
-from sync.target import Target
+from sync.push.logprob_check import own_logprobs
+from tritonlive.launch import Stack
 
 ROOT = Path(__file__).parents[2]
 NUM_SEQUENCES, NUM_STEPS, NUM_CONTENTS = 12, 6, 4

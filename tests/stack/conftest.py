@@ -10,7 +10,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 MODEL = "tiny"
 

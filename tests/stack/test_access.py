@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 from .conftest import MODEL, bearer
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from launch import Stack, StackConfig
 from sync import ConflictError, InvalidError, RefusedError, WeightSync
+from tritonlive.launch import Stack, StackConfig
 
 from .conftest import MODEL, bearer, wait_until
 from .lora import CONFIG, PREFIX, RANK, adapter, merged_logprobs

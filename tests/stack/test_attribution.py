@@ -18,7 +18,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, ConflictError, OpenAI
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 from .conftest import MODEL
 from .marked_weights import version_of

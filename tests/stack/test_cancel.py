@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 from .conftest import MODEL, wait_until
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import psutil
 from openai import AsyncOpenAI, OpenAI
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 from .conftest import MODEL, wait_until
 

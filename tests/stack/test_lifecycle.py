@@ -11,8 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from launch import Stack, StackConfig
 from sync import Rollouts, UnavailableError
+from tritonlive.launch import Stack, StackConfig
 
 from .conftest import MODEL, wait_until
 

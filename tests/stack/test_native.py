@@ -12,7 +12,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 Generate = Callable[[dict[str, Any]], httpx.Response]
 GREEDY = json.dumps({"temperature": 0, "max_tokens": 6, "logprobs": 2})

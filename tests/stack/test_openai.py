@@ -8,7 +8,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 from .conftest import MODEL, bearer
 

@@ -12,9 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-from launch import Stack
 from sync import ConflictError, DeadlineError, InvalidError, Rollouts
-from sync.batches import WeightSpan
+from sync.rollouts.batches import WeightSpan
+from tritonlive.launch import Stack
 
 from .conftest import MODEL, wait_until
 

@@ -15,8 +15,8 @@ import torch
 from openai import AsyncOpenAI, OpenAI
 from transformers import AutoModelForCausalLM
 
-from launch import Stack, StackConfig
 from sync import WeightSync
+from tritonlive.launch import Stack, StackConfig
 
 TOLERANCE = 1e-3
 NUM_TOKENS = 200

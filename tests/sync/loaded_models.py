@@ -24,9 +24,9 @@ from transformers import (
 from vllm import LLM
 from vllm.distributed import cleanup_dist_env_and_memory
 
-from sync.digest import tensor_digest
-from sync.loaded_parameters import UntraceableError, loaded_parameters
-from sync.served_parameters import checkpoint_metas, weight_parameters
+from sync.weights.digest import tensor_digest
+from sync.worker.loaded_parameters import UntraceableError, loaded_parameters
+from sync.worker.served_parameters import checkpoint_metas, weight_parameters
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,

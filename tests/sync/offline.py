@@ -12,11 +12,11 @@ from vllm import LLM, SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-from sync.check import ServedModel, fit
 from sync.errors import TransferError
-from sync.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
-from sync.loading import load
-from sync.sources import open_source
+from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+from sync.weights.check import ServedModel, fit
+from sync.weights.sources import open_source
+from sync.worker.loading import load
 
 PROMPTS = ["The capital of France is", "One, two, three,"]
 

@@ -7,11 +7,11 @@ from urllib.parse import SplitResult
 
 import torch
 
-from sync.gloo import Membership
-from sync.gloo_receiver import Announcement, GlooReceiver
-from sync.memory import MemoryPool
-from sync.sources import ParamMeta
-from sync.update import Update
+from sync.transport.gloo import Membership
+from sync.transport.memory import MemoryPool
+from sync.weights.sources import ParamMeta
+from sync.worker.gloo_receiver import Announcement, GlooReceiver
+from sync.worker.update import Update
 from tests.sync.stand_in import StandIn
 
 

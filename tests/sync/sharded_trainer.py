@@ -15,8 +15,8 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 
 from sync import PushReport, SyncError, WeightSync
-from sync.sources import TensorSource
-from sync.trainer_ranks import TrainerRanks
+from sync.push.trainer_ranks import TrainerRanks
+from sync.weights.sources import TensorSource
 
 TIMEOUT_S = 8.0
 RANK_TIMEOUT_S = 1.5

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from sync import WeightSync
-from sync.fleet import Fleet
+from sync.push.fleet import Fleet
 
 
 def die(*_: Any, **__: Any) -> None:

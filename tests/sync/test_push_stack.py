@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sync import CheckError, RefusedError, RejectedError, VerifyError, WeightSync
-from sync.control import connect
-from sync.target import Target
+from sync.control.client import connect
+from sync.control.target import Target
 from tests.answers import PROMPT, Weights, complete, perturb
 
 ROOT = Path(__file__).parents[2]

@@ -6,13 +6,13 @@ import os
 import sys
 from typing import Any
 
-from sync.digest import tensor_digest
-from sync.gloo import Membership
-from sync.gloo_receiver import Announcement, GlooReceiver
-from sync.memory import MemoryPool
-from sync.segments import Segment, SegmentView
-from sync.sources import ParamMeta
-from sync.weight_history import Entry, WeightHistory
+from sync.transport.gloo import Membership
+from sync.transport.memory import MemoryPool
+from sync.transport.segments import Segment, SegmentView
+from sync.weights.digest import tensor_digest
+from sync.weights.sources import ParamMeta
+from sync.worker.gloo_receiver import Announcement, GlooReceiver
+from sync.worker.weight_history import Entry, WeightHistory
 
 
 class Worker:

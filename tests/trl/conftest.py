@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from launch import Stack, StackConfig
 from tests.conftest import LEGACY_TRL_VERSION
+from tritonlive.launch import Stack, StackConfig
 
 LEGACY_CLIENT = Path(__file__).with_name("legacy_client.py")
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from examples.grpo_cpu import PICTURE, main
 from sync import WeightSync
-from sync.trl import VLLMClient, uninstall
+from sync.trl.client import VLLMClient, uninstall
 
 # What torch, transformers and TRL warn about while they train is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from launch import Stack
+from tritonlive.launch import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sync.trl import TRLClient, VLLMClient
+from sync.trl.client import TRLClient, VLLMClient
 
 CHAT = [[{"role": "user", "content": content}] for content in ("What is the capital of France?", "Hello!")]
 PROMPTS = ["Once upon a time", "The sea"]

@@ -13,16 +13,16 @@ import psutil
 from vllm.v1.engine import PauseMode
 from vllm.version import __version__ as vllm_version
 
-from sync.host_memory import machine_id
+from sync.push.host_memory import machine_id
 
-from .adapters import Adapters
+from .adapters.adapters import Adapters
+from .adapters.lora_control import LoraControl, Operation
 from .engine import Engine
-from .history import InFlight
-from .lora_control import LoraControl, Operation
-from .scoring import prompt_logprobs
+from .generation.scoring import prompt_logprobs
 from .settings import CONTROL_KEY_VARIABLE
 from .tensors import BadTensor, Conflict, read_bytes, read_json_object, read_string
-from .weights import Weights
+from .weights.history import InFlight
+from .weights.weights import Weights
 
 # What a front end needs before anyone has shown a key, and what tells whether the replica lives.
 KEYLESS = frozenset({"describe", "health", "flush_generations"})

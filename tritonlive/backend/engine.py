@@ -34,7 +34,7 @@ from .tensors import BadTensor, Unavailable
 SUPERVISION_INTERVAL_S = 0.25
 RESTART_DELAY_S = 1.0
 SHUTDOWN_TIMEOUT_S = 10.0
-WORKER_EXTENSION = "sync.worker_extension.WeightOperations"
+WORKER_EXTENSION = "sync.worker.worker_extension.WeightOperations"
 
 
 class Engine:
@@ -198,14 +198,14 @@ def with_weight_transfer(argv: list[str]) -> list[str]:
 
 
 def with_weight_operations(argv: list[str]) -> list[str]:
-    """`argv`, such that the workers answer to weight operations (sync/worker_extension.py).
+    """`argv`, such that the workers answer to weight operations (sync/worker/worker_extension.py).
 
     Raises ValueError when it names a worker extension that does not have them.
     """
     named = parse_arguments(argv).worker_extension_cls
     if not named:
         return [*argv, "--worker-extension-cls", WORKER_EXTENSION]
-    from sync.worker_extension import WeightOperations
+    from sync.worker.worker_extension import WeightOperations
 
     if not issubclass(resolve_obj_by_qualname(named), WeightOperations):
         raise ValueError(f"--worker-extension-cls {named}: must derive from {WORKER_EXTENSION}")

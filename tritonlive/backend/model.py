@@ -23,13 +23,20 @@ class TritonPythonModel:
         locale.setlocale(locale.LC_ALL, "C.UTF-8")
         # Imported here, not above: Triton loads this file once more beforehand, in a process without a
         # model, to ask for its configuration; vLLM's import alone takes ten seconds.
-        from sync.orphan import end_with_parent
-
-        from .assembly import assemble
+        from sync.worker.orphan import end_with_parent
 
         end_with_parent()  # a tritonserver that is killed, or gives up waiting for its model, leaves us behind
-        self._service = assemble(Path(__file__).parent)
+        self._service = self.assemble(Path(args["model_repository"]) / args["model_version"])
         self._service.start()
+
+    def assemble(self, version_folder: Path) -> "Service":
+        """The model, to be started. Raises ValueError for settings that cannot be read."""
+        from .engine import Engine
+        from .responses import ResponseWriter
+        from .service import Service
+        from .settings import Settings
+
+        return Service(Engine(Settings.load(version_folder)), ResponseWriter())
 
     def execute(self, requests: list[Any]) -> None:
         # Decoupled: responses go through each request's sender, whenever they are ready.

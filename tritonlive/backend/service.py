@@ -9,11 +9,12 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from .adapters import Adapters
+from .adapters.adapters import Adapters
 from .control import KEYLESS, Control
 from .engine import Engine, intercept_outputs
-from .generate import NativeRequest, generate, read_request, strings
-from .history import InFlight, WeightStatistics
+from .generation.generate import NativeRequest, generate, read_request, strings
+from .generation.relay import Relay
+from .generation.token_level import TokenLevel
 from .loop_lag import LoopLag
 from .metrics import (
     DESCRIPTIONS,
@@ -23,12 +24,11 @@ from .metrics import (
     Statistics,
     TritonMetrics,
 )
-from .relay import Relay
 from .responses import ResponseWriter, Sender
 from .tensors import BadTensor, RequestError, read_batch, read_bytes, read_string
-from .token_level import TokenLevel
-from .versions import check_minimum
-from .weights import Weights
+from .weights.history import InFlight, WeightStatistics
+from .weights.versions import check_minimum
+from .weights.weights import Weights
 
 # How long a client that has gone may keep the engine busy; each look costs one message per native request.
 CANCELLATION_INTERVAL_S = 0.25

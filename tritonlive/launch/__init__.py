@@ -3,9 +3,9 @@
 Importing this package imports neither vLLM nor torch: the launcher has to answer at once.
 """
 
-from launch.config import StackConfig
-from launch.errors import LaunchError, PortTakenError, ProcessDiedError, ReadyTimeoutError, StackCancelled
-from launch.stack import Stack
+from .config import StackConfig
+from .errors import LaunchError, PortTakenError, ProcessDiedError, ReadyTimeoutError, StackCancelled
+from .stack import Stack
 
 __all__ = [
     "LaunchError",

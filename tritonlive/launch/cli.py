@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from launch import compiler, dtype, tritonserver
-from launch.config import StackConfig, default_cache_dir
-from launch.default_model import NAME as DEFAULT_MODEL_NAME
-from launch.default_model import default_model
-from launch.display import PhaseDisplay, print_ready, ready_lines
-from launch.errors import LaunchError, StackCancelled
-from launch.ports import ReservedPorts
-from launch.stack import Stack
+from . import compiler, dtype, tritonserver
+from .config import StackConfig, default_cache_dir
+from .default_model import NAME as DEFAULT_MODEL_NAME
+from .default_model import default_model
+from .display import PhaseDisplay, print_ready, ready_lines
+from .errors import LaunchError, StackCancelled
+from .ports import ReservedPorts
+from .stack import Stack
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 

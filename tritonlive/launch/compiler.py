@@ -6,7 +6,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from launch import processor
+from . import processor
 
 EAGER = "--enforce-eager"
 

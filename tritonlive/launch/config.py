@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 TRITON_MODEL = "llm"
 
 
@@ -46,7 +46,7 @@ class StackConfig:
     env: Mapping[str, str] = field(default_factory=dict)
     """Further environment for both processes; wins over everything the launcher sets."""
     tritonserver: Path | None = None
-    """The server binary; None searches, see `launch.tritonserver.find`."""
+    """The server binary; None searches, see `tritonlive.launch.tritonserver.find`."""
     model_repository: Path = REPOSITORY_ROOT / "model_repository"
     cache_dir: Path = field(default_factory=default_cache_dir)
     log_dir: Path | None = None

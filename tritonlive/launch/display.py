@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from launch.ready import Ready
-from launch.stack import Stack
+from .ready import Ready
+from .stack import Stack
 
 
 class PhaseDisplay:

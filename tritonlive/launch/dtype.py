@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from launch import processor
-from launch.config import StackConfig
+from . import processor
+from .config import StackConfig
 
 FLOAT32 = ("--dtype", "float32")
 NOTE = "float32 (this processor emulates bfloat16; --dtype bfloat16 keeps it)"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from launch.errors import LaunchError
+from .errors import LaunchError
 
 
 def build_once(target: Path, module: str, arguments: Sequence[str] = ()) -> Path:

@@ -7,9 +7,9 @@ from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from launch.config import StackConfig
-from launch.errors import LaunchError, PortTakenError
-from launch.port_lock import PortHeldError, PortLock
+from .config import StackConfig
+from .errors import LaunchError, PortTakenError
+from .port_lock import PortHeldError, PortLock
 
 # Below those that Linux takes for outgoing connections (net.ipv4.ip_local_port_range begins at 32768).
 LISTENING = range(10_000, 32_768)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from launch.errors import ProcessDiedError
+from .errors import ProcessDiedError
 
 POLL_S = 0.05
 

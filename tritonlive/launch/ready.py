@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from launch.errors import LaunchError
+from .errors import LaunchError
 
 FIRST_TOKEN_TIMEOUT_S = 600.0
 

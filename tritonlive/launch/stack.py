@@ -15,11 +15,11 @@ from typing import Self
 import httpx
 import psutil
 
-from launch import ready, tritonserver
-from launch.config import TRITON_MODEL, StackConfig
-from launch.errors import LaunchError, ReadyTimeoutError, StackCancelled
-from launch.ports import ReservedPorts, check_ports
-from launch.process import ManagedProcess
+from . import ready, tritonserver
+from .config import TRITON_MODEL, StackConfig
+from .errors import LaunchError, ReadyTimeoutError, StackCancelled
+from .ports import ReservedPorts, check_ports
+from .process import ManagedProcess
 
 Progress = Callable[[str, str], None]
 """Called with the phase the stack is in and its latest detail; called often."""

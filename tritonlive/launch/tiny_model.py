@@ -1,13 +1,13 @@
 """A random 2-layer Llama with SmolLM2's tokenizer: says nothing, but quickly. For tests and serving-bound benchmarks.
 
-`python -m launch.tiny_model --output DIR --tokenizer DIR --seed N` builds one; `tiny_model()` is the cached one.
+`python -m tritonlive.launch.tiny_model --output DIR --tokenizer DIR --seed N` builds one; `tiny_model()` caches it.
 """
 
 import argparse
 from pathlib import Path
 
-from launch.default_model import default_model
-from launch.model_cache import build_once
+from .default_model import default_model
+from .model_cache import build_once
 
 LAYOUT = "v1"
 """To be changed with anything below that changes the checkpoint, so that caches are not stale."""
@@ -16,7 +16,9 @@ LAYOUT = "v1"
 def tiny_model(cache_dir: Path, *, seed: int = 0) -> Path:
     """Directory of the checkpoint; built on the first call. The same seed gives the same weights."""
     arguments = ("--tokenizer", str(default_model(cache_dir)), "--seed", str(seed))
-    return build_once(cache_dir / "models" / f"tiny-llama-{LAYOUT}-seed{seed}", "launch.tiny_model", arguments)
+    return build_once(
+        cache_dir / "models" / f"tiny-llama-{LAYOUT}-seed{seed}", "tritonlive.launch.tiny_model", arguments
+    )
 
 
 def build(output: Path, tokenizer_dir: Path, seed: int) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from launch.config import StackConfig
-from launch.errors import LaunchError
+from .config import StackConfig
+from .errors import LaunchError
 
 EMBEDDED_DISTRIBUTION = "nvidia-pytriton"
 INSTALLED = Path("/opt/tritonserver/bin/tritonserver")

@@ -1,4 +1,4 @@
-"""model_repository/llm/1/adapter_files.py: what is refused before vLLM sees it."""
+"""tritonlive/backend/adapters/adapter_files.py: what is refused before vLLM sees it."""
 
 import json
 import stat
@@ -36,7 +36,7 @@ def check(load: Load, changed: Mapping[str, torch.Tensor | None] | None = None, 
     given = {name: tensor for name, tensor in (tensors() | dict(changed or {})).items() if tensor is not None}
     payload = options.pop("payload", None) or save(given)
     values: dict[str, Any] = {"digest": None, "config": CONFIG, "parameters": PARAMETERS} | options
-    module = load("adapter_files")
+    module = load("adapters.adapter_files")
     module.check_digest(payload, values.pop("digest"))
     return module.check(payload, **values)
 
@@ -102,14 +102,14 @@ def test_bytes_that_are_no_adapter(load: Load, monkeypatch: pytest.MonkeyPatch) 
         check(load, payload=save({}))
     with pytest.raises(load("tensors").BadTensor, match="the digest does not fit"):
         check(load, digest="0" * 16)
-    monkeypatch.setattr(load("adapter_files"), "MAX_BYTES", 10)
+    monkeypatch.setattr(load("adapters.adapter_files"), "MAX_BYTES", 10)
     with pytest.raises(load("tensors").BadTensor, match="an adapter may have 10"):
         check(load)
 
 
 def test_nobody_else_reads_the_files(load: Load, tmp_path: Any) -> None:
     folder = tmp_path / "1"
-    load("adapter_files").write(folder, b"bytes", CONFIG)
+    load("adapters.adapter_files").write(folder, b"bytes", CONFIG)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (folder / "adapter_model.safetensors").read_bytes() == b"bytes"
     assert json.loads((folder / "adapter_config.json").read_text()) == CONFIG

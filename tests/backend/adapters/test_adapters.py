@@ -1,4 +1,4 @@
-"""model_repository/llm/1/adapters.py: the life of an adapter's versions, without an engine."""
+"""tritonlive/backend/adapters/adapters.py: the life of an adapter's versions, without an engine."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ class Setting:
     def __init__(self, load: Load, **options: Any) -> None:
         self.engine = Engine(**options)
         self.announced: list[dict[str, str]] = []
-        self.adapters = load("adapters").Adapters(self.engine, self._announce)
+        self.adapters = load("adapters.adapters").Adapters(self.engine, self._announce)
         self.folder = Path(self.adapters._folder.name)
 
     async def _announce(self) -> None:
@@ -95,7 +95,7 @@ def make(load: Load) -> Iterator[Make]:
 
 @pytest.fixture
 def quickly(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load("adapters"), "UNUSED_FOR_S", 0.05)
+    monkeypatch.setattr(load("adapters.adapters"), "UNUSED_FOR_S", 0.05)
 
 
 async def test_a_push_serves_when_it_is_activated(make: Make, load: Load) -> None:
@@ -163,7 +163,7 @@ async def test_a_removed_adapter_is_gone_when_unused(make: Make, load: Load) -> 
 
 async def test_front_ends_ask_by_name_and_version(make: Make, load: Load) -> None:
     setting = make()
-    pushed = load("adapters").PUSHED_ID
+    pushed = load("adapters.adapters").PUSHED_ID
 
     def asked(label: str, number: int = pushed) -> LoRARequest:
         return setting.adapters.resolve(LoRARequest(label, number, "anywhere"))
@@ -204,7 +204,7 @@ async def test_what_was_staged_goes_with_the_next_or_when_discarded(make: Make, 
     assert setting.versions() == [("v2", "staged", 0)]
     await setting.adapters.discard("mine", "v2")
     assert setting.versions() == []
-    monkeypatch.setattr(load("adapters"), "STAGED_FOR_S", 0.05)
+    monkeypatch.setattr(load("adapters.adapters"), "STAGED_FOR_S", 0.05)
     await setting.stage("v3")
     await asyncio.sleep(0.3)
     assert setting.versions() == []

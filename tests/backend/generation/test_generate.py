@@ -1,4 +1,4 @@
-"""model_repository/llm/1/generate.py: tensors in, tensors out; without an engine."""
+"""tritonlive/backend/generation/generate.py: tensors in, tensors out; without an engine."""
 
 import json
 from collections.abc import Callable
@@ -57,18 +57,18 @@ RequestOf = Callable[..., Any]
 )
 def test_bad_input_is_named(load: Load, request_of: RequestOf, tensors: dict[str, Any], message: str) -> None:
     with pytest.raises(load("tensors").BadTensor, match=message):
-        load("generate").read_request(request_of(**tensors))
+        load("generation.generate").read_request(request_of(**tensors))
 
 
 def test_numbers_may_come_as_strings_as_in_vllm_backend(load: Load, request_of: RequestOf) -> None:
     request = request_of(text_input="a", sampling_parameters='{"temperature": "0.5", "max_tokens": "3"}')
-    params = load("generate").read_request(request).params
+    params = load("generation.generate").read_request(request).params
     assert (params.temperature, params.max_tokens) == (0.5, 3)
 
 
 def test_parameters_of_the_request_stand_in_for_sampling_parameters(load: Load, request_of: RequestOf) -> None:
     request = request_of('{"max_tokens": 3, "triton_enable_empty_final_response": true}', text_input="a")
-    assert load("generate").read_request(request).params.max_tokens == 3
+    assert load("generation.generate").read_request(request).params.max_tokens == 3
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_parameters_of_the_request_stand_in_for_sampling_parameters(load: Load, 
 def test_when_the_prompt_is_part_of_the_text(
     load: Load, request_of: RequestOf, tensors: dict[str, Any], *, prepends: bool
 ) -> None:
-    assert load("generate").read_request(request_of(**tensors)).prepend_prompt is prepends
+    assert load("generation.generate").read_request(request_of(**tensors)).prepend_prompt is prepends
 
 
 def output_of_two() -> RequestOutput:
@@ -97,7 +97,7 @@ def output_of_two() -> RequestOutput:
 
 
 def test_outputs_become_tensors(load: Load) -> None:
-    module = load("generate")
+    module = load("generation.generate")
     tensors = module.to_tensors(output_of_two(), frozenset(module.RETURNS), "prompt ")
     assert all(array.shape[0] == 1 for array in tensors.values()), "the batch dimension comes first"
     assert tensors["text_output"][0].tolist() == [b"prompt ", b"prompt a"]
@@ -114,7 +114,7 @@ def test_outputs_become_tensors(load: Load) -> None:
 def test_spans_say_which_weights_made_which_tokens(load: Load) -> None:
     output = output_of_two()
     output.outputs[1].weight_versions = None  # still running
-    first, second = load("generate").to_tensors(output, frozenset())["weight_version_spans"][0]
+    first, second = load("generation.generate").to_tensors(output, frozenset())["weight_version_spans"][0]
     assert json.loads(first) == [
         {"version": "v1", "start": 0, "end": 1},
         {"version": "v2", "start": 1, "end": 2},
@@ -123,11 +123,11 @@ def test_spans_say_which_weights_made_which_tokens(load: Load) -> None:
 
 
 def test_only_what_was_asked_for_is_sent(load: Load) -> None:
-    tensors = load("generate").to_tensors(output_of_two(), frozenset())
+    tensors = load("generation.generate").to_tensors(output_of_two(), frozenset())
     assert set(tensors) == {"text_output", "weight_version", "weight_version_spans"}
 
 
 def test_a_nan_logprob_is_null_in_json(load: Load) -> None:
     rows = [{1: Logprob(float("nan"), 1, "x"), 2: Logprob(float("-inf"), 2, "y")}]
     sequence = CompletionOutput(0, "x", [1], None, rows)
-    assert load("generate").logprobs_json(sequence).count("null") == 2
+    assert load("generation.generate").logprobs_json(sequence).count("null") == 2

@@ -12,7 +12,7 @@ from vllm.v1.metrics.stats import PrefillStats
 
 @pytest.fixture
 def generation(load: Callable[[str], ModuleType]) -> Callable[..., Any]:
-    module = load("generation")
+    module = load("generation.generation")
 
     def build(kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY, **params: Any) -> Any:
         return module.Generation(module.Batch("sender", 1), SamplingParams(output_kind=kind, **params))

@@ -1,4 +1,4 @@
-"""model_repository/llm/1/relay.py: front ends are told which adapters serve, and have said so when a push returns.
+"""Relay: front ends are told which adapters serve, and have said so when a push returns.
 
 And what waits for the writer travels in one message."""
 
@@ -47,7 +47,7 @@ class Setting:
         self.adapters = SimpleNamespace(serial="1", announcement=lambda: json.dumps({"serial": self.adapters.serial}))
         hooks: Any = {"on_start": lambda hook: None, "on_death": lambda hook: None, "is_running": False}
         engine = SimpleNamespace(loop=asyncio.get_running_loop(), **hooks)
-        self.relay = load("relay").Relay(engine, self.writer, self.adapters, SimpleNamespace())
+        self.relay = load("generation.relay").Relay(engine, self.writer, self.adapters, SimpleNamespace())
 
 
 async def test_an_announcement_returns_when_every_front_end_has_taken_it(load: Load) -> None:
@@ -73,12 +73,12 @@ async def test_an_announcement_returns_when_every_front_end_has_taken_it(load: L
 async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load("relay"), "SEEN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(load("generation.relay"), "SEEN_TIMEOUT_S", 0.1)
     setting = Setting(load)
     await asyncio.wait_for(setting.relay.announce_adapters(), 1)  # nobody there
     setting.relay.open(b"silent", "sender")
     await asyncio.wait_for(setting.relay.announce_adapters(), 1)
-    monkeypatch.setattr(load("relay"), "SEEN_TIMEOUT_S", 60)
+    monkeypatch.setattr(load("generation.relay"), "SEEN_TIMEOUT_S", 60)
     announcing = asyncio.create_task(setting.relay.announce_adapters())
     await asyncio.sleep(0.01)
     (channel,) = setting.relay.channels()
@@ -120,7 +120,7 @@ def statistics(num_running: int, hits: int = 0) -> EngineCoreOutputs:
 
 
 async def test_gauges_alone_are_told_seldom_and_counts_never_lost(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load("relay"), "GAUGES_INTERVAL_S", 0.05)
+    monkeypatch.setattr(load("generation.relay"), "GAUGES_INTERVAL_S", 0.05)
     sender = Sender()
     setting = Setting(load)
     setting.relay.open(b"a", sender)

@@ -22,7 +22,7 @@ EVERYTHING = frozenset(
 
 @pytest.fixture
 def sequences(load: Load) -> ModuleType:
-    return load("sequences")
+    return load("generation.sequences")
 
 
 def step(tokens: list[int], width: int, rng: np.random.Generator, *, among_top: bool | None = None) -> LogprobsLists:
@@ -79,7 +79,7 @@ def test_the_same_as_from_vllms_objects(
         [collect(sequences, steps), collect(sequences, steps[:1])], [1, 2, 3], EVERYTHING, num_logprobs
     )
     outputs = [as_vllm_has_it(steps, num_logprobs), as_vllm_has_it(steps[:1], num_logprobs)]
-    for name, expected in load("generate").token_logprobs(outputs).items():
+    for name, expected in load("generation.generate").token_logprobs(outputs).items():
         assert found[name].dtype == expected.dtype
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
     assert found["cumulative_logprob"][0].tolist() == pytest.approx(

@@ -71,12 +71,12 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def start(load: Load, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """start(n=2) → the task of a request that the engine has begun with."""
-    module = load("token_level")
+    module = load("generation.token_level")
     level = module.TokenLevel(engine)
     monkeypatch.setattr(module, "render", lambda llm, prompt: asyncio.sleep(0, prompt))
 
     async def begin(n: int = 1) -> "asyncio.Task[Any]":
-        request = load("generate").NativeRequest(
+        request = load("generation.generate").NativeRequest(
             [1, 2], SamplingParams(n=n), stream=False, prepend_prompt=False, returns=frozenset(["token_ids"]),
             return_text=False,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def history(load: Callable[[str], ModuleType]) -> ModuleType:
-    return load("history")
+    return load("weights.history")
 
 
 def test_updates_are_counted_by_outcome(history: ModuleType) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def module(load: Callable[[str], ModuleType]) -> ModuleType:
-    return load("lease")
+    return load("weights.lease")
 
 
 @pytest.fixture

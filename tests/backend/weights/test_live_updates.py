@@ -10,14 +10,14 @@ import pytest
 @pytest.fixture
 def updates(load: Callable[[str], ModuleType]) -> Any:
     nobody = SimpleNamespace()
-    return load("updates").Updates(nobody, nobody, nobody, lambda _label: None)
+    return load("weights.updates").Updates(nobody, nobody, nobody, lambda _label: None)
 
 
 @pytest.fixture
 def commit(updates: Any, load: Callable[[str], ModuleType]) -> Callable[[str, str], None]:
     def run(update_id: str, label: str) -> None:
         record = updates.history.begin("push", "a trainer", update_id)
-        updates.versions.commit(load("served_versions").Version(label, update_id))
+        updates.versions.commit(load("weights.served_versions").Version(label, update_id))
         updates.history.end(record, "committed", label)
 
     return run

@@ -16,7 +16,7 @@ def gone() -> asyncio.Event:
 @pytest.fixture
 def watch_at(load: Callable[[str], ModuleType], gone: asyncio.Event) -> Callable[[int], None]:
     """watch_at(port) watches an anonymous trainer that listens there."""
-    lease = load("lease").Lease()
+    lease = load("weights.lease").Lease()
     lease.take("trainer", 60, is_anonymous=True)
 
     async def on_gone(generation: int, reason: str) -> None:
@@ -25,7 +25,7 @@ def watch_at(load: Callable[[str], ModuleType], gone: asyncio.Event) -> Callable
 
     async def on_late(generation: int) -> None: ...
 
-    watch = load("trainer_watch").TrainerWatch(lease, on_gone, on_late)
+    watch = load("weights.trainer_watch").TrainerWatch(lease, on_gone, on_late)
     return lambda port: watch.start({"master_address": "127.0.0.1", "master_port": port})
 
 

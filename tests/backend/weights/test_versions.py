@@ -1,4 +1,4 @@
-"""The order of weight versions: model_repository/llm/1/versions.py, and the front end's, which must be the same."""
+"""The order of weight versions: tritonlive/backend/weights/versions.py, and the front end's, which must be the same."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -34,7 +34,7 @@ TOO_OLD = [
 @pytest.mark.parametrize(("version", "minimum"), NEW_ENOUGH)
 def test_versions_that_satisfy(load: Load, version: str, minimum: str) -> None:
     assert too_old(version, minimum) is None
-    load("versions").check_minimum(version, minimum)
+    load("weights.versions").check_minimum(version, minimum)
 
 
 @pytest.mark.parametrize(("version", "minimum", "message"), TOO_OLD)
@@ -43,5 +43,5 @@ def test_versions_that_do_not(load: Load, version: str, minimum: str, message: s
     assert reason is not None
     assert message in reason
     with pytest.raises(load("tensors").Conflict) as refusal:
-        load("versions").check_minimum(version, minimum)
+        load("weights.versions").check_minimum(version, minimum)
     assert str(refusal.value) == f"min_weight_version: {reason}", "the model and the front end say the same"

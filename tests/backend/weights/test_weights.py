@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.model.engine import FakeEngine
+from tests.backend.engine import FakeEngine
 
 TRL = {"host": "0.0.0.0", "port": 51216, "world_size": 2, "client_device_uuid": "1"}
 INIT = {"holder": "trainer", "lease_s": 60}
@@ -32,7 +32,7 @@ async def make(load: Callable[[str], ModuleType], checkpoint: Path) -> Callable[
 
     async def build(backend: str | None = "gloo", num_ranks: int = 2) -> Any:
         engine = FakeEngine(backend, checkpoint, num_ranks)
-        weights = load("weights").Weights(engine, lambda _version: None)
+        weights = load("weights.weights").Weights(engine, lambda _version: None)
         await engine.start()
         return weights
 
@@ -493,7 +493,7 @@ async def test_workers_that_a_dead_trainer_left_in_a_collective(
     make: Any, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
 ) -> None:
     """Nothing but the engine's end gets them out; with a trainer that lives they are waited for."""
-    module = load("weights")
+    module = load("weights.weights")
     monkeypatch.setattr(module, "STUCK_S", 0.1)
     weights = await make("nccl")
     engine = weights.engine

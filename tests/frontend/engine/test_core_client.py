@@ -1,4 +1,4 @@
-"""openai_frontend/core_client.py: where generations go, and what becomes of them, without sockets."""
+"""openai_frontend/engine/core_client.py: where generations go, and what becomes of them, without sockets."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -8,10 +8,10 @@ import pytest
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 
-from openai_frontend.core_client import TritonCoreClient
+from openai_frontend.engine.core_client import TritonCoreClient
 from openai_frontend.errors import EngineUnavailable, TritonError
-from openai_frontend.replica import Generation
-from openai_frontend.replicas import Replicas
+from openai_frontend.replicas.replica import Generation
+from openai_frontend.replicas.replicas import Replicas
 from tests.frontend.test_description import DESCRIPTION
 
 FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)

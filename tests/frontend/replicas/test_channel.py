@@ -1,4 +1,4 @@
-"""openai_frontend/channel.py: how generations travel, and what a front end does with announcements of adapters."""
+"""Channel: how generations travel, and what a front end does with announcements of adapters."""
 
 import asyncio
 import json
@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
-from openai_frontend.channel import Callbacks, Channel
-from openai_frontend.connection import Contents
 from openai_frontend.description import MAX_BATCH
 from openai_frontend.errors import EngineUnavailable, TritonError
+from openai_frontend.replicas.channel import Callbacks, Channel
+from openai_frontend.replicas.connection import Contents
 
 
 class Connection:

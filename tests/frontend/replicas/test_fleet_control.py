@@ -1,4 +1,4 @@
-"""openai_frontend/fleet_control.py, the metrics and the options: what concerns all replicas."""
+"""openai_frontend/replicas/fleet_control.py, the metrics and the options: what concerns all replicas."""
 
 from http import HTTPStatus
 from typing import Any
@@ -8,10 +8,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from openai_frontend.__main__ import parse, triton_urls
 from openai_frontend.errors import EngineUnavailable, SeveralReplicas, TritonError
-from openai_frontend.fleet_control import FleetControl
 from openai_frontend.options import Options
-from openai_frontend.replica_metrics import ReplicaGauges
-from openai_frontend.replicas import Replicas
+from openai_frontend.replicas.fleet_control import FleetControl
+from openai_frontend.replicas.replica_metrics import ReplicaGauges
+from openai_frontend.replicas.replicas import Replicas
 from tests.frontend.test_description import DESCRIPTION
 
 

@@ -1,4 +1,4 @@
-"""openai_frontend/replica.py over a connection that is a stand-in."""
+"""openai_frontend/replicas/replica.py over a connection that is a stand-in."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,10 +11,10 @@ import pytest
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.serial_utils import MsgpackEncoder
 
-from openai_frontend import replica as module
-from openai_frontend.connection import Contents, OnAnswer, TritonConnection
 from openai_frontend.errors import EngineUnavailable, TritonError
-from openai_frontend.replica import Generation, Replica
+from openai_frontend.replicas import replica as module
+from openai_frontend.replicas.connection import Contents, OnAnswer, TritonConnection
+from openai_frontend.replicas.replica import Generation, Replica
 from tests.frontend.test_description import DESCRIPTION
 
 FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)

@@ -1,11 +1,11 @@
-"""openai_frontend/replicas.py: which replica a request goes to, without sockets."""
+"""openai_frontend/replicas/replicas.py: which replica a request goes to, without sockets."""
 
 from dataclasses import dataclass, field
 
 import pytest
 
 from openai_frontend.errors import EngineUnavailable
-from openai_frontend.replicas import Replicas, version_to_serve
+from openai_frontend.replicas.replicas import Replicas, version_to_serve
 
 
 @dataclass(eq=False)

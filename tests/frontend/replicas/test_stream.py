@@ -8,7 +8,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from openai_frontend.stream import TritonStream
+from openai_frontend.replicas.stream import TritonStream
 
 messages: Any = service_pb2  # made by protobuf at import: no type checker sees them
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from vllm.sampling_params import SamplingParams
 
+from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes import trl_legacy
-from openai_frontend.triton_engine import TritonEngineClient
 
 
 class FakeEngine:

@@ -14,7 +14,7 @@ from vllm.entrypoints.serve.exception_handling.register import init_exception_ha
 from openai_frontend.errors import TritonError
 from openai_frontend.routes import trl_legacy, trl_legacy_weights
 from openai_frontend.routes.trl_legacy_weights import BACKEND
-from sync.versions import next_step
+from tritonlive.wire.versions import next_step
 
 INIT = {"host": "0.0.0.0", "port": 51216, "world_size": 3, "client_device_uuid": "gpu-1"}
 TENSOR = {"name": "a.weight", "dtype": "torch.bfloat16", "shape": [2, 3]}

@@ -1,4 +1,4 @@
-"""openai_frontend/short_prompts.py, with vLLM's own renderer: the same prompts, and only long ones in a thread."""
+"""short_prompts.py with vLLM's own renderer: the same prompts, and only long ones in a thread."""
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +14,7 @@ from vllm.renderers import renderer_from_config
 from vllm.renderers.base import BaseRenderer
 from vllm.renderers.params import TokenizeParams
 
-from openai_frontend.short_prompts import (
+from openai_frontend.streaming.short_prompts import (
     CHARACTERS_PER_TURN,
     MESSAGE_CHARACTERS,
     SHORT_CHARACTERS,

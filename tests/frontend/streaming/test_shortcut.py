@@ -1,4 +1,4 @@
-"""openai_frontend/shortcut.py: a stream's plain tokens go past its task, and nothing overtakes anything."""
+"""openai_frontend/streaming/shortcut.py: a stream's plain tokens go past its task, and nothing overtakes anything."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -13,9 +13,9 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from openai_frontend.shortcut import Shortcut, Shortcuts, current, is_transparent
-from openai_frontend.stamped import stamped
-from openai_frontend.stamps import Stamps
+from openai_frontend.streaming.shortcut import Shortcut, Shortcuts, current, is_transparent
+from openai_frontend.streaming.stamped import stamped
+from openai_frontend.streaming.stamps import Stamps
 
 from .test_weight_spans import output, result
 

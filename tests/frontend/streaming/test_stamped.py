@@ -11,9 +11,9 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.outputs import RequestOutput
 
-from openai_frontend import shortcut
-from openai_frontend.stamped import stamped
-from openai_frontend.stamps import Stamps
+from openai_frontend.streaming import shortcut
+from openai_frontend.streaming.stamped import stamped
+from openai_frontend.streaming.stamps import Stamps
 
 from .test_weight_spans import MESSAGES, METADATA, collected, output, result, serving
 

@@ -4,7 +4,7 @@ import pytest
 from vllm.tokenizers import TokenizerLike, get_tokenizer
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 
-from openai_frontend.token_texts import remembering
+from openai_frontend.streaming.token_texts import remembering
 
 IDS = list(range(0, 49_152, 23)) * 2
 

@@ -1,4 +1,4 @@
-"""openai_frontend/weight_spans.py on vLLM's own response builders, without an engine."""
+"""openai_frontend/streaming/weight_spans.py on vLLM's own response builders, without an engine."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput, WeightVersionSpan
 
 from openai_frontend.adapters import PUSHED_ID
-from openai_frontend.weight_spans import VERSIONED, attach, label
+from openai_frontend.streaming.weight_spans import VERSIONED, attach, label
 
 METADATA = RequestResponseMetadata(request_id="r")
 MESSAGES: Any = [{"role": "user", "content": "x"}]

@@ -14,7 +14,7 @@ from safetensors.torch import load, save_file
 from typer.testing import CliRunner
 
 from sync import CommitError, ConflictError, InvalidError, SourceError, WeightSync
-from sync.adapters import open_adapter
+from sync.adapters.adapters import open_adapter
 from sync.cli import app
 from tests.sync.adapter_replica import AdapterReplica
 from tests.sync.stand_in import KEY

@@ -12,9 +12,9 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sync import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
-from sync.control import connect
-from sync.target import Target
-from sync.triton_tensors import build_request
+from sync.control.client import connect
+from sync.control.target import Target
+from tritonlive.wire.triton_tensors import build_request
 
 KEY = "grpc-key"
 

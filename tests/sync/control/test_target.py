@@ -1,7 +1,7 @@
 import pytest
 
 from sync import TargetError
-from sync.target import Target
+from sync.control.target import Target
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""sync/timeline.py: the table of the last updates."""
+"""sync/control/timeline.py: the table of the last updates."""
 
 from io import StringIO
 
 from rich.console import Console
 
-from sync.timeline import MIN_WIDTH, SECONDS, timeline_table
+from sync.control.timeline import MIN_WIDTH, SECONDS, timeline_table
 
 UPDATE = {
     "kind": "push",

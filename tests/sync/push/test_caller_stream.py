@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from sync.caller_stream import CallerStream, StreamOrderedSource
-from sync.sources import TensorSource
+from sync.push.caller_stream import CallerStream, StreamOrderedSource
+from sync.weights.sources import TensorSource
 
 TENSORS = {"a": torch.ones(2), "b": torch.zeros(2)}
 

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from sync.errors import DeadlineError
-from sync.heartbeat import Heartbeat
+from sync.push.heartbeat import Heartbeat
 
 LEASE_S = 1.5
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sync import VerifyError
-from sync.canary import compare, own_logprobs, worst
+from sync.push.logprob_check import compare, own_logprobs, worst
 
 PROMPTS = [[1, 2, 3], [4, 5]]
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from sync import CommitError
-from sync.control import ControlClient
+from sync.control.client import ControlClient
+from sync.control.target import Target
 from sync.errors import ConflictError, ControlError, DeadlineError, UnavailableError, UnknownOutcomeError
-from sync.outcome_resolution import resolve
-from sync.target import Target
+from sync.push.outcome_resolution import resolve
 
 
 class Client(ControlClient):

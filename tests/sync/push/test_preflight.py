@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sync import CheckError, WeightSync
-from sync.check import ServedModel
-from sync.preflight import Replica as Preflight
-from sync.preflight import Trainer, require_alike, require_all
-from sync.sources import open_source
-from sync.weight_source import ParamMeta, WeightSource
+from sync.push.preflight import Replica as Preflight
+from sync.push.preflight import Trainer, require_alike, require_all
+from sync.weights.check import ServedModel
+from sync.weights.sources import open_source
+from sync.weights.weight_source import ParamMeta, WeightSource
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
 

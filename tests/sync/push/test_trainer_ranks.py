@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from sync.collective_push import collective_push, collective_reason
 from sync.errors import CheckError, CommitError, ConflictError, SourceError, SyncError, UnavailableError
-from sync.report import PushReport
-from sync.sources import ParamMeta, TensorSource, WeightSource
-from sync.trainer_ranks import TrainerRanks
+from sync.push.collective_push import collective_push, collective_reason
+from sync.push.report import PushReport
+from sync.push.trainer_ranks import TrainerRanks
+from sync.weights.sources import ParamMeta, TensorSource, WeightSource
 
 WHY = "the weights are sharded (DTensor)"
 REPORT = PushReport("v7", 8, 2, 0.5, 0.1, 0.1, 0.2, 0.1, 0.05, 0.04, ("http://a", "http://b"), ("http://b",), "gloo")

@@ -22,14 +22,10 @@ from vllm.distributed.weight_transfer.packed_tensor import (
     unpack_tensor,
 )
 
-from sync import vllm_trainer as module
-from sync.aligned_source import aligned
-from sync.check import FittedSource, ServedModel
 from sync.deadline import Deadline, spawn
-from sync.device_source import DeviceSource, gpu_problem, require_gpu
 from sync.errors import ConflictError, DeadlineError, SyncError, TransferError
-from sync.sources import ParamMeta, TensorSource, WeightSource
-from sync.vllm_trainer import (
+from sync.push import vllm_trainer as module
+from sync.push.vllm_trainer import (
     EngineClient,
     JsonHandlesClient,
     NcclTrainer,
@@ -37,6 +33,10 @@ from sync.vllm_trainer import (
     packed_buffer_bytes,
     vllm_trainer,
 )
+from sync.weights.aligned_source import aligned
+from sync.weights.check import FittedSource, ServedModel
+from sync.weights.device_source import DeviceSource, gpu_problem, require_gpu
+from sync.weights.sources import ParamMeta, TensorSource, WeightSource
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import torch
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sync import ConflictError, ControlError, DeadlineError, InvalidError, Rollouts, TargetError, UnavailableError
-from sync.batches import RolloutBatch, WeightSpan
+from sync.rollouts.batches import RolloutBatch, WeightSpan
 
 VERSIONS = '[{"version": "v1", "start": 0, "end": 2}]'
 

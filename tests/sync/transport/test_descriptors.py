@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from sync.descriptors import gloo_descriptors
-from sync.gloo import MAX_CONNECTIONS, devices_for
+from sync.transport.descriptors import gloo_descriptors
+from sync.transport.gloo import MAX_CONNECTIONS, devices_for
 
 SCRIPT = """
 import json, os, resource, sys
-from sync.descriptors import SPARE, ensure_descriptors
+from sync.transport.descriptors import SPARE, ensure_descriptors
 from sync.errors import TransferError
 soft, hard, needed = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -5,12 +5,20 @@ import pytest
 import torch
 
 from sync import SourceError, TransferError
-from sync.assembler import Assembler
-from sync.digest import tensor_digest
-from sync.findings import Findings
-from sync.frames import FRAME_BYTES, HEADER_BYTES, MAX_PARTS, FrameSender, FrameWriter, read_header, write_header
-from sync.layout import Layout
-from sync.sources import ParamMeta
+from sync.transport.assembler import Assembler
+from sync.transport.frames import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    MAX_PARTS,
+    FrameSender,
+    FrameWriter,
+    read_header,
+    write_header,
+)
+from sync.transport.layout import Layout
+from sync.weights.digest import tensor_digest
+from sync.weights.findings import Findings
+from sync.weights.sources import ParamMeta
 
 Tensors = dict[str, torch.Tensor]
 

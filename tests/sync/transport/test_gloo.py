@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sync import TransferError
-from sync.descriptors import gloo_descriptors
-from sync.gloo import GlooGroup, Membership
-from sync.relay_store import RelayStore
+from sync.transport.descriptors import gloo_descriptors
+from sync.transport.gloo import GlooGroup, Membership
+from sync.transport.relay_store import RelayStore
 
 SECRET = "ab" * 32
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from sync import SyncError, TransferError, WeightSync
-from sync.gloo import Membership
-from sync.gloo_receiver import GlooReceiver, State
-from sync.handshake import TrainerHandshake
-from sync.links import Code
-from sync.memory import MemoryPool
+from sync.transport.gloo import Membership
+from sync.transport.handshake import TrainerHandshake
+from sync.transport.links import Code
+from sync.transport.memory import MemoryPool
+from sync.worker.gloo_receiver import GlooReceiver, State
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
 from tests.sync.trainer import NUM_ELEMENTS, NUM_TENSORS, weights

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from sync import RejectedError, SourceError, TransferError, sealed
-from sync.assembler import Assembler
-from sync.broadcasts import BroadcastSender
-from sync.gloo import Membership
-from sync.gloo_receiver import Announcement, GlooReceiver, State
-from sync.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
-from sync.memory import HostMemory, MemoryPool, StagingMemoryError
-from sync.rejection import RejectCode
-from sync.segments import Segment
-from sync.shared_transfer import SharedSender
-from sync.sources import ParamMeta, WeightSource
+from sync import RejectedError, SourceError, TransferError
+from sync.transport import sealed
+from sync.transport.assembler import Assembler
+from sync.transport.broadcasts import BroadcastSender
+from sync.transport.gloo import Membership
+from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+from sync.transport.memory import HostMemory, MemoryPool, StagingMemoryError
+from sync.transport.segments import Segment
+from sync.transport.shared_transfer import SharedSender
+from sync.weights.sources import ParamMeta, WeightSource
+from sync.worker.gloo_receiver import Announcement, GlooReceiver, State
+from tritonlive.wire.rejection import RejectCode
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 

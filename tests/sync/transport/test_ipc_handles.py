@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.storage import TypedStorage
 
-from sync.ipc_handles import decode_handles, encode_handles
+from sync.transport.ipc_handles import decode_handles, encode_handles
 
 # As torch.multiprocessing.reductions.reduce_tensor makes it for a CUDA tensor.
 ARGUMENTS = (
@@ -62,8 +62,8 @@ def test_what_vllms_trainer_sends_is_what_the_worker_takes():
 
     from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferUpdateInfo
 
-    from sync.ipc_worker import CudaIpcWeightTransferEngine
-    from sync.vllm_trainer import EngineClient, JsonHandlesClient
+    from sync.push.vllm_trainer import EngineClient, JsonHandlesClient
+    from sync.worker.ipc_worker import CudaIpcWeightTransferEngine
 
     sent = IPCWeightTransferUpdateInfo(
         names=["a"], dtype_names=["bfloat16"], shapes=[[4, 2]], ipc_handles={"GPU-1": ARGUMENTS}, tensor_sizes=[16]
@@ -76,7 +76,7 @@ def test_what_vllms_trainer_sends_is_what_the_worker_takes():
 
 
 def test_a_pickle_is_refused():
-    from sync.ipc_worker import CudaIpcWeightTransferEngine
+    from sync.worker.ipc_worker import CudaIpcWeightTransferEngine
 
     engine = CudaIpcWeightTransferEngine.__new__(CudaIpcWeightTransferEngine)
     fields = {"names": [], "dtype_names": [], "shapes": [], "ipc_handles_pickled": "gASVCg=="}

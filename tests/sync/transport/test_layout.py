@@ -2,8 +2,8 @@
 
 import torch
 
-from sync.layout import ALIGNMENT, Layout
-from sync.sources import ParamMeta
+from sync.transport.layout import ALIGNMENT, Layout
+from sync.weights.sources import ParamMeta
 
 
 def test_tensors_are_aligned_apart_and_in_order(weights):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sync import TransferError
-from sync.frames import FRAME_BYTES
-from sync.ring import NUM_SLOTS, RING_BYTES, create_ring, map_ring
+from sync.transport.frames import FRAME_BYTES
+from sync.transport.ring import NUM_SLOTS, RING_BYTES, create_ring, map_ring
 
 
 def test_what_is_written_on_one_side_is_read_on_the_other():

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from sync import TransferError
-from sync.findings import Findings
-from sync.sealed import CHUNK_BYTES, SIZE_SEALS, create_sealed
-from sync.segments import Segment, SegmentView
+from sync.transport.sealed import CHUNK_BYTES, SIZE_SEALS, create_sealed
+from sync.transport.segments import Segment, SegmentView
+from sync.weights.findings import Findings
 
 SIZES = (1024, 2)
 FOUND = Findings([1, 2**64 - 1], [True, False])
@@ -80,7 +80,7 @@ def test_a_view_that_is_dropped_holds_nothing(segment):
 
 def test_a_killed_follower_holds_nothing(segment):
     holder = (
-        "import sys, time; from sync.segments import SegmentView; "
+        "import sys, time; from sync.transport.segments import SegmentView; "
         f"view = SegmentView(int(sys.argv[1]), *{SIZES}); view.hold(); print('held', flush=True); time.sleep(60)"
     )
     descriptor = os.dup(segment.descriptor)

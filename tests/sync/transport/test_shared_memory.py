@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sync import WeightSync
-from sync.frames import FRAME_BYTES
+from sync.transport.frames import FRAME_BYTES
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sync.batches import RolloutBatch, Scores, WeightSpan
-from sync.trl import TRLClient, vllm_client
-from sync.trl_rollouts import RolloutsClient, needs_no_text
+from sync.rollouts.batches import RolloutBatch, Scores, WeightSpan
+from sync.trl.client import TRLClient, vllm_client
+from sync.trl.rollouts import RolloutsClient, needs_no_text
 
 BATCH = RolloutBatch(
     token_ids=np.array([5, 6, 7], np.int32),

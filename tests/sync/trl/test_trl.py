@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from sync import DeadlineError, TargetError
-from sync.trl import VLLMClient, install, uninstall
+from sync.trl.client import VLLMClient, install, uninstall
 
 LOGPROBS = {"tokens": ["token_id:5"], "token_logprobs": [-0.5], "top_logprobs": [{"token_id:5": -0.5}]}
 
@@ -300,6 +300,6 @@ def test_install_and_uninstall(server):
 
 def test_without_trl_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "trl.generation", None)
-    monkeypatch.delitem(sys.modules, "sync.trl")
+    monkeypatch.delitem(sys.modules, "sync.trl.client")
     with pytest.raises(ImportError, match="pip install 'trl"):
-        importlib.import_module("sync.trl")
+        importlib.import_module("sync.trl.client")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sync.aligned_source import AlignedSource, aligned
-from sync.sources import ParamMeta, TensorSource, WeightSource
+from sync.weights.aligned_source import AlignedSource, aligned
+from sync.weights.sources import ParamMeta, TensorSource, WeightSource
 
 ODD = {
     "half": torch.randn(3, 5).half(),

@@ -3,9 +3,9 @@ import torch
 from safetensors.torch import save_file
 
 from sync import CheckError, InvalidError, SourceError
-from sync.check import ServedModel, fit
-from sync.sources import StreamSource, open_source
-from sync.weight_source import ParamMeta, WeightSource
+from sync.weights.check import ServedModel, fit
+from sync.weights.sources import StreamSource, open_source
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 

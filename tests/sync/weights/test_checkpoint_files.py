@@ -3,7 +3,7 @@
 import os
 from types import SimpleNamespace
 
-from sync.checkpoint_files import CheckpointFiles
+from sync.weights.checkpoint_files import CheckpointFiles
 
 
 def files(folder, revision=None):

@@ -7,10 +7,10 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from sync import CheckError, SourceError
-from sync.check import ServedModel, fit
-from sync.hub_names import HubNamesSource
-from sync.sources import StreamSource, open_source
-from sync.weight_source import ParamMeta
+from sync.weights.check import ServedModel, fit
+from sync.weights.hub_names import HubNamesSource
+from sync.weights.sources import StreamSource, open_source
+from sync.weights.weight_source import ParamMeta
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,

@@ -2,8 +2,8 @@
 
 import json
 
-from sync.findings import BYTES_PER_TENSOR, Findings
-from sync.rejection import RejectCode, Rejection
+from sync.weights.findings import BYTES_PER_TENSOR, Findings
+from tritonlive.wire.rejection import RejectCode, Rejection
 
 
 def test_they_travel_as_bytes():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sync.finite import CHUNK_BYTES, EXPONENTS, NANS, is_finite
+from sync.weights.finite import CHUNK_BYTES, EXPONENTS, NANS, is_finite
 
 
 def read(tensor: torch.Tensor) -> bool:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sync import SourceError
-from sync.check import ServedModel, fit
-from sync.sources import open_source
-from sync.weight_source import ParamMeta
+from sync.weights.check import ServedModel, fit
+from sync.weights.sources import open_source
+from sync.weights.weight_source import ParamMeta
 from tests.sync.peft_stand_in import LoraLayer, ModulesToSaveWrapper, PeftModel
 
 

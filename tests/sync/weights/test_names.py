@@ -7,8 +7,8 @@ import torch
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from sync import SourceError
-from sync.names import canonical_names, without_ddp
-from sync.sources import open_source
+from sync.weights.names import canonical_names, without_ddp
+from sync.weights.sources import open_source
 
 
 class Model(torch.nn.Module):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from sync.check import ServedModel, fit
-from sync.samples import MAX_SAMPLES, sample
-from sync.sources import open_source
-from sync.weight_source import ParamMeta
+from sync.weights.check import ServedModel, fit
+from sync.weights.samples import MAX_SAMPLES, sample
+from sync.weights.sources import open_source
+from sync.weights.weight_source import ParamMeta
 
 
 class Model(torch.nn.Module):

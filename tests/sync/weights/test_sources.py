@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 from sync import SourceError
-from sync.checkpoint_source import CheckpointSource, checkpoint_files
-from sync.dtypes import ITEM_SIZES, SAFETENSORS_DTYPES
-from sync.sources import open_source
-from sync.weight_source import ParamMeta
+from sync.weights.checkpoint_source import CheckpointSource, checkpoint_files
+from sync.weights.dtypes import ITEM_SIZES, SAFETENSORS_DTYPES
+from sync.weights.sources import open_source
+from sync.weights.weight_source import ParamMeta
 
 
 class Tied(torch.nn.Module):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from sync import SourceError
-from sync.check import ServedModel, fit
-from sync.sources import StreamSource, open_source
-from sync.weight_source import ParamMeta
+from sync.weights.check import ServedModel, fit
+from sync.weights.sources import StreamSource, open_source
+from sync.weights.weight_source import ParamMeta
 
 
 def served(weights) -> ServedModel:

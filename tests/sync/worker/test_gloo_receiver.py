@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sync.gloo_receiver import use_any_core
+from sync.worker.gloo_receiver import use_any_core
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or os.cpu_count() == 1, reason="needs Linux and two cores")

@@ -8,8 +8,8 @@ import torch
 from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info, record_metadata_for_reloading
 
-from sync.loaded_parameters import LoadedParameter, UntraceableError, loaded_parameters
-from sync.weight_source import ParamMeta
+from sync.weights.weight_source import ParamMeta
+from sync.worker.loaded_parameters import LoadedParameter, UntraceableError, loaded_parameters
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sync import CheckError
-from sync.check import ServedModel, fit
-from sync.sources import open_source
+from sync.weights.check import ServedModel, fit
+from sync.weights.sources import open_source
 
 pytestmark = pytest.mark.stack
 TIMEOUT_S = 240

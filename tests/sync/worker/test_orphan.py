@@ -1,4 +1,4 @@
-"""sync/orphan.py with real processes, one of which is killed."""
+"""sync/worker/orphan.py with real processes, one of which is killed."""
 
 import inspect
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sync.orphan import COORDINATOR_TITLE, STUB_NAME
+from sync.worker.orphan import COORDINATOR_TITLE, STUB_NAME
 
 CHILD = """
 import os, signal, sys, time
-from sync.orphan import end_with_parent
+from sync.worker.orphan import end_with_parent
 if sys.argv[1] == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 end_with_parent()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, Qwen3MoeConfig
 
-from sync.loaded_parameters import LoadedParameter
-from sync.served_parameters import configured_metas, describe_parameters, merge_answers
-from sync.weight_source import ParamMeta
+from sync.weights.weight_source import ParamMeta
+from sync.worker.loaded_parameters import LoadedParameter
+from sync.worker.served_parameters import configured_metas, describe_parameters, merge_answers
 
 METAS = [
     ParamMeta("model.embed_tokens.weight", "bfloat16", (8, 4)),

@@ -18,8 +18,8 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload.layerwise import record_metadata_for_reloading
 
 from sync.errors import TransferError
-from sync.plugin import register
-from sync.trl_legacy_worker import TrlLegacyInitInfo, TrlLegacyWeightTransferEngine
+from sync.worker.plugin import register
+from sync.worker.trl_legacy_worker import TrlLegacyInitInfo, TrlLegacyWeightTransferEngine
 
 TIMEOUT_S = 30
 

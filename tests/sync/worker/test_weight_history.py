@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from sync import TransferError
-from sync.digest import tensor_digest
-from sync.memory import HostMemory, MemoryPool
-from sync.sources import ParamMeta
-from sync.update import Update
-from sync.weight_history import WeightHistory
+from sync.transport.memory import HostMemory, MemoryPool
+from sync.weights.digest import tensor_digest
+from sync.weights.sources import ParamMeta
+from sync.worker.update import Update
+from sync.worker.weight_history import WeightHistory
 
 
 def update(**values: float) -> Update:

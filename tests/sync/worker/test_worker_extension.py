@@ -10,10 +10,10 @@ import pytest
 import torch
 from vllm.config import VllmConfig
 
-from sync import worker_weights
-from sync.outcomes import Code
-from sync.staged_weights import StagedWeights
-from sync.worker_extension import OPERATIONS, WeightOperations
+from sync.worker import worker_weights
+from sync.worker.staged_weights import StagedWeights
+from sync.worker.worker_extension import OPERATIONS, WeightOperations
+from tritonlive.wire.outcomes import Code
 
 
 class Worker(WeightOperations):

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from vllm.lora.utils import is_base_embedding_weights
 
-from .tensors import BadTensor
+from tritonlive.backend.tensors import BadTensor
 
 MAX_BYTES = 2**30
 TENSOR = re.compile(

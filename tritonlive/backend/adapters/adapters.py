@@ -24,11 +24,12 @@ from typing import Any
 
 from vllm.lora.request import LoRARequest
 
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.tensors import BadTensor, Conflict, RequestError, Unavailable
+from tritonlive.backend.weights.checkpoint import read_parameters
+from tritonlive.backend.weights.worker_calls import OPERATION_TIMEOUT_S, answer
+
 from . import adapter_files
-from .checkpoint import read_parameters
-from .engine import Engine
-from .tensors import BadTensor, Conflict, RequestError, Unavailable
-from .worker_calls import OPERATION_TIMEOUT_S, answer
 
 # What a front end puts where an adapter's id belongs: the model knows it by its name. Pushed adapters' own ids follow;
 # those that vLLM's front end counts up for adapters on disk stay below.

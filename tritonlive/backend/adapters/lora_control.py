@@ -5,9 +5,10 @@ from typing import Any
 
 from vllm.lora.request import LoRARequest
 
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.tensors import BadTensor
+
 from .adapters import PUSHED_ID, Adapters
-from .engine import Engine
-from .tensors import BadTensor
 
 Operation = Callable[..., Awaitable[dict[str, Any]]]
 

@@ -17,7 +17,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from .tensors import (
+from tritonlive.backend.tensors import (
     INTERNAL,
     BadTensor,
     RequestError,

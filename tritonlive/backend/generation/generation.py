@@ -11,7 +11,7 @@ from operator import attrgetter, is_
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 
-from .responses import Sender
+from tritonlive.backend.responses import Sender
 
 # What else an output can bring; whatever vLLM adds to it makes it not plain.
 EXTRAS = tuple(name for name in EngineCoreOutput.__struct_fields__ if name not in ("request_id", "new_token_ids"))

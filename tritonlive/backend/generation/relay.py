@@ -1,7 +1,7 @@
 """The front ends' engine traffic.
 
 A front end runs vLLM's AsyncLLM with its process boundary to the engine core laid through Triton (see
-openai_frontend/core_client.py). It opens one channel, a request that stays open; its generations are requests of their
+core_client.py of the front end). It opens one channel, a request that stays open; its generations are requests of their
 own, or a batch in one (Triton queues, batches, counts and cancels them), but their tokens travel together on the
 channel: one message for each step of the engine, however many generations it served. That is what makes a token cheap:
 the cost is a message, not its size. Tokens that the front end could do nothing with before the generation ends wait
@@ -23,14 +23,15 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from .adapters import Adapters
-from .engine import Engine, intercept_outputs
+from tritonlive.backend.adapters.adapters import Adapters
+from tritonlive.backend.engine import Engine, intercept_outputs
+from tritonlive.backend.metrics import has_counts
+from tritonlive.backend.responses import ResponseWriter, Sender, message_of
+from tritonlive.backend.tensors import BadTensor, RequestError, Unavailable
+from tritonlive.backend.weights.history import InFlight
+
 from .generate import strings
 from .generation import Batch, Generation
-from .history import InFlight
-from .metrics import has_counts
-from .responses import ResponseWriter, Sender, message_of
-from .tensors import BadTensor, RequestError, Unavailable
 
 # A front end that does not say within so long that it knows of an adapter is not waited for.
 SEEN_TIMEOUT_S = 10.0

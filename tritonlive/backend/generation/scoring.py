@@ -8,8 +8,8 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
 
-from .engine import Engine
-from .tensors import BadTensor
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.tensors import BadTensor
 
 MAX_PROMPTS = 256
 

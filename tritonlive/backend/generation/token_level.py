@@ -18,10 +18,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
-from .engine import Engine, intercept_outputs
+from tritonlive.backend.engine import Engine, intercept_outputs
+from tritonlive.backend.tensors import BadTensor, Unavailable
+
 from .generate import NativeRequest, Tensors, render, strings
 from .sequences import TokenSequence, to_tensors
-from .tensors import BadTensor, Unavailable
 
 
 @dataclass(frozen=True)

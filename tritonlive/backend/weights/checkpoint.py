@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sync.checkpoint_source import find_checkpoint
 from sync.errors import SourceError
+from sync.weights.checkpoint_source import find_checkpoint
 
 
 def read_parameters(model: str, revision: str | None) -> list[dict[str, Any]]:

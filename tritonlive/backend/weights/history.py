@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sync.versions import FIRST_VERSION
+from tritonlive.wire.versions import FIRST_VERSION
 
 KEPT_RECORDS = 64
 OUTCOMES = ("committed", "unchanged", "failed", "aborted")

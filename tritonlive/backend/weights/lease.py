@@ -9,7 +9,7 @@ until another trainer comes.
 import time
 from typing import Any
 
-from .tensors import BadTensor, Conflict
+from tritonlive.backend.tensors import BadTensor, Conflict
 
 # Without traffic for so long, a trainer that sends no heartbeat makes way for the next one.
 ANONYMOUS_LEASE_S = 60.0

@@ -5,8 +5,9 @@ from enum import StrEnum
 from vllm.v1.engine import PauseMode
 from vllm.v1.executor.abstract import SLEEP_TAGS
 
-from .engine import Engine
-from .tensors import Conflict, Unavailable
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.tensors import Conflict, Unavailable
+
 from .worker_calls import Workers
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from vllm.v1.engine import PauseMode
 
+from tritonlive.backend.tensors import Conflict
+
 from .history import Record, size_of
-from .tensors import Conflict
 from .worker_calls import RankStatus
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sync.outcomes import CHECKPOINT_ID
-from sync.versions import FIRST_VERSION, newest_numbered
+from tritonlive.wire.outcomes import CHECKPOINT_ID
+from tritonlive.wire.versions import FIRST_VERSION, newest_numbered
 
 MAX_EARLIER = 16
 

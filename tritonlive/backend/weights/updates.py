@@ -9,15 +9,15 @@ from typing import Any
 
 from vllm.v1.engine import PauseMode
 
-from sync.outcomes import CHECKPOINT_ID
-from sync.versions import FIRST_VERSION
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.tensors import Conflict, RequestError
+from tritonlive.wire.outcomes import CHECKPOINT_ID
+from tritonlive.wire.versions import FIRST_VERSION
 
-from .engine import Engine
 from .history import History
 from .replica_state import ReplicaState, State
 from .running_update import RunningUpdate
 from .served_versions import ServedVersions, Version
-from .tensors import Conflict, RequestError
 from .versions_at_hand import VersionsAtHand
 from .worker_calls import Workers, WorkersFailed, common_versions
 

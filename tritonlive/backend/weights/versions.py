@@ -2,7 +2,7 @@
 
 import string
 
-from .tensors import Conflict
+from tritonlive.backend.tensors import Conflict
 
 
 def check_minimum(version: str, minimum: str) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 from vllm.config import ModelConfig
 
-from sync.checkpoint_files import CheckpointFiles
+from sync.weights.checkpoint_files import CheckpointFiles
+from tritonlive.backend.tensors import Conflict
 
 from .served_versions import ServedVersions
-from .tensors import Conflict
 from .worker_calls import RankStatus, common_versions
 
 

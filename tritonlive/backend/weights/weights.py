@@ -21,17 +21,17 @@ from typing import Any
 from vllm.v1.engine import PauseMode
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from sync.checkpoint_files import CheckpointFiles
-from sync.served_parameters import merge_answers
-from sync.versions import next_version
+from sync.weights.checkpoint_files import CheckpointFiles
+from sync.worker.served_parameters import merge_answers
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.tensors import BadTensor, Conflict, RequestError
+from tritonlive.wire.versions import next_version
 
-from .engine import Engine
 from .history import History
 from .lease import Lease, read_holder
 from .replica_state import ReplicaState, State
 from .running_update import RunningUpdate
 from .served_versions import Version
-from .tensors import BadTensor, Conflict, RequestError
 from .trainer_watch import TrainerWatch
 from .updates import Updates, checkpoint, label_of_reload, label_of_start
 from .worker_calls import OPERATION_TIMEOUT_S, Workers

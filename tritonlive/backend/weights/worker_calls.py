@@ -10,10 +10,17 @@ import msgspec
 from vllm.v1.engine import PauseMode
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from sync.outcomes import Code
-
-from .engine import Engine
-from .tensors import ALREADY_EXISTS, INTERNAL, INVALID_ARG, BadTensor, Conflict, RequestError, Unavailable
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.tensors import (
+    ALREADY_EXISTS,
+    INTERNAL,
+    INVALID_ARG,
+    BadTensor,
+    Conflict,
+    RequestError,
+    Unavailable,
+)
+from tritonlive.wire.outcomes import Code
 
 # For workers that do not answer at all; a transport has shorter deadlines of its own.
 OPERATION_TIMEOUT_S = 600.0
@@ -22,7 +29,7 @@ DEAD = "engine: died and is being started again; try again in a minute"
 
 @dataclass(frozen=True)
 class RankStatus:
-    """What one worker answered (sync/worker_extension.py)."""
+    """What one worker answered (sync/worker/worker_extension.py)."""
 
     rank: int
     code: Code

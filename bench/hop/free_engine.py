@@ -1,16 +1,14 @@
-"""The model with an engine core that makes tokens for free: takes assembly.py's place in a copy of the model."""
+"""vLLM's AsyncLLM over a FreeCore, which makes tokens for free."""
 
-from pathlib import Path
 from unittest.mock import patch
 
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
 
-from .engine import Engine
-from .free_core import FreeCore
-from .responses import ResponseWriter
-from .service import Service
-from .settings import Settings
+from bench.hop.free_core import FreeCore
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.responses import ResponseWriter
+from tritonlive.backend.settings import Settings
 
 
 class FreeEngine(Engine):
@@ -26,9 +24,3 @@ class FreeEngine(Engine):
         # AsyncLLM does not let its caller choose.
         with patch.object(EngineCoreClient, "make_async_mp_client", lambda **_: core):
             return super().create_llm()
-
-
-def assemble(version_folder: Path) -> Service:
-    """As the model's own."""
-    writer = ResponseWriter()
-    return Service(FreeEngine(Settings.load(version_folder), writer), writer)

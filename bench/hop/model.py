@@ -1,0 +1,22 @@
+"""The model over an engine core that makes tokens for free: Triton loads this class in place of our own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tritonlive.backend.model import TritonPythonModel as OurModel
+
+if TYPE_CHECKING:
+    from tritonlive.backend.service import Service
+
+
+class TritonPythonModel(OurModel):
+    """Ours, but for its engine."""
+
+    def assemble(self, version_folder: Path) -> "Service":
+        from bench.hop.free_engine import FreeEngine
+        from tritonlive.backend.responses import ResponseWriter
+        from tritonlive.backend.service import Service
+        from tritonlive.backend.settings import Settings
+
+        writer = ResponseWriter()
+        return Service(FreeEngine(Settings.load(version_folder), writer), writer)

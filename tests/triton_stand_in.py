@@ -1,0 +1,64 @@
+"""A stand-in for `triton_python_backend_utils`, which only Triton's own process has: the model imports it."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+class TritonError:
+    """Triton's own is compiled into its stub process."""
+
+    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
+
+    def __init__(self, message: str, code: int = INTERNAL) -> None:
+        self.text, self.number = message, code
+
+
+class TritonModelException(Exception):
+    """Raised by a model that cannot be loaded."""
+
+
+class Request(dict[str, np.ndarray]):
+    """A Triton request as the model sees it, with the tensors given."""
+
+    def __init__(self, parameters: str = "{}", **tensors: np.ndarray) -> None:
+        super().__init__(tensors)
+        self._parameters = parameters
+
+    def parameters(self) -> str:
+        return self._parameters
+
+
+def get_input_tensor_by_name(request: dict[str, np.ndarray], name: str) -> SimpleNamespace | None:
+    return SimpleNamespace(as_numpy=lambda: request[name]) if name in request else None
+
+
+def tensor(value: Any) -> np.ndarray:
+    """The array that Triton makes of a value: [1, 1] of a scalar, [1, n] of a list."""
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, str):
+        return np.array([[value.encode()]], dtype=np.object_)
+    if isinstance(value, bool):
+        return np.array([[value]])
+    return np.array([value], dtype=np.int32)
+
+
+def ignore(_text: str) -> None:
+    """What the model logs is not read here."""
+
+
+def install() -> None:
+    """Put the stand-in where the model's imports find it."""
+    stand_in = ModuleType("triton_python_backend_utils")
+    vars(stand_in).update(
+        TritonError=TritonError,
+        TritonModelException=TritonModelException,
+        TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
+        InferenceResponse=SimpleNamespace,
+        get_input_tensor_by_name=get_input_tensor_by_name,
+        Logger=SimpleNamespace(log_warn=ignore, log_error=ignore, log_info=ignore),
+    )
+    sys.modules.setdefault(stand_in.__name__, stand_in)
