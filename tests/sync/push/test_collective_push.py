@@ -50,7 +50,7 @@ def train(replica: Replica) -> Callable[[str], Outcomes]:
             subprocess.Popen(
                 command,
                 env=os.environ | variables | {"RANK": str(rank)},
-                cwd=Path(__file__).parents[2],
+                cwd=Path(__file__).parents[3],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -20,10 +20,10 @@ from sync.transport.memory import MemoryPool
 from sync.worker.gloo_receiver import GlooReceiver, State
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
-from tests.sync.trainer import NUM_ELEMENTS, NUM_TENSORS, weights
+from tests.sync.trainer_process import NUM_ELEMENTS, NUM_TENSORS, weights
 
 SECRET = "ab" * 32
-TRAINER = Path(__file__).with_name("trainer.py")
+TRAINER = Path(__file__).parents[1] / "trainer_process.py"
 TRANSPORTS = pytest.mark.parametrize("transport", ["shared", "broadcast"])
 
 

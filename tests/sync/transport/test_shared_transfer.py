@@ -20,7 +20,7 @@ from sync.weights.sources import open_source
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).parents[1] / "worker_process.py"
 NUM_TENSORS = 12
 NUM_ELEMENTS = 2**20  # of float32: 4 MiB
 

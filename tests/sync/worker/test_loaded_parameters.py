@@ -30,7 +30,7 @@ def answers(folder):
     environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the test looks at the model itself
     out = folder / "result.json"
     command = [sys.executable, "-m", "tests.sync.loaded_models", str(folder), str(out)]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return json.loads(out.read_text())
