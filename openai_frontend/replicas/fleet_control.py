@@ -7,6 +7,7 @@ from typing import Any
 from openai_frontend.errors import SeveralReplicas, TritonError
 from openai_frontend.replicas.replica import CONNECT_TIMEOUT_S, Replica
 from openai_frontend.replicas.replicas import Replicas
+from tritonlive.wire.states import State
 
 
 class FleetControl:
@@ -60,7 +61,7 @@ class FleetControl:
         try:
             return await replica.control("status", {}, self._key, CONNECT_TIMEOUT_S)
         except TritonError as error:
-            return {"state": "unavailable", "weight_version": replica.weight_version, "reason": str(error)}
+            return {"state": State.UNAVAILABLE, "weight_version": replica.weight_version, "reason": str(error)}
 
 
 async def ask_version(replica: Replica) -> None:

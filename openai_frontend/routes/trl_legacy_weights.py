@@ -31,6 +31,7 @@ from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes.control import get_world_size
 from openai_frontend.routes.engine import engine
 from openai_frontend.routes.trl_protocol import CommunicatorRequest, NamedParamRequest
+from tritonlive.wire.states import State
 from tritonlive.wire.versions import next_step
 
 logger = logging.getLogger("uvicorn.error")  # as in replica.py
@@ -89,7 +90,7 @@ async def update_named_param(body: NamedParamRequest, request: Request) -> JSONR
     llm = engine(request)
     require_backend(llm, "update_named_param")
     update_info = body.to_update_info()
-    if (await settled_status(request)).get("state") != "updating":
+    if (await settled_status(request)).get("state") != State.UPDATING:
         await llm.start_weight_update()
     transfers(request).begin(llm.control("update_weights", update_info=update_info))
     return JSONResponse({"message": "Request received, updating named parameter"})
@@ -100,7 +101,7 @@ async def reset_prefix_cache(request: Request) -> JSONResponse:
     """Ends the running update. Without one it fails, as vLLM's own, while running requests hold blocks."""
     llm = engine(request)
     status = await settled_status(request) if backend(llm) == BACKEND else {}
-    if status.get("state") == "updating":
+    if status.get("state") == State.UPDATING:
         await llm.commit_weight_update(next_step(status["weight_version"]))
         success = True  # a commit drops every cached prefix
     else:

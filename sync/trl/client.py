@@ -27,8 +27,9 @@ from sync.control.target import Target
 from sync.deadline import Deadline, spawn, wait
 from sync.errors import TargetError
 from sync.push.report import PushReport
-from sync.push.weight_sync import CONTROL_KEY_VARIABLE, Backend, WeightSync
+from sync.push.weight_sync import Backend, WeightSync
 from sync.rollouts.rollouts import Rollouts
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
 from tritonlive.wire.versions import next_step
 
 try:

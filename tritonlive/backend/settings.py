@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
+
 ENGINE_ARGS_VARIABLE = "TRITONLIVE_ENGINE_ARGS"
-CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
 
 
 @dataclass(frozen=True)
