@@ -6,11 +6,13 @@ From vLLM come /pause, /resume, /is_paused, /init_weight_transfer_engine, /shutd
 control operations are in operations.py and adapters.py.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute
 from vllm.entrypoints.rl.online.api_router import router as rl_router
 from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
 from vllm.entrypoints.serve.dev.server_info.api_router import router as server_info_router
@@ -45,8 +47,20 @@ async def name_holder(holder: Annotated[str | None, Header(alias=LEASE_HOLDER_HE
 def attach(app: FastAPI) -> frozenset[str]:
     """Add the control routes to `app`; returns the paths that need the control key."""
     before = len(app.router.routes)
-    # Ours come before vLLM's: the first route that matches serves.
+    # Ours come before vLLM's: of two routes for the same path, the first is kept.
     for each in (router, operations.build_router(), adapters.router, rl_router, cache_router, server_info_router):
         app.include_router(each, dependencies=[Depends(name_holder)])
-    added = app.router.routes[before:]
+    added = app.router.routes[before:] = without_shadowed(app.router.routes[before:])
     return frozenset(route.path for route in added if isinstance(route, APIRoute)) | SHARED_STATE_PATHS
+
+
+def without_shadowed(routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+    """The routes that can match: those of vLLM's that ours replace would only be documented in their place."""
+    served: set[tuple[str, str]] = set()
+    kept: list[BaseRoute] = []
+    for route in routes:
+        places = {(method, route.path) for method in route.methods} if isinstance(route, APIRoute) else set()
+        if not places or places - served:
+            kept.append(route)
+        served |= places
+    return kept
