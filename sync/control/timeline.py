@@ -6,9 +6,17 @@ from typing import Any
 
 from rich.table import Table
 
-OUTCOME_STYLES = {"committed": "green", "unchanged": "cyan", "running": "yellow", "failed": "red", "aborted": "red"}
+from tritonlive.wire.outcomes import Outcome
+
+OUTCOME_STYLES = {
+    Outcome.COMMITTED: "green",
+    Outcome.UNCHANGED: "cyan",
+    Outcome.RUNNING: "yellow",
+    Outcome.FAILED: "red",
+    Outcome.ABORTED: "red",
+}
 MIN_WIDTH = 140
-"""Of the console: in a narrower one the figures would be cut off; a terminal wraps the lines."""
+"""Columns of the console that the table needs; a narrower one would cut the figures off."""
 SECONDS = ("stage_s", "pause_s", "drain_s", "load_s", "flush_s", "total_s")
 
 
@@ -27,7 +35,7 @@ def timeline_table(answer: Mapping[str, Any]) -> Table:
             time.strftime("%H:%M:%S", time.localtime(update["started_at"])),
             update["kind"],
             update["weight_version"] or "-",
-            f"[{OUTCOME_STYLES.get(outcome, '')}]{outcome}[/]{reason}",
+            f"[{OUTCOME_STYLES[Outcome(outcome)]}]{outcome}[/]{reason}",
             update["in_flight"] or "-",
             str(update["num_tensors"]),
             f"{update['num_bytes'] / 1e6:.1f}",

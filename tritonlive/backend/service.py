@@ -9,6 +9,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from tritonlive.loop_lag import LargestLag, watch_lag
 from tritonlive.wire.error_codes import ErrorCode
 from tritonlive.wire.operations import PUBLIC_OPERATIONS
 from tritonlive.wire.tensor_names import CONTROL_OPERATION, CONTROL_RESULT, MIN_WEIGHT_VERSION
@@ -20,7 +21,6 @@ from .engine import Engine, intercept_outputs
 from .generation.generate import NativeRequest, generate, read_request, strings
 from .generation.relay import Relay
 from .generation.token_level import TokenLevel
-from .loop_lag import LoopLag
 from .metrics import (
     DESCRIPTIONS,
     SENDING_DESCRIPTIONS,
@@ -48,7 +48,7 @@ class Service:
         self._statistics = Statistics()
         self._metrics = TritonMetrics("vllm", DESCRIPTIONS)
         self._own_metrics = TritonMetrics("tritonlive", SENDING_DESCRIPTIONS | WEIGHT_DESCRIPTIONS)
-        self._lag = LoopLag()
+        self._lag = LargestLag()
         self._in_flight = InFlight()
         # Before the relay's hook: it takes the front ends' outputs away.
         self._engine.on_start(lambda llm: intercept_outputs(llm, self._statistics.observe))
@@ -66,7 +66,7 @@ class Service:
         self._engine.start()
         self._engine.run(self._watch_cancellations())
         self._engine.run(self._publish_metrics())
-        self._engine.run(self._lag.watch())
+        self._engine.run(watch_lag(self._lag.observe))
 
     def stop(self) -> None:
         try:

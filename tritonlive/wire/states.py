@@ -1,4 +1,4 @@
-"""The state of a replica's weights, as `status`, the front end and the command line name it."""
+"""The states of a replica's weights and of a pushed adapter, as every process names them."""
 
 from enum import StrEnum
 
@@ -24,3 +24,11 @@ REFUSING = frozenset({State.DIRTY, State.FENCED})
 
 WELL = frozenset({State.SERVING, State.PAUSED})
 """States in which a replica serves the version that it reports."""
+
+
+class AdapterState(StrEnum):
+    SERVING = "serving"
+    STAGED = "staged"
+    """Loaded, but requests do not see it yet."""
+    REPLACED = "replaced"
+    """A newer version serves; running requests end with this one."""

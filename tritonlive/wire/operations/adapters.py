@@ -1,8 +1,9 @@
 """Operations about LoRA adapters: vLLM's own, by path, and those for adapters that trainers push."""
 
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from tritonlive.wire.operation import Arguments, Route, Scope, operation
+from tritonlive.wire.states import AdapterState
 
 from .engine import Nothing
 
@@ -37,7 +38,7 @@ class StagedAdapter(AdapterVersion):
 class ListedAdapter(AdapterVersion):
     """`requests` are those that run on it now."""
 
-    state: Literal["serving", "staged", "replaced"]
+    state: AdapterState
     requests: int
 
 

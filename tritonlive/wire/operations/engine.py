@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from tritonlive.wire.limits import MAX_SCORE_PROMPTS
 from tritonlive.wire.operation import Arguments, Route, Scope, operation
+from tritonlive.wire.outcomes import Outcome
 from tritonlive.wire.states import State
 
 InFlightMode = Literal["abort", "wait", "keep"]
@@ -52,7 +53,7 @@ class CommitResult(TypedDict):
     """What an update did. `is_changed` is False when every rank held these tensors already."""
 
     update_id: str
-    outcome: str
+    outcome: Outcome
     weight_version: str | None
     is_changed: bool
     paused_s: float

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from tritonlive.wire.limits import MAX_NAME
 from tritonlive.wire.operation import Arguments, Lease, Route, operation
+from tritonlive.wire.outcomes import Outcome
 from tritonlive.wire.states import State
 
 from .engine import CommitResult, InFlightMode, LeaseDescription, Nothing
@@ -57,7 +58,7 @@ class UpdateOutcome(TypedDict):
 
     state: State
     reason: str | None
-    outcome: str | None
+    outcome: Outcome | None
     is_live: bool
     result: CommitResult | None
     weight_version: str
@@ -70,7 +71,7 @@ class UpdateRecord(TypedDict):
     holder: str | None
     update_id: str
     started_at: float
-    outcome: str
+    outcome: Outcome
     reason: str | None
     weight_version: str | None
     num_bytes: int
