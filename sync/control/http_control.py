@@ -1,4 +1,4 @@
-"""Control over the front end's HTTP routes: vLLM's RL routes, and those of our own."""
+"""Control over a front end's HTTP routes; the table of operations has their paths."""
 
 import json
 from typing import Any
@@ -23,8 +23,8 @@ class HttpControl(ControlClient):
     def __init__(self, target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         super().__init__(target, timeout)
         headers = {"Authorization": f"Bearer {target.control_key}"} if target.control_key else {}
-        # trust_env off: a proxy or a .netrc must not come between a trainer and its replica, or see the key.
-        # No connection is kept: the pause between two calls may be just as long as a server keeps an idle one.
+        # trust_env is off so that no proxy sees the key, and no .netrc replaces it.
+        # No connection is kept: the server could close an idle one at the moment that the next call uses it.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.Client(base_url=str(target), headers=headers, limits=limits, trust_env=False)
 
@@ -49,7 +49,7 @@ class HttpControl(ControlClient):
         raise control_error(self.target, name, _message(response), code_of_status(response.status_code))
 
     def status(self, timeout: float | None = None) -> dict[str, Any]:
-        """Raises InvalidError for a front end over several replicas: weights must change at all of them together."""
+        """Raises InvalidError for a front end over several replicas: a trainer must address each replica itself."""
         answer = self.call("status", timeout=timeout)
         if "replicas" in answer:
             targets = ", ".join(f'"grpc://{replica["url"]}"' for replica in answer["replicas"])
@@ -79,7 +79,7 @@ def _request(route: Route, arguments: dict[str, Any], payload: bytes | None) -> 
 
 
 def _read_object(response: httpx.Response) -> dict[str, Any]:
-    """The body's JSON object; vLLM's own routes answer some calls with no body, or with `null`."""
+    """The body's JSON object, or an empty one: vLLM's own routes answer some calls with no body, or with `null`."""
     try:
         body = response.json()
     except ValueError:
@@ -88,7 +88,7 @@ def _read_object(response: httpx.Response) -> dict[str, Any]:
 
 
 def _message(response: httpx.Response) -> str:
-    """What the error says, in OpenAI's shape, FastAPI's, or as plain text."""
+    """The error's message; the body is in OpenAI's form, in FastAPI's, or plain text."""
     body = _read_object(response)
     error = body.get("error", body.get("detail"))
     if isinstance(error, dict):

@@ -1,4 +1,4 @@
-"""The last updates of a replica as a table."""
+"""Shows the last updates of a replica as a table."""
 
 import time
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SECONDS = ("stage_s", "pause_s", "drain_s", "load_s", "flush_s", "total_s")
 
 
 def timeline_table(answer: Mapping[str, Any]) -> Table:
-    """The answer of the control operation `timeline`, one line for each update, the newest last."""
+    """A table of the answer of the operation `timeline`: one line for each update, the newest last."""
     table = Table(title=headline(answer), title_justify="left", box=None, pad_edge=False)
     for name in ("when", "what", "version", "outcome", "in flight", "tensors", "MB"):
         table.add_column(name)
@@ -46,7 +46,7 @@ def timeline_table(answer: Mapping[str, Any]) -> Table:
 
 
 def headline(answer: Mapping[str, Any]) -> str:
-    """What serves now, who is connected, and how stale the running requests are."""
+    """One line: the state, the connected trainer, and how many running requests began with older weights."""
     version, lease = answer["weight_version"], answer["lease"]
     in_flight: Mapping[str, int] = answer["in_flight"]
     stale = {began: count for began, count in in_flight.items() if began != version}

@@ -1,4 +1,4 @@
-"""Reading a Triton request's input tensors, and the errors a bad one gets."""
+"""Reads a Triton request's input tensors; the errors for those that cannot be read."""
 
 import json
 from typing import Any

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """What came of an operation at one worker."""
+    """Outcome of an operation at one worker."""
 
     OK = "ok"
     REJECTED = "rejected"

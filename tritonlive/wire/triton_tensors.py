@@ -52,7 +52,7 @@ def control_tensors(
 
 
 def read_contents(response: Any) -> dict[str, bytes]:
-    """A ModelInferResponse's tensors as they came."""
+    """The raw contents of a ModelInferResponse's tensors, by name."""
     names = (output.name for output in response.outputs)
     return dict(zip(names, response.raw_output_contents, strict=True))
 
