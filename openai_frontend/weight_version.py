@@ -11,10 +11,10 @@ from vllm.exceptions import GracefulHTTPError
 
 from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.headers import header_value
+from tritonlive.wire.headers import MIN_WEIGHT_VERSION_HEADER, WEIGHT_VERSION_HEADER
 from tritonlive.wire.versions import staleness_reason
 
-HEADER = "x-weight-version"
-MINIMUM_HEADER = b"x-min-weight-version"
+MINIMUM_HEADER = MIN_WEIGHT_VERSION_HEADER.encode()
 
 
 class WeightsTooOld(GracefulHTTPError):
@@ -42,7 +42,7 @@ class WeightVersionHeader:
 
         async def send_with_version(message: Message) -> None:
             if message["type"] == "http.response.start" and (version := self.engine.weight_version) is not None:
-                MutableHeaders(scope=message)[HEADER] = header_value(version)
+                MutableHeaders(scope=message)[WEIGHT_VERSION_HEADER] = header_value(version)
             await send(message)
 
         await self.app(scope, receive, send_with_version)

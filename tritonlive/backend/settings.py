@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
-
-ENGINE_ARGS_VARIABLE = "TRITONLIVE_ENGINE_ARGS"
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE, ENGINE_ARGS_VARIABLE
 
 
 @dataclass(frozen=True)
