@@ -11,7 +11,8 @@ import uvicorn
 
 from openai_frontend import description
 from openai_frontend.errors import IncompatibleServer
-from openai_frontend.options import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, Options
+from openai_frontend.options import Options
+from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
 
 MAX_OPEN_FILES = 65_535
 DEFAULT_TRITON_URL = "127.0.0.1:8001"

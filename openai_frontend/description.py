@@ -12,13 +12,10 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from openai_frontend.errors import IncompatibleServer
-from tritonlive.wire.triton_tensors import MODEL
+from tritonlive.wire.limits import MAX_BATCH
+from tritonlive.wire.operations.engine import Describe
+from tritonlive.wire.tensor_names import CONTROL_OPERATION, CONTROL_RESULT, MODEL, missing_tensors
 
-# What this front end sends and expects; a server without them is of another make or version.
-REQUIRED_INPUTS = frozenset({"engine_channel", "engine_request", "engine_abort", "control_operation"})
-REQUIRED_OUTPUTS = frozenset({"engine_outputs", "engine_refused", "control_result"})
-# Generations in one request, at most; well below the max_batch_size of model_repository/llm/config.pbtxt.
-MAX_BATCH = 64
 POLL_INTERVAL_S = 0.5
 ANSWER_TIMEOUT_S = 10.0
 
@@ -106,8 +103,8 @@ def wait(urls: Sequence[str], timeout_s: float | None, say: Callable[[str], None
 
 def describe(client: triton.InferenceServerClient) -> Description:
     answers: queue.Queue[tuple[triton.InferResult | None, InferenceServerException | None]] = queue.Queue()
-    operation = triton.InferInput("control_operation", [1, 1], "BYTES")
-    operation.set_data_from_numpy(np.array([[b"describe"]], dtype=np.object_))
+    operation = triton.InferInput(CONTROL_OPERATION, [1, 1], "BYTES")
+    operation.set_data_from_numpy(np.array([[Describe.operation.name.encode()]], dtype=np.object_))
     client.start_stream(lambda result, error: answers.put((result, error)))
     try:
         client.async_stream_infer(MODEL, [operation])
@@ -116,14 +113,12 @@ def describe(client: triton.InferenceServerClient) -> Description:
         client.stop_stream(cancel_requests=True)
     if error is not None or result is None:
         raise error or queue.Empty
-    return Description.parse(result.as_numpy("control_result").item())
+    return Description.parse(result.as_numpy(CONTROL_RESULT).item())
 
 
 def check_contract(config: Any) -> None:
-    inputs = {tensor.name for tensor in config.input}
-    outputs = {tensor.name for tensor in config.output}
-    missing = sorted((REQUIRED_INPUTS - inputs) | (REQUIRED_OUTPUTS - outputs))
-    if missing:
+    """Raises IncompatibleServer for a model whose configuration lacks what a front end needs."""
+    if missing := missing_tensors((tensor.name for tensor in config.input), (tensor.name for tensor in config.output)):
         raise IncompatibleServer(
             f"the model {MODEL!r} of this Triton server lacks the tensors {', '.join(missing)}: it is not tritonlive's "
             "model_repository/llm, or one of another version"

@@ -1,21 +1,11 @@
 """Triton's errors, as the exceptions vLLM's serving layer turns into HTTP answers."""
 
-import re
 from collections.abc import Sequence
 from http import HTTPStatus
 
 from vllm.exceptions import GracefulHTTPError
 
-# A gRPC stream carries an error's message but not its code, so the model writes the code behind the message.
-CODED = re.compile(r"^(?P<message>.*) \[(?P<code>[A-Z_]+)\]$", re.DOTALL)
-# What Triton itself answers, without a code, while it stops or unloads the model.
-NO_MODEL = "Request for unknown model"
-STATUSES = {
-    "INVALID_ARG": HTTPStatus.BAD_REQUEST,
-    "NOT_FOUND": HTTPStatus.NOT_FOUND,
-    "ALREADY_EXISTS": HTTPStatus.CONFLICT,
-    "UNAVAILABLE": HTTPStatus.SERVICE_UNAVAILABLE,
-}
+from tritonlive.wire.error_codes import ErrorCode, decode_error
 
 
 class TritonError(GracefulHTTPError):
@@ -24,12 +14,8 @@ class TritonError(GracefulHTTPError):
     @classmethod
     def parse(cls, text: str) -> "TritonError":
         """From the message of a Triton error."""
-        match = CODED.match(text)
-        if match is None:
-            is_gone = text.startswith(NO_MODEL)
-            return cls(text, HTTPStatus.SERVICE_UNAVAILABLE if is_gone else HTTPStatus.INTERNAL_SERVER_ERROR)
-        status = STATUSES.get(match["code"], HTTPStatus.INTERNAL_SERVER_ERROR)
-        return cls(match["message"], status)
+        message, code = decode_error(text)
+        return cls(message, (code or ErrorCode.INTERNAL).http_status)
 
     @property
     def is_unavailable(self) -> bool:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from openai_frontend.auth import Keys
 from openai_frontend.description import Description
+from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
 
 PREFIX = "TRITONLIVE_FRONTEND_"
-API_KEY_VARIABLE = "TRITONLIVE_API_KEY"
-CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
 
 
 @dataclass(frozen=True)

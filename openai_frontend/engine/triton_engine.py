@@ -22,13 +22,13 @@ from openai_frontend import adapters
 from openai_frontend.description import Description
 from openai_frontend.engine.core_client import TritonCoreClient
 from openai_frontend.errors import EngineUnavailable, TritonError
-from openai_frontend.loop_lag import LoopLag
 from openai_frontend.replicas.fleet_control import FleetControl
 from openai_frontend.replicas.replica import RECONNECT_INTERVAL_S, Replica
 from openai_frontend.replicas.replica_metrics import ReplicaGauges
 from openai_frontend.replicas.replicas import Replicas
 from openai_frontend.streaming import shortcut
 from openai_frontend.streaming.token_texts import remembering
+from tritonlive.loop_lag import lag_histogram, watch_lag
 
 METRICS_INTERVAL_S = 0.25
 
@@ -101,7 +101,7 @@ class TritonEngineClient(AsyncLLM):
         for replica in self.replicas.members:
             self._tasks.append(asyncio.create_task(replica.stay_connected(), name=f"replica-{replica.url}"))
         self._tasks.append(asyncio.create_task(self._publish_metrics(), name="replica-metrics"))
-        self._tasks.append(asyncio.create_task(LoopLag().watch(), name="loop-lag"))
+        self._tasks.append(asyncio.create_task(watch_lag(lag_histogram().observe), name="loop-lag"))
         deadline = time.monotonic() + patience_s
         while self.errored:
             if time.monotonic() > deadline:

@@ -15,9 +15,18 @@ import msgspec
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder
 
-from openai_frontend.description import MAX_BATCH
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.connection import Contents, TritonConnection
+from tritonlive.wire.limits import MAX_BATCH
+from tritonlive.wire.tensor_names import (
+    ENGINE_ABORT,
+    ENGINE_ADAPTERS,
+    ENGINE_CHANNEL,
+    ENGINE_OUTPUTS,
+    ENGINE_REFUSED,
+    ENGINE_REQUEST,
+    ENGINE_SEEN,
+)
 from tritonlive.wire.triton_tensors import read_strings
 
 
@@ -65,8 +74,8 @@ class Channel:
         is_open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_message(contents: Contents | None, error: TritonError | None) -> None:
-            if contents is not None and "engine_adapters" in contents:
-                (told,) = read_strings(contents["engine_adapters"])
+            if contents is not None and ENGINE_ADAPTERS in contents:
+                (told,) = read_strings(contents[ENGINE_ADAPTERS])
                 channel._tell_seen(callbacks.on_adapters(told))
                 if is_open.done():
                     return
@@ -74,12 +83,12 @@ class Channel:
                 is_open.set_exception(error) if error is not None else is_open.set_result(None)
             elif error is not None:
                 channel.close(reason_of(error))
-            elif contents is not None and "engine_outputs" in contents:
-                channel._receive(contents["engine_outputs"])
+            elif contents is not None and ENGINE_OUTPUTS in contents:
+                channel._receive(contents[ENGINE_OUTPUTS])
             else:
                 channel.close("Triton closed the channel")
 
-        connection.send(channel._name, {"engine_channel": channel._name}, on_message)
+        connection.send(channel._name, {ENGINE_CHANNEL: channel._name}, on_message)
         try:
             await asyncio.wait_for(is_open, timeout_s)
         except TimeoutError:
@@ -111,15 +120,15 @@ class Channel:
         for request_id in sent:
             self._ended(request_id)
         if sent and self.is_open:
-            self._tell("engine_abort", msgspec.msgpack.encode(sent))
+            self._tell(ENGINE_ABORT, msgspec.msgpack.encode(sent))
 
     def _tell_seen(self, serial: str) -> None:
         """A push of an adapter waits for this: from now on requests use it."""
-        self._tell("engine_seen", serial)
+        self._tell(ENGINE_SEEN, serial)
 
     def _tell(self, tensor: str, value: str | bytes) -> None:
         """Send what has no answer."""
-        request_id, tensors = f"tell-{uuid.uuid4().hex}", {"engine_channel": self._name, tensor: value}
+        request_id, tensors = f"tell-{uuid.uuid4().hex}", {ENGINE_CHANNEL: self._name, tensor: value}
         self.connection.send(request_id, tensors, lambda *_: None)
         self.connection.forget(request_id)
 
@@ -133,13 +142,13 @@ class Channel:
         def on_answer(contents: Contents | None, error: TritonError | None) -> None:
             if error is not None:
                 self._refused(dict.fromkeys(batch.running, error))
-            elif contents is not None and "engine_refused" in contents:
-                (told,) = read_strings(contents["engine_refused"])
+            elif contents is not None and ENGINE_REFUSED in contents:
+                (told,) = read_strings(contents[ENGINE_REFUSED])
                 self._refused({request_id: TritonError.parse(text) for request_id, text in json.loads(told).items()})
 
         names, payloads = [self._name.encode()] * len(waiting), list(waiting.values())
         try:
-            self.connection.send(batch.request_id, {"engine_channel": names, "engine_request": payloads}, on_answer)
+            self.connection.send(batch.request_id, {ENGINE_CHANNEL: names, ENGINE_REQUEST: payloads}, on_answer)
         except EngineUnavailable as error:
             on_answer(None, error)
 

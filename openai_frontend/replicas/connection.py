@@ -15,7 +15,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.stream import TritonStream
-from tritonlive.wire.triton_tensors import MODEL, build_request, control_tensors, read_contents, read_strings
+from tritonlive.triton_messages import build_request
+from tritonlive.wire.error_codes import TRITON_STOPPING
+from tritonlive.wire.tensor_names import CONTROL_RESULT, MODEL
+from tritonlive.wire.triton_tensors import control_tensors, read_contents, read_strings
 
 # Messages with prompt logprobs of long prompts are tens of MB.
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -24,9 +27,6 @@ CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # No HTTP/2 keepalive: Triton ends connections that ping while nothing else travels ("too_many_pings").
 ]
-
-# What Triton says of a model's readiness once it has begun to stop.
-STOPPING = "Server not ready"
 
 Tensors = Mapping[str, str | bytes | list[bytes]]
 Contents = Mapping[str, bytes]
@@ -103,7 +103,7 @@ class TritonConnection:
             raise EngineUnavailable(f"no answer to {operation} within {timeout_s:.0f} s") from None
         finally:
             self.forget(request_id)
-        return json.loads(read_strings(contents["control_result"])[0])
+        return json.loads(read_strings(contents[CONTROL_RESULT])[0])
 
     async def has_model(self, timeout_s: float) -> bool:
         """Whether Triton serves the model, whatever the model is busy with.
@@ -153,6 +153,6 @@ async def is_model_ready(channel: grpc.aio.Channel, timeout_s: float) -> bool:
     try:
         return (await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(request, timeout=timeout_s)).ready
     except grpc.aio.AioRpcError as error:
-        if error.details() == STOPPING:
+        if error.details() == TRITON_STOPPING:
             return False
         raise

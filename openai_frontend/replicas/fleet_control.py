@@ -1,4 +1,7 @@
-"""Control operations that concern all replicas: what is asked of each, and what their answers make together."""
+"""Runs control operations at the replicas behind one front end, and combines their answers.
+
+The table of operations says which replicas an operation is for (`Scope`).
+"""
 
 import asyncio
 from contextlib import suppress
@@ -7,6 +10,10 @@ from typing import Any
 from openai_frontend.errors import SeveralReplicas, TritonError
 from openai_frontend.replicas.replica import CONNECT_TIMEOUT_S, Replica
 from openai_frontend.replicas.replicas import Replicas
+from tritonlive.wire.operation import Scope
+from tritonlive.wire.operations import OPERATIONS
+from tritonlive.wire.operations.engine import Describe, GetStatus
+from tritonlive.wire.states import State
 
 
 class FleetControl:
@@ -17,14 +24,19 @@ class FleetControl:
         self._key = key
 
     async def one(self, operation: str, arguments: dict[str, Any], payload: bytes | None = None) -> Any:
-        """At the one replica. Raises TritonError, and SeveralReplicas if there is more than one."""
+        """Run it at the only replica. Raises TritonError, and SeveralReplicas if there are more."""
+        require_scope(operation, Scope.ONE, Scope.EACH)
         members = self._replicas.members
         if len(members) > 1:
             raise SeveralReplicas(operation, [replica.url for replica in members])
         return await members[0].control(operation, arguments, self._key, payload=payload)
 
     async def all(self, operation: str, arguments: dict[str, Any]) -> list[Any]:
-        """At every replica at once. When all have ended, raises the first TritonError; one not there has one, too."""
+        """Run it at every replica at once, and return their answers.
+
+        Raises the first TritonError, which names its replica, once all have ended. A replica that is not there has one.
+        """
+        require_scope(operation, Scope.ALL)
         members = self._replicas.members
         calls = [replica.control(operation, arguments, self._key) for replica in members]
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -36,7 +48,7 @@ class FleetControl:
         return results
 
     async def statuses(self) -> dict[str, Any]:
-        """Each replica's own status, and what this front end makes of it."""
+        """The status of each replica, and why this front end leaves it out, if it does."""
         replicas = self._replicas
         answers = await asyncio.gather(*(self._status(replica) for replica in replicas.members))
         return {
@@ -53,16 +65,24 @@ class FleetControl:
         }
 
     async def ask_versions(self) -> None:
-        """Renew what is known of the weights of the replicas that are there."""
+        """Ask every replica for its weight version."""
         await asyncio.gather(*(ask_version(replica) for replica in self._replicas.members))
 
     async def _status(self, replica: Replica) -> dict[str, Any]:
         try:
-            return await replica.control("status", {}, self._key, CONNECT_TIMEOUT_S)
+            return await replica.control(GetStatus.operation.name, {}, self._key, CONNECT_TIMEOUT_S)
         except TritonError as error:
-            return {"state": "unavailable", "weight_version": replica.weight_version, "reason": str(error)}
+            return {"state": State.UNAVAILABLE, "weight_version": replica.weight_version, "reason": str(error)}
+
+
+def require_scope(operation: str, *scopes: Scope) -> None:
+    """Raises ValueError for an operation that the table gives another scope."""
+    if (scope := OPERATIONS[operation].scope) not in scopes:
+        raise ValueError(f"{operation} is for {scope} of the replicas, not for {' or '.join(scopes)}")
 
 
 async def ask_version(replica: Replica) -> None:
-    with suppress(TritonError):  # then it is not the one that answers
-        replica.weight_version = (await replica.control("describe", {}, None, CONNECT_TIMEOUT_S))["weight_version"]
+    """Note the replica's weight version; one that does not answer keeps the version it had."""
+    with suppress(TritonError):
+        description = await replica.control(Describe.operation.name, {}, None, CONNECT_TIMEOUT_S)
+        replica.weight_version = description["weight_version"]

@@ -6,8 +6,7 @@ from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from openai_frontend.errors import EngineUnavailable
-from openai_frontend.versions import too_old
-from tritonlive.wire.versions import FIRST_VERSION
+from tritonlive.wire.versions import FIRST_VERSION, staleness_reason
 
 
 class Candidate(Protocol):
@@ -107,4 +106,4 @@ def version_to_serve(committed: str | None, versions: Iterable[str | None]) -> s
 
 
 def is_at_least(version: str, other: str) -> bool:
-    return other == FIRST_VERSION or too_old(version, other) is None
+    return other == FIRST_VERSION or staleness_reason(version, other) is None

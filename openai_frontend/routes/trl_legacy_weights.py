@@ -31,6 +31,8 @@ from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes.control import get_world_size
 from openai_frontend.routes.engine import engine
 from openai_frontend.routes.trl_protocol import CommunicatorRequest, NamedParamRequest
+from tritonlive.wire.outcomes import Outcome
+from tritonlive.wire.states import State
 from tritonlive.wire.versions import next_step
 
 logger = logging.getLogger("uvicorn.error")  # as in replica.py
@@ -89,7 +91,7 @@ async def update_named_param(body: NamedParamRequest, request: Request) -> JSONR
     llm = engine(request)
     require_backend(llm, "update_named_param")
     update_info = body.to_update_info()
-    if (await settled_status(request)).get("state") != "updating":
+    if (await settled_status(request)).get("state") != State.UPDATING:
         await llm.start_weight_update()
     transfers(request).begin(llm.control("update_weights", update_info=update_info))
     return JSONResponse({"message": "Request received, updating named parameter"})
@@ -100,7 +102,7 @@ async def reset_prefix_cache(request: Request) -> JSONResponse:
     """Ends the running update. Without one it fails, as vLLM's own, while running requests hold blocks."""
     llm = engine(request)
     status = await settled_status(request) if backend(llm) == BACKEND else {}
-    if status.get("state") == "updating":
+    if status.get("state") == State.UPDATING:
         await llm.commit_weight_update(next_step(status["weight_version"]))
         success = True  # a commit drops every cached prefix
     else:
@@ -126,7 +128,7 @@ async def settled_status(request: Request) -> Mapping[str, Any]:
     await transfers(request).settle()
     status = await engine(request).get_replica_status()
     outcome = (status.get("last_update") or {}).get("outcome")
-    if status.get("lease") is None and outcome in ("failed", "aborted"):
+    if status.get("lease") is None and outcome in (Outcome.FAILED, Outcome.ABORTED):
         reason = status.get("reason") or "the engine was started again with its checkpoint"
         raise GracefulHTTPError(
             f"the last weight update {outcome}: {reason}; call init_communicator and send all weights again",

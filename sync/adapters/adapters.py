@@ -17,6 +17,7 @@ from sync.deadline import Deadline
 from sync.errors import CommitError, ConflictError, SourceError, SyncError
 from sync.push.fleet import CLEAN_UP_TIMEOUT_S, Fleet
 from sync.weights.sources import TensorSource
+from tritonlive.wire.states import AdapterState
 from tritonlive.wire.versions import next_version
 
 
@@ -141,7 +142,7 @@ def _activate(fleet: Fleet, name: str, version: str) -> None:
 
 def _check_there(client: ControlClient, name: str, version: str, seconds: float) -> None:
     there = [each for each in client.adapters(seconds) if each["name"] == name and each["version"] == version]
-    if not any(each["state"] in ("staged", "serving") for each in there):
+    if not any(each["state"] in (AdapterState.STAGED, AdapterState.SERVING) for each in there):
         raise ConflictError(
             str(client.target), "activate_adapter", f"{name}@{version} is gone: pushed by another, too?"
         )

@@ -1,56 +1,57 @@
 """Control over Triton's gRPC: the tensors control_… of the model `llm`."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from sync.errors import (
-    ConflictError,
-    ControlError,
-    DeadlineError,
-    InvalidError,
-    RefusedError,
-    SyncError,
-    UnavailableError,
-)
-from tritonlive.wire.triton_tensors import build_request, control_tensors, read_strings
+from sync.errors import ControlError, DeadlineError, SyncError
+from tritonlive.triton_messages import build_request
+from tritonlive.wire.error_codes import ErrorCode
+from tritonlive.wire.operations import HOLDER_ARGUMENT
+from tritonlive.wire.triton_tensors import control_tensors, read_strings
 
-from .client import DEFAULT_TIMEOUT_S, ControlClient
+from .client import DEFAULT_TIMEOUT_S, Call, ControlClient
+from .control_errors import triton_error
 from .target import Target
 
 # A decoupled model is reached by the streaming call only. With this header Triton ends the call with a gRPC status on
-# an error, instead of an error text without a code.
+# an error, instead of an error text in a response.
 METADATA = (("triton_grpc_error", "true"),)
 # The list of a big model's parameters is longer than gRPC's default of 4 MiB.
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A replica that was away for a minute would else be refused for up to two more after it has come back.
+    # By default gRPC would wait up to two minutes before it tries again to reach a replica that has come back.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
 END_TIMEOUT_S = 1.0
 
-ERRORS: dict[grpc.StatusCode, type[ControlError]] = {
-    grpc.StatusCode.UNAUTHENTICATED: RefusedError,
-    grpc.StatusCode.PERMISSION_DENIED: RefusedError,
-    grpc.StatusCode.ALREADY_EXISTS: ConflictError,
-    grpc.StatusCode.FAILED_PRECONDITION: ConflictError,
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidError,
-    grpc.StatusCode.NOT_FOUND: UnavailableError,  # the model is not loaded, or not loaded yet
-    grpc.StatusCode.UNAVAILABLE: UnavailableError,
-}
+# For errors of gRPC, of a proxy or of Triton itself, whose message has no code.
+CODES: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
+    {
+        grpc.StatusCode.UNAUTHENTICATED: ErrorCode.REFUSED,
+        grpc.StatusCode.PERMISSION_DENIED: ErrorCode.REFUSED,
+        grpc.StatusCode.ALREADY_EXISTS: ErrorCode.CONFLICT,
+        grpc.StatusCode.FAILED_PRECONDITION: ErrorCode.CONFLICT,
+        grpc.StatusCode.INVALID_ARGUMENT: ErrorCode.INVALID,
+        grpc.StatusCode.NOT_FOUND: ErrorCode.UNAVAILABLE,  # the model is not loaded, or not loaded yet
+        grpc.StatusCode.UNAVAILABLE: ErrorCode.UNAVAILABLE,
+    }
+)
 
 
 class AnsweredCalls:
     """Calls that have brought their answers, and which Triton is about to end.
 
-    They must end by themselves: one that is cancelled, as it would be if it were forgotten, while Triton 2.51 sends,
-    leaves its request in there, and keeps the model from being unloaded.
+    A call is cancelled when it is garbage. One that is cancelled while Triton 2.51 sends leaves its request in Triton
+    and keeps the model from being unloaded, so calls are kept here until they have ended by themselves.
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,7 @@ class AnsweredCalls:
         call.add_done_callback(self._running.discard)
 
     def wait(self) -> None:
-        """Until they have ended, a second each at most."""
+        """Wait until they have ended, for a second each at most."""
         for call in list(self._running):
             with suppress(grpc.FutureTimeoutError, grpc.FutureCancelledError):
                 call.exception(timeout=END_TIMEOUT_S)
@@ -76,28 +77,22 @@ class GrpcControl(ControlClient):
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._answered = AnsweredCalls()
 
-    def call(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        timeout: float | None = None,
-        payload: bytes | None = None,
-    ) -> dict[str, Any]:
-        arguments = (arguments or {}) | ({"holder": self.holder} if self.holder else {})
-        tensors = control_tensors(operation, arguments, self.target.control_key, payload)
-        seconds = self.timeout if timeout is None else timeout
-        responses = self._stub.ModelStreamInfer(iter([build_request(tensors)]), timeout=seconds, metadata=METADATA)
+    def send(self, call: Call) -> dict[str, Any]:
+        name = call.operation.name
+        arguments = call.arguments | ({HOLDER_ARGUMENT: self.holder} if self.holder else {})
+        tensors = control_tensors(name, arguments, self.target.control_key, call.payload)
+        responses = self._stub.ModelStreamInfer(iter([build_request(tensors)]), timeout=call.timeout, metadata=METADATA)
         try:
             for response in responses:
                 if response.error_message:
-                    raise InvalidError(str(self.target), operation, response.error_message)
+                    raise triton_error(self.target, name, response.error_message)
                 if response.infer_response.raw_output_contents:
                     return json.loads(read_strings(response.infer_response.raw_output_contents[0])[0])
         except grpc.RpcError as error:
-            raise typed(self.target, operation, error, seconds) from None
+            raise typed(self.target, name, error, call.timeout) from None
         finally:
             self._answered.add(responses)
-        raise ControlError(str(self.target), operation, "the server ended the call without an answer")
+        raise ControlError(str(self.target), name, "the server ended the call without an answer")
 
     def close(self) -> None:
         self._answered.wait()
@@ -118,7 +113,4 @@ def typed(target: Target, operation: str, error: grpc.RpcError, seconds: float) 
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineError(f"{target}: {operation}: no answer within {seconds:g} s")
-    # Triton has no code for a missing key; the model's message begins with the tensor at fault.
-    if "control_key:" in details.partition(" ")[0]:
-        return RefusedError(str(target), operation, details)
-    return ERRORS.get(code, ControlError)(str(target), operation, details)
+    return triton_error(target, operation, details, CODES.get(code, ErrorCode.INTERNAL))

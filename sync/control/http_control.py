@@ -1,61 +1,20 @@
-"""Control over the front end's HTTP routes: vLLM's RL routes, and those of our own."""
+"""Control over a front end's HTTP routes; the table of operations has their paths."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from sync.errors import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
+from sync.errors import DeadlineError, InvalidError, UnavailableError
+from tritonlive.wire.error_codes import code_of_status
+from tritonlive.wire.headers import ADAPTER_CONFIG_HEADER, LEASE_HOLDER_HEADER
+from tritonlive.wire.operation import Route
+from tritonlive.wire.operations import OPERATIONS
 
-from .client import DEFAULT_TIMEOUT_S, ControlClient
+from .client import DEFAULT_TIMEOUT_S, Call, ControlClient
+from .control_errors import control_error
 from .target import Target
-
-
-class Route(NamedTuple):
-    """Where an operation is; with a {name} in its path, its arguments are in the URL, else in a JSON body."""
-
-    method: str
-    path: str
-
-
-ROUTES = {
-    "status": Route("GET", "/replica_status"),
-    "parameters": Route("GET", "/weight_parameters"),
-    "get_weight_version": Route("GET", "/weight_info"),
-    "is_paused": Route("GET", "/is_paused"),
-    "reserve_lease": Route("POST", "/reserve_lease"),
-    "init_weight_transfer_engine": Route("POST", "/init_weight_transfer_engine"),
-    "shutdown_weight_transfer_engine": Route("POST", "/shutdown_weight_transfer_engine"),
-    "start_weight_update": Route("POST", "/start_weight_update"),
-    "update_weights": Route("POST", "/update_weights"),
-    "prepare_weight_update": Route("POST", "/prepare_weight_update"),
-    "finish_weight_update": Route("POST", "/finish_weight_update"),
-    "abort_weight_update": Route("POST", "/abort_weight_update"),
-    "renew_lease": Route("POST", "/renew_lease"),
-    "rollback": Route("POST", "/rollback"),
-    "reload": Route("POST", "/reload"),
-    "fence": Route("POST", "/fence"),
-    "score": Route("POST", "/weight_score"),
-    "timeline": Route("GET", "/weight_timeline"),
-    "adapters": Route("GET", "/lora_adapters"),
-    "stage_adapter": Route("PUT", "/lora_adapters/{name}"),
-    "activate_adapter": Route("POST", "/lora_adapters/{name}/activate"),
-    "discard_adapter": Route("POST", "/lora_adapters/{name}/discard"),
-    "remove_adapter": Route("DELETE", "/lora_adapters/{name}"),
-}
-
-ERRORS: dict[int, type[ControlError]] = {
-    400: InvalidError,
-    401: RefusedError,
-    403: RefusedError,
-    404: InvalidError,
-    413: InvalidError,
-    409: ConflictError,
-    422: InvalidError,
-    502: UnavailableError,
-    503: UnavailableError,
-}
 
 
 class HttpControl(ControlClient):
@@ -64,40 +23,34 @@ class HttpControl(ControlClient):
     def __init__(self, target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         super().__init__(target, timeout)
         headers = {"Authorization": f"Bearer {target.control_key}"} if target.control_key else {}
-        # trust_env off: a proxy or a .netrc must not come between a trainer and its replica, or see the key.
-        # No connection is kept: the pause between two calls may be just as long as a server keeps an idle one.
+        # trust_env is off so that no proxy sees the key, and no .netrc replaces it.
+        # No connection is kept: the server could close an idle one at the moment that the next call uses it.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.Client(base_url=str(target), headers=headers, limits=limits, trust_env=False)
 
-    def call(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        timeout: float | None = None,
-        payload: bytes | None = None,
-    ) -> dict[str, Any]:
-        route = ROUTES.get(operation)
+    def send(self, call: Call) -> dict[str, Any]:
+        name, route = call.operation.name, call.operation.route
         if route is None:
-            raise InvalidError(str(self.target), operation, f"not an HTTP route; there are {', '.join(ROUTES)}")
-        seconds = self.timeout if timeout is None else timeout
-        request = _request(route, arguments or {}, payload)
+            routed = ", ".join(name for name, operation in OPERATIONS.items() if operation.route is not None)
+            raise InvalidError(str(self.target), name, f"has no HTTP route; these have one: {routed}")
+        request = _request(route, call.arguments, call.payload)
         if self.holder:
-            request["headers"] = request.get("headers", {}) | {"x-lease-holder": self.holder}
+            request["headers"] = request.get("headers", {}) | {LEASE_HOLDER_HEADER: self.holder}
         try:
-            response = self._http.request(route.method, timeout=seconds, **request)
+            response = self._http.request(route.method, timeout=call.timeout, **request)
         except httpx.ConnectError as error:
-            raise UnavailableError(str(self.target), operation, f"cannot connect: {error}") from None
+            raise UnavailableError(str(self.target), name, f"cannot connect: {error}") from None
         except httpx.TimeoutException:
-            raise DeadlineError(f"{self.target}: {operation}: no answer within {seconds:g} s") from None
+            raise DeadlineError(f"{self.target}: {name}: no answer within {call.timeout:g} s") from None
         except httpx.HTTPError as error:
-            raise UnavailableError(str(self.target), operation, f"the connection broke: {error}") from None
+            raise UnavailableError(str(self.target), name, f"the connection broke: {error}") from None
         if response.is_success:
             return _read_object(response)
-        raise ERRORS.get(response.status_code, ControlError)(str(self.target), operation, _message(response))
+        raise control_error(self.target, name, _message(response), code_of_status(response.status_code))
 
     def status(self, timeout: float | None = None) -> dict[str, Any]:
-        """Raises InvalidError for a front end over several replicas: weights must change at all of them together."""
-        answer = super().status(timeout)
+        """Raises InvalidError for a front end over several replicas: a trainer must address each replica itself."""
+        answer = self.call("status", timeout=timeout)
         if "replicas" in answer:
             targets = ", ".join(f'"grpc://{replica["url"]}"' for replica in answer["replicas"])
             reason = f"a front end over several replicas; address them yourself: WeightSync([{targets}])"
@@ -109,21 +62,24 @@ class HttpControl(ControlClient):
 
 
 def _request(route: Route, arguments: dict[str, Any], payload: bytes | None) -> dict[str, Any]:
-    """httpx's arguments for a call: JSON in the body, or, about an adapter, see openai_frontend/routes/adapters.py."""
-    if "{name}" not in route.path:
+    """httpx's arguments for a call: the operation's in a JSON body or in the URL, the payload as the body."""
+    if not route.is_in_url:
         return {"url": route.path, "json": arguments if route.method == "POST" else None}
-    query = dict(arguments)
-    request: dict[str, Any] = {"url": route.path.format(name=quote(query.pop("name"), safe=""))}
-    if payload is not None:
+    in_path = {name: value for name, value in arguments.items() if f"{{{name}}}" in route.path}
+    query = {name: value for name, value in arguments.items() if name not in in_path}
+    request: dict[str, Any] = {
+        "url": route.path.format(**{name: quote(value, safe="") for name, value in in_path.items()})
+    }
+    if payload is not None:  # an adapter, see openai_frontend/routes/adapters.py
         config = json.dumps(query.pop("config"))
-        request["headers"] = {"content-type": "application/octet-stream", "x-adapter-config": config}
+        request["headers"] = {"content-type": "application/octet-stream", ADAPTER_CONFIG_HEADER: config}
         request["content"] = payload
         query["stage"] = True
     return request | {"params": query}
 
 
 def _read_object(response: httpx.Response) -> dict[str, Any]:
-    """The body's JSON object; vLLM's own routes answer some calls with no body, or with `null`."""
+    """The body's JSON object, or an empty one: vLLM's own routes answer some calls with no body, or with `null`."""
     try:
         body = response.json()
     except ValueError:
@@ -132,7 +88,7 @@ def _read_object(response: httpx.Response) -> dict[str, Any]:
 
 
 def _message(response: httpx.Response) -> str:
-    """What the error says, in OpenAI's shape, FastAPI's, or as plain text."""
+    """The error's message; the body is in OpenAI's form, in FastAPI's, or plain text."""
     body = _read_object(response)
     error = body.get("error", body.get("detail"))
     if isinstance(error, dict):

@@ -1,4 +1,4 @@
-"""Where a replica is: what stands before the control client is chosen."""
+"""Addresses of replicas."""
 
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -12,7 +12,7 @@ DEFAULT_PORTS = {"http": 9000, "https": 443, "grpc": 8001, "grpcs": 8001}
 class Target:
     """One replica's control address.
 
-    `http(s)://host:9000` is the front end's HTTP routes, `grpc(s)://host:8001` is Triton itself.
+    `http(s)://host:9000` is a front end, `grpc(s)://host:8001` is a Triton server.
     """
 
     scheme: str
@@ -23,9 +23,9 @@ class Target:
 
     @classmethod
     def parse(cls, address: str, control_key: str | None = None) -> "Target":
-        """Read an address; a key in it (`http://user:key@host`) wins over `control_key`.
+        """Read an address. A key in it (`http://user:key@host`) wins over `control_key`.
 
-        Raises TargetError; its message never holds the key.
+        Raises TargetError, whose message never contains the key.
         """
         parts = urlsplit(address if "://" in address else f"http://{address}")
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -1,4 +1,4 @@
-"""The last updates of a replica as a table."""
+"""Shows the last updates of a replica as a table."""
 
 import time
 from collections.abc import Mapping
@@ -6,14 +6,22 @@ from typing import Any
 
 from rich.table import Table
 
-OUTCOME_STYLES = {"committed": "green", "unchanged": "cyan", "running": "yellow", "failed": "red", "aborted": "red"}
+from tritonlive.wire.outcomes import Outcome
+
+OUTCOME_STYLES = {
+    Outcome.COMMITTED: "green",
+    Outcome.UNCHANGED: "cyan",
+    Outcome.RUNNING: "yellow",
+    Outcome.FAILED: "red",
+    Outcome.ABORTED: "red",
+}
 MIN_WIDTH = 140
-"""Of the console: in a narrower one the figures would be cut off; a terminal wraps the lines."""
+"""Columns of the console that the table needs; a narrower one would cut the figures off."""
 SECONDS = ("stage_s", "pause_s", "drain_s", "load_s", "flush_s", "total_s")
 
 
 def timeline_table(answer: Mapping[str, Any]) -> Table:
-    """The answer of the control operation `timeline`, one line for each update, the newest last."""
+    """A table of the answer of the operation `timeline`: one line for each update, the newest last."""
     table = Table(title=headline(answer), title_justify="left", box=None, pad_edge=False)
     for name in ("when", "what", "version", "outcome", "in flight", "tensors", "MB"):
         table.add_column(name)
@@ -27,7 +35,7 @@ def timeline_table(answer: Mapping[str, Any]) -> Table:
             time.strftime("%H:%M:%S", time.localtime(update["started_at"])),
             update["kind"],
             update["weight_version"] or "-",
-            f"[{OUTCOME_STYLES.get(outcome, '')}]{outcome}[/]{reason}",
+            f"[{OUTCOME_STYLES[Outcome(outcome)]}]{outcome}[/]{reason}",
             update["in_flight"] or "-",
             str(update["num_tensors"]),
             f"{update['num_bytes'] / 1e6:.1f}",
@@ -38,7 +46,7 @@ def timeline_table(answer: Mapping[str, Any]) -> Table:
 
 
 def headline(answer: Mapping[str, Any]) -> str:
-    """What serves now, who is connected, and how stale the running requests are."""
+    """One line: the state, the connected trainer, and how many running requests began with older weights."""
     version, lease = answer["weight_version"], answer["lease"]
     in_flight: Mapping[str, int] = answer["in_flight"]
     stale = {began: count for began, count in in_flight.items() if began != version}

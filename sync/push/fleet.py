@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sync.control.client import ControlClient
 from sync.deadline import Deadline, spawn, wait
 from sync.errors import ConflictError, SyncError, TransferError
+from tritonlive.wire.states import WELL, State
 from tritonlive.wire.versions import FIRST_VERSION
 
 from .outcome_resolution import resolve
@@ -226,7 +227,7 @@ class Fleet:
         """Raises ConflictError unless every replica would let this trainer change its weights now."""
         for client, status in zip(self.clients, statuses, strict=True):
             holder = (status.get("lease") or {}).get("holder")
-            if status["state"] in ("updating", "restarting") or holder not in (None, self._lease["holder"]):
+            if status["state"] in (State.UPDATING, State.RESTARTING) or holder not in (None, self._lease["holder"]):
                 reason = status.get("reason") or f"trainer {holder} is connected"
                 raise ConflictError(str(client.target), "status", f"the replica is {status['state']}: {reason}")
 
@@ -288,4 +289,4 @@ class Fleet:
 
 def is_well(status: dict[str, Any]) -> bool:
     """Whether a replica serves what it says."""
-    return status["state"] in ("serving", "paused")
+    return status["state"] in WELL

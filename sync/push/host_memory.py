@@ -1,9 +1,7 @@
 """Host memory that a push over gloo needs, by machine."""
 
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 Transport = Literal["shared", "broadcast"]
@@ -51,9 +49,3 @@ def join_machines(machines: Iterable[MachineMemory]) -> list[MachineMemory]:
             )
         found[each.name] = each
     return list(found.values())
-
-
-def machine_id() -> str:
-    """A name of this machine that no other has until it boots again."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return boot.read_text().strip() if boot.is_file() else platform.node()

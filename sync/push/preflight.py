@@ -10,8 +10,10 @@ from sync.errors import CheckError, ConflictError, ControlError, InvalidError, T
 from sync.weights.check import FittedSource, ServedModel, fit
 from sync.weights.device_source import gpu_problem
 from sync.weights.weight_source import WeightSource
+from tritonlive.wire.machine import machine_id
+from tritonlive.wire.states import State
 
-from .host_memory import MachineMemory, Transport, join_machines, machine_id
+from .host_memory import MachineMemory, Transport, join_machines
 
 # What the server's --weight-transfer-config calls the other end of a backend.
 SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}
@@ -32,12 +34,12 @@ class Replica:
 
     @property
     def is_restarting(self) -> bool:
-        return self.status["state"] == "restarting"
+        return self.status["state"] == State.RESTARTING
 
     def conflict(self, holder: str) -> ControlError | None:
         """Why it could not take a push of `holder` now."""
         state, lease = self.status["state"], (self.status.get("lease") or {}).get("holder")
-        if self.is_restarting or (state == "updating" and lease != holder):
+        if self.is_restarting or (state == State.UPDATING and lease != holder):
             reason = self.status.get("reason") or f"{lease or 'another trainer'} is pushing; try again when it is done"
             return ConflictError(self.target, "status", f"the replica is {state}: {reason}")
         return None
@@ -61,7 +63,7 @@ class Replica:
 
     @property
     def machine(self) -> str:
-        """The machine it runs on (host_memory.machine_id); its own address where it does not say."""
+        """The machine it runs on (tritonlive/wire/machine.py); its own address where it does not say."""
         return self.status.get("machine") or self.target
 
     @property

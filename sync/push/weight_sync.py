@@ -24,6 +24,8 @@ from sync.errors import (
 )
 from sync.weights.check import FittedSource, ServedModel
 from sync.weights.sources import WeightSource, open_source
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
+from tritonlive.wire.states import REFUSING
 from tritonlive.wire.versions import next_version
 
 from .caller_stream import CallerStream, StreamOrderedSource
@@ -45,7 +47,6 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used: `check` does
 
 T = TypeVar("T")
 Backend = Literal["nccl", "ipc", "gloo"]
-CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
 InFlight = Literal["keep", "wait", "abort"]
 ALL_RANKS = "the push is collective (collective=True)"
 # To ask a replica whether it has committed, and to fence it.
@@ -241,7 +242,7 @@ class WeightSync(Closing):
         behind = [
             client
             for client, status in zip(self._clients, statuses, strict=True)
-            if status["weight_version"] != str(version) or status["state"] in ("dirty", "fenced")
+            if status["weight_version"] != str(version) or status["state"] in REFUSING
         ]
         if not behind:
             return None

@@ -10,7 +10,6 @@ streams; Triton and the engine then let go of what still runs.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,22 +19,16 @@ from numpy.typing import ArrayLike
 from tritonclient.grpc import service_pb2_grpc
 
 from sync.closing import Closing
+from sync.control.control_errors import triton_error
 from sync.control.grpc_control import AnsweredCalls, open_channel, typed
 from sync.control.target import Target
-from sync.errors import ConflictError, ControlError, InvalidError, TargetError, UnavailableError
-from tritonlive.wire.triton_tensors import build_request, read_arrays, read_texts
+from sync.errors import ControlError, TargetError
+from tritonlive.triton_messages import build_request
+from tritonlive.wire.triton_tensors import read_arrays, read_texts
 
 from .batches import RolloutBatch, Scores, read_spans, stack_rows
 
 DEFAULT_TIMEOUT_S = 600.0
-# The model writes an error's code behind its message. Triton would end the stream with the code itself, if asked by the
-# header that grpc_control.py sends; but Triton 2.51 crashes if other requests of that stream are still running.
-CODED = re.compile(r"^(?P<message>.*) \[(?P<code>[A-Z_]+)\]$", re.DOTALL)
-ERRORS: dict[str, type[ControlError]] = {
-    "INVALID_ARG": InvalidError,
-    "ALREADY_EXISTS": ConflictError,
-    "UNAVAILABLE": UnavailableError,
-}
 
 Prompts = Sequence[ArrayLike]
 """Token ids of each: lists, or one-dimensional integer arrays or CPU tensors."""
@@ -156,18 +149,11 @@ def read_stream(target: Target, operation: str, stream: Any, num_answers: int) -
         if response is None:
             raise ControlError(str(target), operation, "the server ended the call without all answers")
         if response.error_message:
-            raise coded(target, operation, response.error_message)
+            # The message has its code. Triton would end the stream with a status, if asked by the header that
+            # grpc_control.py sends; but Triton 2.51 crashes if other requests of that stream are still running.
+            raise triton_error(target, operation, response.error_message)
         answers[int(response.infer_response.id)] = response.infer_response
     return answers
-
-
-def coded(target: Target, operation: str, text: str) -> ControlError:
-    """The model's error, or Triton's own, which has no code: as a rule that it has no such model, or not yet."""
-    match = CODED.match(text)
-    if match is None:
-        kind = UnavailableError if "unknown model" in text else ControlError
-        return kind(str(target), operation, text)
-    return ERRORS.get(match["code"], ControlError)(str(target), operation, match["message"])
 
 
 def build_requests(

@@ -27,8 +27,10 @@ from sync.control.target import Target
 from sync.deadline import Deadline, spawn, wait
 from sync.errors import TargetError
 from sync.push.report import PushReport
-from sync.push.weight_sync import CONTROL_KEY_VARIABLE, Backend, WeightSync
+from sync.push.weight_sync import Backend, WeightSync
 from sync.rollouts.rollouts import Rollouts
+from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
+from tritonlive.wire.headers import WEIGHT_VERSION_HEADER
 from tritonlive.wire.versions import next_step
 
 try:
@@ -47,11 +49,9 @@ except ImportError as error:
     ) from error
 
 M = TypeVar("M", bound=Callable[..., Any])
-API_KEY_VARIABLE = "TRITONLIVE_API_KEY"
 DEFAULT_TIMEOUT_S = 600.0
 HEALTH_TIMEOUT_S = 5.0
 HEALTH_INTERVAL_S = 0.5
-VERSION_HEADER = "x-weight-version"
 
 
 def bounded(method: M) -> M:
@@ -175,7 +175,7 @@ class VLLMClient(Closing, RolloutsClient):
             response = create(model=body["model"], messages=body["messages"], extra_body=body)
         else:
             return super()._post(url, **kwargs)
-        self.served_version = response.headers.get(VERSION_HEADER)
+        self.served_version = response.headers.get(WEIGHT_VERSION_HEADER)
         return response.http_response.json()
 
     def _authorize(self, api_key: str) -> Callable[[httpx.Request], httpx.Request]:

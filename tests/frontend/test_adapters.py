@@ -17,6 +17,7 @@ from vllm.lora.request import LoRARequest
 
 from openai_frontend.adapters import AdapterVersionHeader, PushedAdapters, note
 from openai_frontend.routes import adapters as routes
+from openai_frontend.routes import operations
 
 
 def announcement(serial: int, **versions: str) -> str:
@@ -126,6 +127,7 @@ def engine() -> Engine:
 @pytest.fixture
 def client(engine: Engine) -> TestClient:
     app = FastAPI()
+    app.include_router(operations.build_router())
     app.include_router(routes.router)
     init_exception_handler(app)
     app.state.args = SimpleNamespace(log_error_stack=False)
@@ -177,7 +179,7 @@ def test_what_is_no_push_is_refused_before_triton_hears_of_it(
     status: int,
     message: str,
 ) -> None:
-    monkeypatch.setattr(routes, "MAX_BYTES", 10)
+    monkeypatch.setattr(routes, "MAX_ADAPTER_BYTES", 10)
     content: Any = iter([body]) if "transfer-encoding" in headers else body
     answer = client.put(f"/lora_adapters/mine?{query}", content=content, headers=headers)
     assert answer.status_code == status

@@ -8,6 +8,7 @@ import pytest
 from openai_frontend import description
 from openai_frontend.description import Description, check_contract
 from openai_frontend.errors import IncompatibleServer
+from tritonlive.wire.tensor_names import FRONT_END_INPUTS, FRONT_END_OUTPUTS
 
 DESCRIPTION = Description(
     vllm_version="0.32.0",
@@ -39,19 +40,17 @@ def test_a_newer_servers_further_fields_are_passed_over() -> None:
 
 
 def test_our_model_is_accepted() -> None:
-    check_contract(config(description.REQUIRED_INPUTS, description.REQUIRED_OUTPUTS))
+    check_contract(config(FRONT_END_INPUTS, FRONT_END_OUTPUTS))
 
 
 def test_another_model_is_refused_by_what_it_lacks() -> None:
     with pytest.raises(IncompatibleServer, match="engine_abort, engine_outputs"):
-        check_contract(
-            config(description.REQUIRED_INPUTS - {"engine_abort"}, description.REQUIRED_OUTPUTS - {"engine_outputs"})
-        )
+        check_contract(config(FRONT_END_INPUTS - {"engine_abort"}, FRONT_END_OUTPUTS - {"engine_outputs"}))
 
 
 def test_a_model_that_takes_too_few_at_once_is_refused() -> None:
     with pytest.raises(IncompatibleServer, match="max_batch_size of 8: set it to 64"):
-        check_contract(config(description.REQUIRED_INPUTS, description.REQUIRED_OUTPUTS, max_batch_size=8))
+        check_contract(config(FRONT_END_INPUTS, FRONT_END_OUTPUTS, max_batch_size=8))
 
 
 def test_nobody_there_is_not_ready() -> None:

@@ -1,4 +1,4 @@
-"""The headers. The order of versions is in tests/backend/weights/test_versions.py."""
+"""The headers. The order of versions is in tests/wire/test_versions.py."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -7,17 +7,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from sync.control.client import DEFAULT_TIMEOUT_S, ControlClient
+from sync.control.client import DEFAULT_TIMEOUT_S, Call, ControlClient
+from sync.control.control_errors import control_error
 from sync.control.target import Target
-from sync.errors import (
-    ConflictError,
-    ControlError,
-    DeadlineError,
-    InvalidError,
-    RefusedError,
-    SyncError,
-    UnavailableError,
-)
+from sync.errors import DeadlineError, SyncError, UnavailableError
+from tritonlive.wire.error_codes import ErrorCode
+from tritonlive.wire.operations import HOLDER_ARGUMENT
 
 from .contents import Content
 from .engine import KEY
@@ -84,17 +79,11 @@ class InProcessControl(ControlClient):
         self._replica = replica
         self._wire = wire
 
-    def call(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        timeout: float | None = None,
-        payload: bytes | None = None,
-    ) -> dict[str, Any]:
+    def send(self, call: Call) -> dict[str, Any]:
+        operation, seconds = call.operation.name, call.timeout
         if self._wire.is_cut:
             raise UnavailableError(str(self.target), operation, "the trainer is dead")
-        seconds = self.timeout if timeout is None else timeout
-        full = (arguments or {}) | ({"holder": self.holder} if self.holder else {})
+        full = call.arguments | ({HOLDER_ARGUMENT: self.holder} if self.holder else {})
         fault = self._wire.take(self._replica.name, operation)
         how = fault.how if fault is not None else ""
         lost = DeadlineError(f"{self.target}: {operation}: no answer within {seconds:g} s")
@@ -136,15 +125,5 @@ class InProcessControl(ControlClient):
 
     def _typed(self, operation: str, error: Exception) -> SyncError:
         """As grpc_control.typed does with what Triton makes of the model's error."""
-        tensors = model_module("tensors")
-        kind: type[ControlError] = ControlError
-        if isinstance(error, tensors.RequestError):
-            kinds = {
-                tensors.INVALID_ARG: InvalidError,
-                tensors.ALREADY_EXISTS: ConflictError,
-                tensors.UNAVAILABLE: UnavailableError,
-            }
-            kind = kinds.get(error.code, ControlError)
-            if str(error).startswith("control_key:"):
-                kind = RefusedError
-        return kind(str(self.target), operation, str(error))
+        code = error.code if isinstance(error, model_module("tensors").RequestError) else ErrorCode.INTERNAL
+        return control_error(self.target, operation, str(error), code)

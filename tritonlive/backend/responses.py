@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .tensors import INTERNAL, RequestError
+from tritonlive.wire.error_codes import ErrorCode, encode_error
 
-CODE_NAMES = {
-    getattr(pb_utils.TritonError, name): name
-    for name in ("INVALID_ARG", "NOT_FOUND", "ALREADY_EXISTS", "UNAVAILABLE", "UNSUPPORTED", "INTERNAL", "CANCELLED")
-}
+from .tensors import RequestError
+
 # With so many jobs waiting whoever can wait should; see `caught_up`.
 BEHIND_JOBS = 16
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -48,7 +46,9 @@ class Sender:
 
     def fail(self, error: Exception) -> None:
         """Answer with `error` and close the request."""
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message_of(error), code_of(error)))
+        response = pb_utils.InferenceResponse(
+            error=pb_utils.TritonError(message_of(error), triton_code(code_of(error)))
+        )
         self._send(response, final=True)
 
     def is_cancelled(self) -> bool:
@@ -129,11 +129,15 @@ class ResponseWriter:
                 pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
 
 
-def code_of(error: Exception) -> int:
-    """Triton's code for `error`."""
-    return error.code if isinstance(error, RequestError) else INTERNAL
+def code_of(error: Exception) -> ErrorCode:
+    return error.code if isinstance(error, RequestError) else ErrorCode.INTERNAL
+
+
+def triton_code(code: ErrorCode) -> int:
+    """Triton's own number for `code`."""
+    return getattr(pb_utils.TritonError, code.triton_name)
 
 
 def message_of(error: Exception) -> str:
-    """What a front end is told: a gRPC stream carries no code, so that it is written behind the message."""
-    return f"{str(error) or type(error).__name__} [{CODE_NAMES.get(code_of(error), 'INTERNAL')}]"
+    """The error's message with its code, which a gRPC stream does not carry otherwise."""
+    return encode_error(str(error) or type(error).__name__, code_of(error))

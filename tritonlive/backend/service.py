@@ -9,13 +9,18 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from tritonlive.loop_lag import LargestLag, watch_lag
+from tritonlive.wire.error_codes import ErrorCode
+from tritonlive.wire.operations import PUBLIC_OPERATIONS
+from tritonlive.wire.tensor_names import CONTROL_OPERATION, CONTROL_RESULT, MIN_WEIGHT_VERSION
+from tritonlive.wire.versions import staleness_reason
+
 from .adapters.adapters import Adapters
-from .control import KEYLESS, Control
+from .control import Control
 from .engine import Engine, intercept_outputs
 from .generation.generate import NativeRequest, generate, read_request, strings
 from .generation.relay import Relay
 from .generation.token_level import TokenLevel
-from .loop_lag import LoopLag
 from .metrics import (
     DESCRIPTIONS,
     SENDING_DESCRIPTIONS,
@@ -25,9 +30,8 @@ from .metrics import (
     TritonMetrics,
 )
 from .responses import ResponseWriter, Sender
-from .tensors import BadTensor, RequestError, read_batch, read_bytes, read_string
+from .tensors import BadTensor, Conflict, RequestError, read_batch, read_bytes, read_string
 from .weights.history import InFlight, WeightStatistics
-from .weights.versions import check_minimum
 from .weights.weights import Weights
 
 # How long a client that has gone may keep the engine busy; each look costs one message per native request.
@@ -44,7 +48,7 @@ class Service:
         self._statistics = Statistics()
         self._metrics = TritonMetrics("vllm", DESCRIPTIONS)
         self._own_metrics = TritonMetrics("tritonlive", SENDING_DESCRIPTIONS | WEIGHT_DESCRIPTIONS)
-        self._lag = LoopLag()
+        self._lag = LargestLag()
         self._in_flight = InFlight()
         # Before the relay's hook: it takes the front ends' outputs away.
         self._engine.on_start(lambda llm: intercept_outputs(llm, self._statistics.observe))
@@ -62,7 +66,7 @@ class Service:
         self._engine.start()
         self._engine.run(self._watch_cancellations())
         self._engine.run(self._publish_metrics())
-        self._engine.run(self._lag.watch())
+        self._engine.run(watch_lag(self._lag.observe))
 
     def stop(self) -> None:
         try:
@@ -87,18 +91,18 @@ class Service:
             channels = read_batch(request, "engine_channel")
             if channels is not None:
                 await self._serve_front_end(request, sender, channels[0])
-            elif (operation := read_string(request, "control_operation")) is not None:
+            elif (operation := read_string(request, CONTROL_OPERATION)) is not None:
                 try:
                     result = await self._control.run(request)
                 finally:  # not before: a call may outlast the next look for garbage
-                    self._may_have_garbage |= operation not in KEYLESS
-                self._writer.send(sender, {"control_result": strings([result])}, final=True)
+                    self._may_have_garbage |= operation not in PUBLIC_OPERATIONS
+                self._writer.send(sender, {CONTROL_RESULT: strings([result])}, final=True)
             else:
                 await self._serve_native(read_request(request), sender)
         except RequestError as error:
             self._writer.fail(sender, error)
         except asyncio.CancelledError:
-            self._writer.fail(sender, RequestError("the client has gone", pb_utils.TritonError.CANCELLED))
+            self._writer.fail(sender, RequestError("the client has gone", ErrorCode.CANCELLED))
         except Exception as error:  # a fault of ours must reach the client, not leave it waiting
             pb_utils.Logger.log_error(f"a request failed: {error!r}")
             self._writer.fail(sender, error)
@@ -123,7 +127,9 @@ class Service:
         if task is None:
             raise BadTensor("text_input", "served outside a task")
         if request.min_weight_version is not None:
-            check_minimum(await self._weights.version(), request.min_weight_version)
+            reason = staleness_reason(await self._weights.version(), request.min_weight_version)
+            if reason is not None:
+                raise Conflict(f"{MIN_WEIGHT_VERSION}: {reason}")
         adapter = self._adapters.find(request.lora_name) if request.lora_name is not None else None
         self._natives[task] = sender
         self._in_flight.begin(task)

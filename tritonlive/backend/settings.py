@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ENGINE_ARGS_VARIABLE = "TRITONLIVE_ENGINE_ARGS"
-CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE, ENGINE_ARGS_VARIABLE
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reading a Triton request's input tensors, and the errors a bad one gets."""
+"""Reads a Triton request's input tensors; the errors for those that cannot be read."""
 
 import json
 from typing import Any
@@ -6,39 +6,43 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-INVALID_ARG = pb_utils.TritonError.INVALID_ARG
-ALREADY_EXISTS = pb_utils.TritonError.ALREADY_EXISTS
-UNAVAILABLE = pb_utils.TritonError.UNAVAILABLE
-INTERNAL = pb_utils.TritonError.INTERNAL
+from tritonlive.wire.error_codes import ErrorCode
 
 
 class RequestError(Exception):
-    """An answer other than a result: `message` and a Triton error code go back to the client."""
+    """An answer other than a result: the message and the code go back to the client (responses.py)."""
 
-    def __init__(self, message: str, code: int = INVALID_ARG) -> None:
+    def __init__(self, message: str, code: ErrorCode = ErrorCode.INVALID) -> None:
         super().__init__(message)
         self.code = code
 
 
 class BadTensor(RequestError):
-    """An input tensor that is missing, of the wrong shape, or holds what it must not; the message names it."""
+    """An input tensor is missing, of the wrong shape, or holds what it must not; the message names it."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name}: {problem}")
+
+
+class Refused(RequestError):
+    """The control key is missing or wrong, or control is off; the message names the tensor."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem}", ErrorCode.REFUSED)
 
 
 class Conflict(RequestError):
     """The replica's state does not allow the operation now; Triton answers 409."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, ALREADY_EXISTS)
+        super().__init__(message, ErrorCode.CONFLICT)
 
 
 class Unavailable(RequestError):
     """The engine is down or coming back; Triton answers 503."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, UNAVAILABLE)
+        super().__init__(message, ErrorCode.UNAVAILABLE)
 
 
 def read_array(request: Any, name: str) -> np.ndarray | None:

@@ -1,10 +1,10 @@
-"""Outcomes of weight operations, as codes: what a worker and a replica answer, apart from any sentence."""
+"""Outcomes of weight operations, as codes: what a worker and a replica answer."""
 
 from enum import StrEnum
 
 
 class Code(StrEnum):
-    """What came of an operation at one worker."""
+    """Outcome of an operation at one worker."""
 
     OK = "ok"
     REJECTED = "rejected"
@@ -15,6 +15,17 @@ class Code(StrEnum):
     """The operation failed before it touched the model."""
     TOUCHED = "touched"
     """The operation failed while it replaced weights: what the model holds is unknown."""
+
+
+class Outcome(StrEnum):
+    """What became of an update (a push, a rollback or a reload) at one replica."""
+
+    RUNNING = "running"
+    COMMITTED = "committed"
+    UNCHANGED = "unchanged"
+    """Committed; every rank held these tensors already, so that only the version's name changed."""
+    FAILED = "failed"
+    ABORTED = "aborted"
 
 
 # The id of the version that an engine loads from disk when it starts; pushes have random ids.

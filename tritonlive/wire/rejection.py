@@ -1,4 +1,4 @@
-"""Why a worker does not take an update, as it travels to the trainer."""
+"""Why a worker rejects an update; travels from the worker to the trainer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,25 @@ from typing import Any, Self
 
 
 class RejectCode(StrEnum):
-    NOT_SERVED = "not_served"  # the announcement does not fit the served model
-    NO_MEMORY = "no_memory"  # to stage it in
-    NOT_FINITE = "not_finite"  # NaN or Inf in what arrived
-    DAMAGED = "damaged"  # what arrived is not what was sent
-    DROPPED = "dropped"  # the replica aborted the update meanwhile
-    NO_DESCRIPTORS = "no_descriptors"  # too few to join the group
-    CANCELLED = "cancelled"  # by the trainer
+    NOT_SERVED = "not_served"
+    """The announced tensors do not fit the served model."""
+    NO_MEMORY = "no_memory"
+    """The worker has too little memory to stage the update."""
+    NOT_FINITE = "not_finite"
+    """NaN or Inf in a received tensor."""
+    DAMAGED = "damaged"
+    """The received bytes are not the sent ones."""
+    DROPPED = "dropped"
+    """The replica aborted the update meanwhile."""
+    NO_DESCRIPTORS = "no_descriptors"
+    """The worker has too few file descriptors to join the group."""
+    CANCELLED = "cancelled"
+    """The trainer cancelled the update."""
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """`code` is for programs, `detail` for people; `names` are the tensors concerned."""
+    """`code` is for programs, `detail` for people; `names` are the tensors at fault."""
 
     code: RejectCode
     detail: str

@@ -1,58 +1,58 @@
-"""Requests to the model `llm` and their answers as Triton's gRPC messages: raw bytes beside names, types and shapes.
+"""The tensors of requests to the model `llm` and of its answers: raw bytes beside names, types and shapes.
 
 The tensors are those of model_repository/llm/config.pbtxt; the encoding is Triton's (KServe v2, raw contents).
 """
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from tritonclient.grpc import service_pb2
 
-MODEL = "llm"
+from .tensor_names import CONTROL_ARGUMENTS, CONTROL_KEY, CONTROL_OPERATION, CONTROL_PAYLOAD
+
 DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "UINT32": np.uint32, "FP32": np.float32}
 
 
-def build_request(tensors: Mapping[str, str | bool | bytes | list[bytes] | np.ndarray], request_id: str = "") -> Any:
-    """A ModelInferRequest: strings and booleans as [1, 1], N bytes or an array [N] of int32 as [1, N].
+class EncodedTensor(NamedTuple):
+    """A tensor as it travels: Triton's type, shape, and raw contents."""
+
+    datatype: str
+    shape: list[int]
+    contents: bytes
+
+
+def encode_tensor(value: str | bool | bytes | list[bytes] | np.ndarray) -> EncodedTensor:
+    """Strings and booleans as [1, 1], N bytes or an array [N] of int32 as [1, N].
 
     A list of B byte strings is [B, 1]: one for each of B inferences that travel together.
     """
-    request = service_pb2.ModelInferRequest(  # ty: ignore[missing-attribute] - generated
-        model_name=MODEL, id=request_id
-    )
-    for name, value in tensors.items():
-        if isinstance(value, bytes):
-            datatype, shape, raw = "UINT8", [1, len(value)], value
-        elif isinstance(value, np.ndarray):
-            datatype, shape, raw = "INT32", [1, value.size], value.astype("<i4", copy=False).tobytes()
-        elif isinstance(value, bool):
-            datatype, shape, raw = "BOOL", [1, 1], bytes([value])
-        else:
-            values = value if isinstance(value, list) else [value.encode()]
-            # Triton's encoding of a string: its length as four bytes, little endian, then the string.
-            raw = b"".join(len(each).to_bytes(4, "little") + each for each in values)
-            datatype, shape = "BYTES", [len(values), 1]
-        request.inputs.add(name=name, datatype=datatype, shape=shape)
-        request.raw_input_contents.append(raw)
-    return request
+    if isinstance(value, bytes):
+        return EncodedTensor("UINT8", [1, len(value)], value)
+    if isinstance(value, np.ndarray):
+        return EncodedTensor("INT32", [1, value.size], value.astype("<i4", copy=False).tobytes())
+    if isinstance(value, bool):
+        return EncodedTensor("BOOL", [1, 1], bytes([value]))
+    values = value if isinstance(value, list) else [value.encode()]
+    # Triton's encoding of a string: its length as four bytes, little endian, then the string.
+    contents = b"".join(len(each).to_bytes(4, "little") + each for each in values)
+    return EncodedTensor("BYTES", [len(values), 1], contents)
 
 
 def control_tensors(
     operation: str, arguments: Mapping[str, Any], key: str | None, payload: bytes | None
 ) -> dict[str, str | bytes]:
     """The tensors of a control request."""
-    tensors: dict[str, str | bytes] = {"control_operation": operation, "control_arguments": json.dumps(arguments)}
+    tensors: dict[str, str | bytes] = {CONTROL_OPERATION: operation, CONTROL_ARGUMENTS: json.dumps(arguments)}
     if key:
-        tensors["control_key"] = key
+        tensors[CONTROL_KEY] = key
     if payload is not None:
-        tensors["control_payload"] = payload
+        tensors[CONTROL_PAYLOAD] = payload
     return tensors
 
 
 def read_contents(response: Any) -> dict[str, bytes]:
-    """A ModelInferResponse's tensors as they came."""
+    """The raw contents of a ModelInferResponse's tensors, by name."""
     names = (output.name for output in response.outputs)
     return dict(zip(names, response.raw_output_contents, strict=True))
 

@@ -1,10 +1,41 @@
-"""What a push is called if its trainer does not say."""
+"""The names of weight versions: their order, and what a push is called if its trainer does not say."""
 
 import re
+import string
 from collections.abc import Iterable
 
 # What vLLM calls the weights that an engine starts with.
 FIRST_VERSION = "default"
+
+
+def staleness_reason(version: str, minimum: str) -> str | None:
+    """None if weights of `version` are those of `minimum` or newer, else a sentence that says why not.
+
+    Versions are free strings. Equal ones satisfy each other. Of two that differ in nothing but the integer at their
+    end, the one with the larger integer is newer; others have no order.
+    """
+    if version == minimum:
+        return None
+    (text, number), (minimum_text, minimum_number) = split_number(version), split_number(minimum)
+    if text != minimum_text or not number or not minimum_number:
+        return (
+            f"the server's weights are {version!r}, which cannot be compared with the {minimum!r} asked for: only "
+            "versions that differ in nothing but the integer at their end have an order"
+        )
+    # By length first: integers without leading zeros, of any size.
+    if (len(number), number) >= (len(minimum_number), minimum_number):
+        return None
+    return f"the server's weights are {version!r}, older than the {minimum!r} asked for"
+
+
+def split_number(version: str) -> tuple[str, str]:
+    """`version` as its text and the integer at its end, without leading zeros; the second is empty without one.
+
+    `("step-", "7")` of `step-007`.
+    """
+    text = version.rstrip(string.digits)
+    digits = version[len(text) :]
+    return text, digits.lstrip("0") or digits[:1]
 
 
 def next_version(versions: Iterable[str | None]) -> str:

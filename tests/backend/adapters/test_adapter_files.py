@@ -102,7 +102,7 @@ def test_bytes_that_are_no_adapter(load: Load, monkeypatch: pytest.MonkeyPatch) 
         check(load, payload=save({}))
     with pytest.raises(load("tensors").BadTensor, match="the digest does not fit"):
         check(load, digest="0" * 16)
-    monkeypatch.setattr(load("adapters.adapter_files"), "MAX_BYTES", 10)
+    monkeypatch.setattr(load("adapters.adapter_files"), "MAX_ADAPTER_BYTES", 10)
     with pytest.raises(load("tensors").BadTensor, match="an adapter may have 10"):
         check(load)
 

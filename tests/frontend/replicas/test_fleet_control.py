@@ -69,6 +69,22 @@ async def test_what_a_trainer_must_do_everywhere_is_refused_with_the_targets() -
     assert await FleetControl(fleet(a), "key").one("start_weight_update", {}) == {}
 
 
+@pytest.mark.parametrize("operation", ["sleep", "reset_prefix_cache", "describe"])
+async def test_what_is_for_all_is_not_asked_of_one(operation: str) -> None:
+    a = Member("a", {})
+    with pytest.raises(ValueError, match=f"{operation} is for"):
+        await FleetControl(fleet(a), "key").one(operation, {})
+    assert a.asked == []
+
+
+@pytest.mark.parametrize("operation", ["rollback", "status", "health"])
+async def test_what_is_for_one_is_not_asked_of_all(operation: str) -> None:
+    a = Member("a", {})
+    with pytest.raises(ValueError, match=f"{operation} is for"):
+        await FleetControl(fleet(a), "key").all(operation, {})
+    assert a.asked == []
+
+
 async def test_the_statuses_of_all() -> None:
     serving = {"state": "serving", "weight_version": "default", "world_size": 1}
     a, b = Member("a", serving), Member("b", EngineUnavailable("gone"), "Triton does not answer")

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from sync import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
 from sync.control.client import connect
 from sync.control.target import Target
-from tritonlive.wire.triton_tensors import build_request
+from tritonlive.triton_messages import build_request
 
 KEY = "grpc-key"
 
@@ -89,21 +89,37 @@ def test_a_payload_is_a_tensor_of_bytes():
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "kind"),
+    ("status", "text", "message", "kind"),
     [
-        (grpc.StatusCode.INVALID_ARGUMENT, "control_key: missing or wrong", RefusedError),
-        (grpc.StatusCode.INVALID_ARGUMENT, "control_arguments: no", InvalidError),
-        (grpc.StatusCode.ALREADY_EXISTS, "updating", ConflictError),
-        (grpc.StatusCode.UNAVAILABLE, "the engine died", UnavailableError),
-        (grpc.StatusCode.NOT_FOUND, "unknown model", UnavailableError),
-        (grpc.StatusCode.INTERNAL, "oh no", ControlError),
+        # The model's own: the code behind the message decides.
+        (grpc.StatusCode.INVALID_ARGUMENT, "control_key: missing [REFUSED]", "control_key: missing", RefusedError),
+        (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "control_arguments: no [INVALID_ARG]",
+            "control_arguments: no",
+            InvalidError,
+        ),
+        (grpc.StatusCode.ALREADY_EXISTS, "updating [ALREADY_EXISTS]", "updating", ConflictError),
+        (grpc.StatusCode.UNAVAILABLE, "the engine died [UNAVAILABLE]", "the engine died", UnavailableError),
+        (grpc.StatusCode.INTERNAL, "oh no [INTERNAL]", "oh no", ControlError),
+        # Of Triton, of gRPC or of a proxy: the status decides, whatever the words.
+        (grpc.StatusCode.INVALID_ARGUMENT, "control_key: unexpected tensor", None, InvalidError),
+        (grpc.StatusCode.UNAUTHENTICATED, "who are you", None, RefusedError),
+        (grpc.StatusCode.PERMISSION_DENIED, "not you", None, RefusedError),
+        (grpc.StatusCode.FAILED_PRECONDITION, "not now", None, ConflictError),
+        (grpc.StatusCode.UNAVAILABLE, "connection refused", None, UnavailableError),
+        (grpc.StatusCode.NOT_FOUND, "unknown model", None, UnavailableError),
+        (grpc.StatusCode.UNKNOWN, "oh no", None, ControlError),
+        (grpc.StatusCode.INTERNAL, "Request for unknown model: 'llm' is not found", None, UnavailableError),
     ],
 )
-def test_errors_have_types(triton, control, code, message, kind):
-    triton.error = (code, message)
-    with pytest.raises(ControlError, match=message) as caught:
+def test_errors_have_types(triton, control, status, text, message, kind):
+    triton.error = (status, text)
+    with pytest.raises(ControlError) as caught:
         control.start_weight_update()
     assert type(caught.value) is kind
+    assert caught.value.message == (message or text)
+    assert caught.value.operation == "start_weight_update"
     triton.error = None
     assert control.status() == {"asked": "status"}  # the client lives on
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sync import CommitError
-from sync.control.client import ControlClient
+from sync.control.client import Call, ControlClient
 from sync.control.target import Target
 from sync.errors import ConflictError, ControlError, DeadlineError, UnavailableError, UnknownOutcomeError
 from sync.push.outcome_resolution import resolve
@@ -20,13 +20,8 @@ class Client(ControlClient):
         self.version, self.state = "v1", "serving"
         self.calls: list[str] = []
 
-    def call(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        timeout: float | None = None,
-        payload: bytes | None = None,
-    ) -> dict[str, Any]:
+    def send(self, call: Call) -> dict[str, Any]:
+        operation, arguments = call.operation.name, call.arguments
         self.calls.append(operation)
         if self.outcome is None:
             raise UnavailableError(str(self.target), operation, "cannot connect")
@@ -34,7 +29,6 @@ class Client(ControlClient):
             return {"weight_version": self.version, "state": self.state, "last_update": {"outcome": "committed"}}
         if operation not in ("abort_weight_update", "fence"):
             raise ControlError(str(self.target), operation, "not expected here")
-        arguments = arguments or {}
         assert "u1" in (arguments.get("update_id"), arguments.get("unless_committed"))
         is_live = self.outcome == "committed"
         if operation == "fence" and not is_live:

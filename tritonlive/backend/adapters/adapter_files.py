@@ -19,8 +19,8 @@ from safetensors.torch import load
 from vllm.lora.utils import is_base_embedding_weights
 
 from tritonlive.backend.tensors import BadTensor
+from tritonlive.wire.limits import MAX_ADAPTER_BYTES
 
-MAX_BYTES = 2**30
 TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(?P<end>\.weight)?"
 )
@@ -33,8 +33,8 @@ Modules = dict[str, dict[str, torch.Tensor]]
 
 def check_digest(payload: bytes, digest: str | None) -> str:
     """The payload's XXH3 (64 bits) in hexadecimal. Raises BadTensor if it is not `digest`, or the payload too large."""
-    if len(payload) > MAX_BYTES:
-        raise BadTensor("control_payload", f"{len(payload)} bytes; an adapter may have {MAX_BYTES}")
+    if len(payload) > MAX_ADAPTER_BYTES:
+        raise BadTensor("control_payload", f"{len(payload)} bytes; an adapter may have {MAX_ADAPTER_BYTES}")
     actual = xxhash.xxh3_64_hexdigest(payload)
     if digest is not None and actual != digest.lower():
         raise BadTensor("control_payload", "the digest does not fit: the bytes changed on the way")

@@ -28,6 +28,7 @@ from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import BadTensor, Conflict, RequestError, Unavailable
 from tritonlive.backend.weights.checkpoint import read_parameters
 from tritonlive.backend.weights.worker_calls import OPERATION_TIMEOUT_S, answer
+from tritonlive.wire.states import AdapterState
 
 from . import adapter_files
 
@@ -155,7 +156,11 @@ class Adapters:
     def describe(self) -> list[dict[str, Any]]:
         """All versions at hand, with the number of running requests that each makes."""
         users = Counter(self._users.values())
-        states = [("serving", self._serving.values()), ("staged", self._staged.values()), ("replaced", self._replaced)]
+        states = [
+            (AdapterState.SERVING, self._serving.values()),
+            (AdapterState.STAGED, self._staged.values()),
+            (AdapterState.REPLACED, self._replaced),
+        ]
         return [
             adapter.result() | {"state": state, "requests": users[adapter]}
             for state, adapters in states

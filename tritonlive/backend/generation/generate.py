@@ -18,7 +18,6 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from tritonlive.backend.tensors import (
-    INTERNAL,
     BadTensor,
     RequestError,
     Unavailable,
@@ -28,6 +27,7 @@ from tritonlive.backend.tensors import (
     read_json_object,
     read_string,
 )
+from tritonlive.wire.error_codes import ErrorCode
 
 RETURNS = (
     "finish_reason",
@@ -167,7 +167,7 @@ async def generate(
     except EngineDeadError:
         raise Unavailable("engine: died and is being started again; try again in a minute") from None
     except EngineGenerateError as error:
-        raise RequestError(f"engine: {error.__cause__ or error}", INTERNAL) from None
+        raise RequestError(f"engine: {error.__cause__ or error}", ErrorCode.INTERNAL) from None
 
 
 def to_tensors(output: RequestOutput, returns: frozenset[str], prompt_text: str = "") -> Tensors:

@@ -10,20 +10,16 @@ from vllm.inputs import TokensPrompt
 
 from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import BadTensor
-
-MAX_PROMPTS = 256
+from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS
 
 
 async def prompt_logprobs(engine: Engine, prompts: list[list[int]]) -> list[list[float | None]]:
     """For each prompt (token ids), log p(token | the tokens before it) of all its tokens but the first.
 
-    None stands for what is no number. Raises BadTensor.
+    prompts: at least one, each of two tokens or more. None stands for what is no number.
+
+    Raises BadTensor for what vLLM does not accept.
     """
-    if not isinstance(prompts, list) or not 0 < len(prompts) <= MAX_PROMPTS:
-        raise BadTensor("control_arguments", f"of score: prompts must be a list of 1 to {MAX_PROMPTS} prompts")
-    for prompt in prompts:
-        if not isinstance(prompt, list) or len(prompt) < 2 or not all(isinstance(token, int) for token in prompt):
-            raise BadTensor("control_arguments", "of score: a prompt must be a list of at least 2 token ids")
     return list(await asyncio.gather(*(_score(engine, prompt) for prompt in prompts)))
 
 
@@ -36,5 +32,5 @@ async def _score(engine: Engine, prompt: list[int]) -> list[float | None]:
             found = [row[token].logprob for row, token in zip(rows, prompt, strict=True) if row is not None]
             return [value if math.isfinite(value) else None for value in found]
     except (VLLMValidationError, ValueError) as error:
-        raise BadTensor("control_arguments", f"of score: {error}") from None
+        raise BadTensor(CONTROL_ARGUMENTS, f"of score: {error}") from None
     return []

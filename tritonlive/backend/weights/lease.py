@@ -10,10 +10,10 @@ import time
 from typing import Any
 
 from tritonlive.backend.tensors import BadTensor, Conflict
+from tritonlive.wire.limits import MAX_LEASE_S, MAX_NAME, MIN_LEASE_S
 
 # Without traffic for so long, a trainer that sends no heartbeat makes way for the next one.
 ANONYMOUS_LEASE_S = 60.0
-MIN_LEASE_S, MAX_LEASE_S = 1.0, 3600.0
 
 
 class Lease:
@@ -72,8 +72,8 @@ class Lease:
 def read_holder(init_info: dict[str, Any]) -> tuple[str, float, bool]:
     """Take the lease's fields out of `init_info`: holder, seconds, whether it is anonymous. Raises BadTensor."""
     named, seconds = init_info.pop("holder", None), init_info.pop("lease_s", ANONYMOUS_LEASE_S)
-    if named is not None and (not isinstance(named, str) or not 0 < len(named) <= 200):
-        raise BadTensor("init_info", "holder: must be a string of 1 to 200 characters")
+    if named is not None and (not isinstance(named, str) or not 0 < len(named) <= MAX_NAME):
+        raise BadTensor("init_info", f"holder: must be a string of 1 to {MAX_NAME} characters")
     if not isinstance(seconds, int | float) or not MIN_LEASE_S <= seconds <= MAX_LEASE_S:
         raise BadTensor("init_info", f"lease_s: must be {MIN_LEASE_S:g} to {MAX_LEASE_S:g} seconds, got {seconds!r}")
     if named is not None:

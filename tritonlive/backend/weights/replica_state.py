@@ -1,26 +1,13 @@
 """Whether a replica may generate: the state of its weights, and whether somebody has paused it."""
 
-from enum import StrEnum
-
 from vllm.v1.engine import PauseMode
 from vllm.v1.executor.abstract import SLEEP_TAGS
 
 from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import Conflict, Unavailable
+from tritonlive.wire.states import REFUSING, State
 
 from .worker_calls import Workers
-
-
-class State(StrEnum):
-    SERVING = "serving"
-    UPDATING = "updating"
-    DIRTY = "dirty"
-    """What the model holds is not known."""
-    FENCED = "fenced"
-    """The model holds other weights than the rest of its fleet."""
-
-
-REFUSING = frozenset({State.DIRTY, State.FENCED})
 
 
 class ReplicaState:

@@ -12,10 +12,11 @@ from vllm.v1.engine import PauseMode
 from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import Conflict, RequestError
 from tritonlive.wire.outcomes import CHECKPOINT_ID
+from tritonlive.wire.states import State
 from tritonlive.wire.versions import FIRST_VERSION
 
 from .history import History
-from .replica_state import ReplicaState, State
+from .replica_state import ReplicaState
 from .running_update import RunningUpdate
 from .served_versions import ServedVersions, Version
 from .versions_at_hand import VersionsAtHand

@@ -25,11 +25,12 @@ from sync.weights.checkpoint_files import CheckpointFiles
 from sync.worker.served_parameters import merge_answers
 from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import BadTensor, Conflict, RequestError
+from tritonlive.wire.states import State
 from tritonlive.wire.versions import next_version
 
 from .history import History
 from .lease import Lease, read_holder
-from .replica_state import ReplicaState, State
+from .replica_state import ReplicaState
 from .running_update import RunningUpdate
 from .served_versions import Version
 from .trainer_watch import TrainerWatch

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -11,19 +12,16 @@ from vllm.v1.engine import PauseMode
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from tritonlive.backend.engine import Engine
-from tritonlive.backend.tensors import (
-    ALREADY_EXISTS,
-    INTERNAL,
-    INVALID_ARG,
-    BadTensor,
-    Conflict,
-    RequestError,
-    Unavailable,
-)
+from tritonlive.backend.tensors import BadTensor, Conflict, RequestError, Unavailable
+from tritonlive.wire.error_codes import ErrorCode
 from tritonlive.wire.outcomes import Code
 
 # For workers that do not answer at all; a transport has shorter deadlines of its own.
 OPERATION_TIMEOUT_S = 600.0
+# What a caller gets when all ranks that failed answer alike; anything else is an internal error.
+CODES: Mapping[Code, ErrorCode] = MappingProxyType(
+    {Code.REJECTED: ErrorCode.INVALID, Code.NOT_HELD: ErrorCode.CONFLICT}
+)
 DEAD = "engine: died and is being started again; try again in a minute"
 
 
@@ -60,7 +58,7 @@ class WorkersFailed(RequestError):
             reasons.setdefault(status.message, []).append(str(status.rank))
         texts = [text if len(statuses) == 1 else f"rank {', '.join(ranks)}: {text}" for text, ranks in reasons.items()]
         codes = {status.code for status in failed}
-        code = INVALID_ARG if codes == {Code.REJECTED} else ALREADY_EXISTS if codes == {Code.NOT_HELD} else INTERNAL
+        code = CODES.get(codes.pop(), ErrorCode.INTERNAL) if len(codes) == 1 else ErrorCode.INTERNAL
         super().__init__(f"{operation}: {'; '.join(texts)}", code)
 
     @property

@@ -1,0 +1,82 @@
+"""The routes of control operations, made from their table (tritonlive/wire/operations).
+
+Two kinds of routes are elsewhere: vLLM's own, and those whose operation takes a payload (adapters.py).
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Body, Path, Query, Request
+from starlette.responses import JSONResponse
+from vllm.entrypoints.rl.online.metrics import weight_operation_metrics
+
+from openai_frontend.engine.triton_engine import TritonEngineClient
+from openai_frontend.routes.engine import engine
+from tritonlive.wire.operation import Operation, Route, Scope
+from tritonlive.wire.operations import OPERATIONS
+
+Endpoint = Callable[..., Awaitable[JSONResponse]]
+
+
+def build_router() -> APIRouter:
+    """One route for each operation that has one of ours. FastAPI reads the arguments and documents them."""
+    router = APIRouter()
+    for operation in OPERATIONS.values():
+        route = operation.route
+        if route is not None and not route.is_vllms and not operation.has_payload:
+            router.add_api_route(route.path, endpoint_of(operation, route), methods=[route.method])
+    return router
+
+
+def endpoint_of(operation: Operation, route: Route) -> Endpoint:
+    async def endpoint(request: Request, **arguments: Any) -> JSONResponse:
+        with measured(route):
+            result = await run(engine(request), operation, arguments)
+        return JSONResponse(result if route.message is None else {"message": route.message, **result})
+
+    endpoint.__name__ = operation.name
+    endpoint.__doc__ = operation.documentation
+    vars(endpoint)["__signature__"] = signature_of(operation, route)
+    return endpoint
+
+
+def signature_of(operation: Operation, route: Route) -> inspect.Signature:
+    """What FastAPI reads: the operation's arguments, each where the route has it."""
+    by_keyword = inspect.Parameter.KEYWORD_ONLY
+
+    def place_of(name: str) -> Any:
+        if f"{{{name}}}" in route.path:
+            return Path()
+        return Query() if route.is_in_url else Body(embed=True)
+
+    return inspect.Signature(
+        [
+            inspect.Parameter("request", by_keyword, annotation=Request),
+            *(
+                inspect.Parameter(
+                    field.name,
+                    by_keyword,
+                    default=inspect.Parameter.empty if field.required else field.default,
+                    annotation=Annotated[field.type, place_of(field.name)],
+                )
+                for field in msgspec.structs.fields(operation.arguments)
+            ),
+        ],
+        return_annotation=JSONResponse,
+    )
+
+
+async def run(llm: TritonEngineClient, operation: Operation, arguments: dict[str, Any]) -> Mapping[str, Any]:
+    """The operation's result. Raises TritonError, and SeveralReplicas for what a trainer must do at each replica."""
+    if operation.scope is Scope.EACH:
+        return await llm.get_replica_status()
+    call = llm.change_version if operation.changes_version else llm.control
+    return await call(operation.name, **arguments)
+
+
+def measured(route: Route) -> AbstractContextManager[Any]:
+    """Counts the call in vLLM's metrics, if the route has a label there."""
+    return nullcontext() if route.metric is None else weight_operation_metrics().record(route.metric)

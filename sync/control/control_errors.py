@@ -1,0 +1,28 @@
+"""The errors of `sync.errors` that the codes of `tritonlive.wire.error_codes` stand for."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sync.errors import ConflictError, ControlError, InvalidError, RefusedError, UnavailableError
+from tritonlive.wire.error_codes import ErrorCode, decode_error
+
+ERRORS: Mapping[ErrorCode, type[ControlError]] = MappingProxyType(
+    {
+        ErrorCode.INVALID: InvalidError,
+        ErrorCode.REFUSED: RefusedError,
+        ErrorCode.NOT_FOUND: InvalidError,
+        ErrorCode.CONFLICT: ConflictError,
+        ErrorCode.UNAVAILABLE: UnavailableError,
+    }
+)
+
+
+def control_error(target: object, operation: str, message: str, code: ErrorCode) -> ControlError:
+    """The error for an answer with `code`; ControlError itself for one that stands for none of its kinds."""
+    return ERRORS.get(code, ControlError)(str(target), operation, message)
+
+
+def triton_error(target: object, operation: str, text: str, otherwise: ErrorCode = ErrorCode.INTERNAL) -> ControlError:
+    """The error for the message of a Triton error; `otherwise` is the code where the message has none."""
+    message, code = decode_error(text)
+    return control_error(target, operation, message, code or otherwise)

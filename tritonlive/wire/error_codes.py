@@ -1,0 +1,96 @@
+"""Error codes: what kind of error a caller got, how Triton names it, and which HTTP status a front end answers with.
+
+A Triton error carries a message, and over a gRPC stream nothing else. So the model writes the code behind the message
+(`encode_error`), and every reader splits it off again (`decode_error`). Nobody else looks into a message.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class ErrorCode(StrEnum):
+    """The values are what a message ends with, in brackets."""
+
+    INVALID = "INVALID_ARG"
+    """The request holds something that the model does not accept."""
+    REFUSED = "REFUSED"
+    """The control key is missing or wrong, or control is off."""
+    NOT_FOUND = "NOT_FOUND"
+    """What the request names does not exist."""
+    CONFLICT = "ALREADY_EXISTS"
+    """The replica's state does not allow the operation now."""
+    UNAVAILABLE = "UNAVAILABLE"
+    """The engine is down, or the replica refuses to generate; nothing was done."""
+    UNSUPPORTED = "UNSUPPORTED"
+    INTERNAL = "INTERNAL"
+    CANCELLED = "CANCELLED"
+    """The client has gone."""
+
+    @property
+    def triton_name(self) -> str:
+        """The member of Triton's TritonError that comes closest: Triton has no code for a missing key."""
+        return ErrorCode.INVALID.value if self is ErrorCode.REFUSED else self.value
+
+    @property
+    def http_status(self) -> HTTPStatus:
+        """What the front end answers with."""
+        return HTTP_STATUSES.get(self, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+HTTP_STATUSES: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
+    {
+        ErrorCode.INVALID: HTTPStatus.BAD_REQUEST,
+        ErrorCode.REFUSED: HTTPStatus.FORBIDDEN,
+        ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+        ErrorCode.CONFLICT: HTTPStatus.CONFLICT,
+        ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    }
+)
+
+# Statuses that a front end, or a proxy before it, answers with besides those above.
+_CODES_BY_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
+    {
+        **{status: code for code, status in HTTP_STATUSES.items()},
+        HTTPStatus.UNAUTHORIZED: ErrorCode.REFUSED,
+        # A route that does not exist: the target is not a front end of ours, or the operation has no route.
+        HTTPStatus.NOT_FOUND: ErrorCode.INVALID,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ErrorCode.INVALID,
+        HTTPStatus.UNPROCESSABLE_ENTITY: ErrorCode.INVALID,
+        HTTPStatus.BAD_GATEWAY: ErrorCode.UNAVAILABLE,
+    }
+)
+
+_CODED = re.compile(rf"^(?P<message>.*) \[(?P<code>{'|'.join(ErrorCode)})\]$", re.DOTALL)
+
+# Triton's own sentences, which come without a code. Triton answers the first while it stops or unloads the model, the
+# second when it is asked whether the model is ready and it has begun to stop.
+TRITON_UNKNOWN_MODEL = "Request for unknown model"
+TRITON_STOPPING = "Server not ready"
+
+
+class DecodedError(NamedTuple):
+    """`message` without the code; `code` is None for an error of Triton's own that says nothing more."""
+
+    message: str
+    code: ErrorCode | None
+
+
+def encode_error(message: str, code: ErrorCode) -> str:
+    """The message of a Triton error."""
+    return f"{message} [{code}]"
+
+
+def decode_error(text: str) -> DecodedError:
+    """Split the message of a Triton error into what `encode_error` joined."""
+    if (match := _CODED.match(text)) is not None:
+        return DecodedError(match["message"], ErrorCode(match["code"]))
+    return DecodedError(text, ErrorCode.UNAVAILABLE if TRITON_UNKNOWN_MODEL in text else None)
+
+
+def code_of_status(status: int) -> ErrorCode:
+    """The code that an HTTP status stands for."""
+    return _CODES_BY_STATUS.get(status, ErrorCode.INTERNAL)
