@@ -2,19 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from types import ModuleType
 
 import pytest
 
+from tritonlive.backend import loop_lag
 
-async def test_a_blocked_loop_shows_lag_until_the_window_has_passed(
-    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = load("loop_lag")
-    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
-    monkeypatch.setattr(module, "WINDOW_S", 0.1)
-    lag = module.LoopLag()
+
+async def test_a_blocked_loop_shows_lag_until_the_window_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_lag, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(loop_lag, "WINDOW_S", 0.1)
+    lag = loop_lag.LoopLag()
     assert lag.max_s == 0
     watching = asyncio.create_task(lag.watch())
     await asyncio.sleep(0)  # it sleeps from here on

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, cast, get_args
 
 import psutil
-from vllm.v1.engine import PauseMode
 from vllm.version import __version__ as vllm_version
 
 from sync.push.host_memory import machine_id
@@ -21,6 +20,7 @@ from .engine import Engine
 from .generation.scoring import prompt_logprobs
 from .settings import CONTROL_KEY_VARIABLE
 from .tensors import BadTensor, Conflict, read_bytes, read_json_object, read_string
+from .vllm_seam.messages import PauseMode
 from .weights.history import InFlight
 from .weights.weights import Weights
 

@@ -1,23 +1,23 @@
-"""How far the engine's event loop is behind: every request and every token waits as long."""
+"""Measures the delay of the engine's event loop, which delays every request and every token."""
 
 import asyncio
 import time
 from collections import deque
 
 INTERVAL_S = 0.1
-# Whoever reads metrics this often sees every peak: Prometheus by default does every 15 s.
+# Long enough for a scraper to see every peak: Prometheus reads metrics every 15 s by default.
 WINDOW_S = 15.0
 
 
 class LoopLag:
-    """Run `watch` on the loop."""
+    """Largest delay within a window. Run `watch` on the loop."""
 
     def __init__(self) -> None:
         self._lags: deque[float] = deque(maxlen=round(WINDOW_S / INTERVAL_S))
 
     @property
     def max_s(self) -> float:
-        """How much later than asked a task was woken, at most, within about the last `WINDOW_S`."""
+        """The largest delay of a timer, in seconds, within about the last `WINDOW_S`."""
         return max(self._lags, default=0.0)
 
     async def watch(self) -> None:
@@ -25,4 +25,4 @@ class LoopLag:
         while True:
             due = time.monotonic() + INTERVAL_S
             await asyncio.sleep(INTERVAL_S)
-            self._lags.append(max(0.0, time.monotonic() - due))  # uvloop's timers may be a millisecond early
+            self._lags.append(max(0.0, time.monotonic() - due))  # uvloop's timers may fire a millisecond early

@@ -5,7 +5,7 @@ And what waits for the writer travels in one message."""
 import asyncio
 import json
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder
 
-Load = Callable[[str], ModuleType]
+from tritonlive.backend.generation import relay
+from tritonlive.backend.generation.relay import Relay
 
 
 class Writer:
@@ -42,16 +43,16 @@ class Writer:
 class Setting:
     """A relay without an engine; its adapters only have a serial."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self) -> None:
         self.writer = Writer()
         self.adapters = SimpleNamespace(serial="1", announcement=lambda: json.dumps({"serial": self.adapters.serial}))
         hooks: Any = {"on_start": lambda hook: None, "on_death": lambda hook: None, "is_running": False}
         engine = SimpleNamespace(loop=asyncio.get_running_loop(), **hooks)
-        self.relay = load("generation.relay").Relay(engine, self.writer, self.adapters, SimpleNamespace())
+        self.relay = Relay(engine, self.writer, self.adapters, SimpleNamespace())
 
 
-async def test_an_announcement_returns_when_every_front_end_has_taken_it(load: Load) -> None:
-    setting = Setting(load)
+async def test_an_announcement_returns_when_every_front_end_has_taken_it() -> None:
+    setting = Setting()
     setting.relay.open(b"a", "sender a")
     setting.relay.open(b"b", "sender b")
     assert setting.writer.told() == [("sender a", {"serial": "1"}), ("sender b", {"serial": "1"})], "when they open"
@@ -70,15 +71,13 @@ async def test_an_announcement_returns_when_every_front_end_has_taken_it(load: L
     await asyncio.wait_for(announcing, 1)
 
 
-async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(
-    load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(load("generation.relay"), "SEEN_TIMEOUT_S", 0.1)
-    setting = Setting(load)
+async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "SEEN_TIMEOUT_S", 0.1)
+    setting = Setting()
     await asyncio.wait_for(setting.relay.announce_adapters(), 1)  # nobody there
     setting.relay.open(b"silent", "sender")
     await asyncio.wait_for(setting.relay.announce_adapters(), 1)
-    monkeypatch.setattr(load("generation.relay"), "SEEN_TIMEOUT_S", 60)
+    monkeypatch.setattr(relay, "SEEN_TIMEOUT_S", 60)
     announcing = asyncio.create_task(setting.relay.announce_adapters())
     await asyncio.sleep(0.01)
     (channel,) = setting.relay.channels()
@@ -99,9 +98,9 @@ class Sender:
         self.messages.append(self._decoder.decode(tensors["engine_outputs"].tobytes()))
 
 
-async def test_what_waits_for_the_writer_travels_together_and_is_counted(load: Load) -> None:
+async def test_what_waits_for_the_writer_travels_together_and_is_counted() -> None:
     sender = Sender()
-    setting = Setting(load)
+    setting = Setting()
     setting.relay.open(b"a", sender)
     setting.relay.announce("step-1")
     setting.relay.announce("step-2")
@@ -119,10 +118,10 @@ def statistics(num_running: int, hits: int = 0) -> EngineCoreOutputs:
     )
 
 
-async def test_gauges_alone_are_told_seldom_and_counts_never_lost(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load("generation.relay"), "GAUGES_INTERVAL_S", 0.05)
+async def test_gauges_alone_are_told_seldom_and_counts_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "GAUGES_INTERVAL_S", 0.05)
     sender = Sender()
-    setting = Setting(load)
+    setting = Setting()
     setting.relay.open(b"a", sender)
 
     def told() -> list[tuple[int, int]]:

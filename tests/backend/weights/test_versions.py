@@ -1,13 +1,11 @@
 """The order of weight versions: tritonlive/backend/weights/versions.py, and the front end's, which must be the same."""
 
-from collections.abc import Callable
-from types import ModuleType
-
 import pytest
 
 from openai_frontend.versions import too_old
+from tritonlive.backend.tensors import Conflict
+from tritonlive.backend.weights.versions import check_minimum
 
-Load = Callable[[str], ModuleType]
 NEW_ENOUGH = [
     ("v7", "v7"),
     ("v7", "v6"),
@@ -32,16 +30,16 @@ TOO_OLD = [
 
 
 @pytest.mark.parametrize(("version", "minimum"), NEW_ENOUGH)
-def test_versions_that_satisfy(load: Load, version: str, minimum: str) -> None:
+def test_versions_that_satisfy(version: str, minimum: str) -> None:
     assert too_old(version, minimum) is None
-    load("weights.versions").check_minimum(version, minimum)
+    check_minimum(version, minimum)
 
 
 @pytest.mark.parametrize(("version", "minimum", "message"), TOO_OLD)
-def test_versions_that_do_not(load: Load, version: str, minimum: str, message: str) -> None:
+def test_versions_that_do_not(version: str, minimum: str, message: str) -> None:
     reason = too_old(version, minimum)
     assert reason is not None
     assert message in reason
-    with pytest.raises(load("tensors").Conflict) as refusal:
-        load("weights.versions").check_minimum(version, minimum)
+    with pytest.raises(Conflict) as refusal:
+        check_minimum(version, minimum)
     assert str(refusal.value) == f"min_weight_version: {reason}", "the model and the front end say the same"

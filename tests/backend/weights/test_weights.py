@@ -5,12 +5,14 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.backend.engine import FakeEngine
+from tritonlive.backend.tensors import Unavailable
+from tritonlive.backend.weights import trainer_session
+from tritonlive.backend.weights.weights import Weights
 
 TRL = {"host": "0.0.0.0", "port": 51216, "world_size": 2, "client_device_uuid": "1"}
 INIT = {"holder": "trainer", "lease_s": 60}
@@ -27,12 +29,12 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def make(load: Callable[[str], ModuleType], checkpoint: Path) -> Callable[..., Awaitable[Any]]:
+async def make(checkpoint: Path) -> Callable[..., Awaitable[Any]]:
     """make(backend, ranks) → Weights over a FakeEngine that has started."""
 
     async def build(backend: str | None = "gloo", num_ranks: int = 2) -> Any:
         engine = FakeEngine(backend, checkpoint, num_ranks)
-        weights = load("weights.weights").Weights(engine, lambda _version: None)
+        weights = Weights(engine, lambda _version: None)
         await engine.start()
         return weights
 
@@ -490,11 +492,10 @@ async def test_trainers_that_the_workers_listen_to_are_told_apart_by_their_gpu(m
 
 @pytest.mark.parametrize("is_gone", [True, False], ids=["trainer gone", "trainer lives"])
 async def test_workers_that_a_dead_trainer_left_in_a_collective(
-    make: Any, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
+    make: Any, monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
 ) -> None:
     """Nothing but the engine's end gets them out; with a trainer that lives they are waited for."""
-    module = load("weights.weights")
-    monkeypatch.setattr(module, "STUCK_S", 0.1)
+    monkeypatch.setattr(trainer_session, "STUCK_S", 0.1)
     weights = await make("nccl")
     engine = weights.engine
     with socket.create_server(("127.0.0.1", 0)) as rendezvous:
@@ -511,7 +512,7 @@ async def test_workers_that_a_dead_trainer_left_in_a_collective(
         assert not update.done()
         if is_gone:
             watcher.close()
-            with pytest.raises(load("tensors").Unavailable):
+            with pytest.raises(Unavailable):
                 await asyncio.wait_for(update, 10)
             assert (weights.state, weights.lease.is_held) == ("serving", False)
             assert weights.history.last.outcome == "failed"
