@@ -18,11 +18,12 @@ from sync.errors import (
     SyncError,
     UnavailableError,
 )
+from tritonlive.backend.tensors import ALREADY_EXISTS, INVALID_ARG, UNAVAILABLE, RequestError
 
 from .contents import Content
+from .control_requests import control_request
 from .engine import KEY
 from .labels import Labels
-from .model_code import control_request, model_module
 from .replicas import Replica
 
 LATE_S = 0.05
@@ -136,13 +137,12 @@ class InProcessControl(ControlClient):
 
     def _typed(self, operation: str, error: Exception) -> SyncError:
         """As grpc_control.typed does with what Triton makes of the model's error."""
-        tensors = model_module("tensors")
         kind: type[ControlError] = ControlError
-        if isinstance(error, tensors.RequestError):
+        if isinstance(error, RequestError):
             kinds = {
-                tensors.INVALID_ARG: InvalidError,
-                tensors.ALREADY_EXISTS: ConflictError,
-                tensors.UNAVAILABLE: UnavailableError,
+                INVALID_ARG: InvalidError,
+                ALREADY_EXISTS: ConflictError,
+                UNAVAILABLE: UnavailableError,
             }
             kind = kinds.get(error.code, ControlError)
             if str(error).startswith("control_key:"):
