@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -122,7 +123,8 @@ async def test_the_stages_of_a_pipeline_run_an_empty_step_before_the_first_reque
         called.append(method)
 
     config = SimpleNamespace(parallel_config=SimpleNamespace(pipeline_parallel_size=stages))
-    await cpu.allocate_stage_inputs(SimpleNamespace(vllm_config=config, collective_rpc=collective_rpc))
+    llm: Any = SimpleNamespace(vllm_config=config, collective_rpc=collective_rpc)
+    await cpu.allocate_stage_inputs(llm)
     assert called == calls
 
 

@@ -11,6 +11,7 @@ from sync.weights.checkpoint_files import CheckpointFiles
 from sync.weights.digest import tensor_digest
 from tritonlive.backend.control import Control
 from tritonlive.backend.tensors import RequestError
+from tritonlive.backend.weights.history import InFlight
 from tritonlive.backend.weights.weights import Weights
 from tritonlive.wire.outcomes import CHECKPOINT_ID
 
@@ -68,12 +69,13 @@ class Replica:
         self._reference = reference
         self._running_calls = 0
         self._state_at_death = ""
-        self.engine = StandInEngine(ranks, loop, vllm, self._watch)
+        self.engine: Any = StandInEngine(ranks, loop, vllm, self._watch)
         # Before the hook of Weights, which changes the state.
         self.engine.on_death(self._note_death)
         announced: list[str] = []
         self.weights = Weights(self.engine, announced.append)
-        self.control = Control(self.engine, self.weights, SimpleNamespace(), SimpleNamespace(), lambda: None)
+        unused: Any = SimpleNamespace()  # adapters
+        self.control = Control(self.engine, self.weights, unused, InFlight(), lambda: None)
         self.engine.on_start(self._note_start)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:

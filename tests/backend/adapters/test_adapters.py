@@ -60,7 +60,7 @@ class Setting:
     """Adapters over a fake engine, and what was announced."""
 
     def __init__(self, **options: Any) -> None:
-        self.engine = Engine(**options)
+        self.engine: Any = Engine(**options)
         self.announced: list[dict[str, str]] = []
         self.adapters = Adapters(self.engine, self._announce)
         self.folder = Path(self.adapters._folder.name)

@@ -15,7 +15,8 @@ from tritonlive.backend.generation.front_end_generation import FrontEndBatch, Fr
 def generation() -> Callable[..., Any]:
 
     def build(kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY, **params: Any) -> Any:
-        return FrontEndGeneration(FrontEndBatch("sender", 1), SamplingParams(output_kind=kind, **params))
+        sender: Any = "sender"
+        return FrontEndGeneration(FrontEndBatch(sender, 1), SamplingParams(output_kind=kind, **params))
 
     return build
 

@@ -16,6 +16,7 @@ from vllm.v1.serial_utils import MsgpackDecoder
 
 from tritonlive.backend.generation import relay
 from tritonlive.backend.generation.relay import Relay
+from tritonlive.backend.weights.history import InFlight
 
 
 class Writer:
@@ -44,11 +45,13 @@ class Setting:
     """A relay without an engine; its adapters only have a serial."""
 
     def __init__(self) -> None:
-        self.writer = Writer()
-        self.adapters = SimpleNamespace(serial="1", announcement=lambda: json.dumps({"serial": self.adapters.serial}))
+        self.writer: Any = Writer()
+        self.adapters: Any = SimpleNamespace(
+            serial="1", announcement=lambda: json.dumps({"serial": self.adapters.serial})
+        )
         hooks: Any = {"on_start": lambda hook: None, "on_death": lambda hook: None, "is_running": False}
-        engine = SimpleNamespace(loop=asyncio.get_running_loop(), **hooks)
-        self.relay = Relay(engine, self.writer, self.adapters, SimpleNamespace())
+        engine: Any = SimpleNamespace(loop=asyncio.get_running_loop(), **hooks)
+        self.relay: Any = Relay(engine, self.writer, self.adapters, InFlight())
 
 
 async def test_an_announcement_returns_when_every_front_end_has_taken_it() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from vllm.sampling_params import SamplingParams
@@ -73,7 +73,7 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def start(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """start(n=2) → the task of a request that the engine has begun with."""
-    level = token_level.TokenLevel(engine)
+    level = token_level.TokenLevel(cast(Any, engine))
     monkeypatch.setattr(token_level, "render", lambda llm, prompt: asyncio.sleep(0, prompt))
 
     async def begin(n: int = 1) -> "asyncio.Task[Any]":

@@ -15,6 +15,7 @@ def test_updates_are_counted_by_outcome() -> None:
     assert dict(updates.outcomes) == {"committed": 2, "failed": 1, "unchanged": 1}
     assert updates.pushed_bytes == 30
     assert [update["outcome"] for update in updates.describe()] == ["committed", "failed", "committed", "unchanged"]
+    assert updates.last is not None
     assert updates.last.result()["is_changed"] is False
 
 

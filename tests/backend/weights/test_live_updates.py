@@ -12,7 +12,7 @@ from tritonlive.backend.weights.updates import Updates
 
 @pytest.fixture
 def updates() -> Any:
-    nobody = SimpleNamespace()
+    nobody: Any = SimpleNamespace()
     return Updates(nobody, nobody, nobody, lambda _label: None)
 
 

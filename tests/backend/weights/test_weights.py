@@ -33,7 +33,7 @@ async def make(checkpoint: Path) -> Callable[..., Awaitable[Any]]:
     """make(backend, ranks) → Weights over a FakeEngine that has started."""
 
     async def build(backend: str | None = "gloo", num_ranks: int = 2) -> Any:
-        engine = FakeEngine(backend, checkpoint, num_ranks)
+        engine: Any = FakeEngine(backend, checkpoint, num_ranks)
         weights = Weights(engine, lambda _version: None)
         await engine.start()
         return weights
