@@ -166,6 +166,7 @@ class FakeEngine:
     async def start(self) -> None:
         self.llm = self._make()
         for hook in self._on_start:
-            await hook(self.llm)
+            if (pending := hook(self.llm)) is not None:
+                await pending
         self.died = asyncio.get_running_loop().create_future()
         self.is_running = True
