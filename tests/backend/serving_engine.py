@@ -120,7 +120,7 @@ class ServingEngine(FakeEngine):
         await super().start()
         self._tasks.append(asyncio.create_task(self._llm.handle_outputs()))
 
-    def start(self) -> None:  # ty: ignore[invalid-method-override] (as Engine's)
+    def start(self) -> None:  # ty: ignore[incompatible-method-override] (as Engine's)
         assert self._tasks, "boot first"
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
