@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tritonlive.backend.arguments import parse_arguments, with_weight_transfer
 from tritonlive.backend.settings import Settings, to_argv
 
 
@@ -41,22 +40,3 @@ def test_a_broken_model_json_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(ValueError, match=r"model\.json"):
         Settings.load(tmp_path)
-
-
-def test_vllm_understands_the_command_line(tiny_model_dir: Path) -> None:
-    argv = ["--model", "other", "--model", str(tiny_model_dir), "--enforce-eager", "--tool-call-parser", "hermes"]
-    arguments = parse_arguments(argv)
-    assert arguments.model == str(tiny_model_dir)
-    assert arguments.enforce_eager is True
-
-
-def test_an_unknown_argument_is_an_error_that_names_it() -> None:
-    with pytest.raises(ValueError, match="--no-such-argument"):
-        parse_arguments(["--no-such-argument"])
-
-
-def test_weights_can_be_pushed_without_asking_for_it(tiny_model_dir: Path) -> None:
-    argv = ["--model", str(tiny_model_dir)]
-    assert with_weight_transfer(argv)[2:] == ["--weight-transfer-config", '{"backend": "gloo"}']
-    chosen = [*argv, "--weight-transfer-config", '{"backend": "nccl"}']
-    assert with_weight_transfer(chosen) == chosen
