@@ -30,6 +30,13 @@ StartHook = Callable[[AsyncLLM], Awaitable[None] | None]
 DeathHook = Callable[[str], None]
 
 
+class EngineDied(Unavailable):
+    """There is no engine now; a new one is being started."""
+
+    def __init__(self) -> None:
+        super().__init__("engine: died and is being started again; try again in a minute")
+
+
 class Engine:
     """Owns AsyncLLM and the thread of the event loop on which it lives."""
 
@@ -54,9 +61,9 @@ class Engine:
 
     @property
     def llm(self) -> AsyncLLM:
-        """The running engine. Raises Unavailable while there is none."""
+        """The running engine. Raises EngineDied while there is none."""
         if self._llm is None or self._llm.errored:
-            raise Unavailable("engine: died and is being started again; try again in a minute")
+            raise EngineDied
         return self._llm
 
     @property

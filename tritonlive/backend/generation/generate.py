@@ -6,8 +6,9 @@ from vllm.exceptions import VLLMClientError
 from vllm.inputs import EngineInput
 from vllm.lora.request import LoRARequest
 
+from tritonlive.backend.engine import EngineDied
 from tritonlive.backend.output_tensors import Tensors
-from tritonlive.backend.tensors import INTERNAL, BadTensor, RequestError, Unavailable
+from tritonlive.backend.tensors import INTERNAL, BadTensor, RequestError
 from tritonlive.backend.vllm_seam import requests
 from tritonlive.backend.vllm_seam.messages import AsyncLLM, EngineDeadError, EngineGenerateError
 
@@ -35,6 +36,6 @@ async def generate(
     except (VLLMClientError, ValueError) as error:
         raise BadTensor("sampling_parameters", str(error)) from None
     except EngineDeadError:
-        raise Unavailable("engine: died and is being started again; try again in a minute") from None
+        raise EngineDied from None
     except EngineGenerateError as error:
         raise RequestError(f"engine: {error.__cause__ or error}", INTERNAL) from None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from tritonlive.backend.adapters.adapters import Adapters
-from tritonlive.backend.engine import Engine
+from tritonlive.backend.engine import Engine, EngineDied
 from tritonlive.backend.metrics import has_counts
 from tritonlive.backend.output_tensors import Tensors, octets, strings
 from tritonlive.backend.responses import ResponseWriter, Sender, message_of
@@ -115,7 +115,7 @@ class Relay:
         except EngineDeadError:
             if request.request_id in self._owners:
                 self._forget(request.request_id)
-            raise Unavailable("engine: died and is being started again; try again in a minute") from None
+            raise EngineDied from None
 
     def _open_channel(self, name: bytes) -> FrontEndChannel:
         channel = self._channels.get(name)

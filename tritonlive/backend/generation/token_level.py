@@ -13,7 +13,7 @@ from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs import EngineInput
 from vllm.lora.request import LoRARequest
 
-from tritonlive.backend.engine import Engine
+from tritonlive.backend.engine import Engine, EngineDied
 from tritonlive.backend.output_tensors import Tensors, strings
 from tritonlive.backend.tensors import BadTensor, Unavailable
 from tritonlive.backend.vllm_seam.core import abort_requests, add_request, intercept_outputs
@@ -55,7 +55,7 @@ class TokenLevel:
                 await add_request(llm, part)
             await running.ended
         except EngineDeadError:
-            raise Unavailable("engine: died and is being started again; try again in a minute") from None
+            raise EngineDied from None
         finally:
             await self._abort([part.request_id for part in parts])
         prompt_token_ids = parts[0].prompt_token_ids or []

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tritonlive.backend.engine import Engine
+from tritonlive.backend.engine import Engine, EngineDied
 from tritonlive.backend.tensors import (
     ALREADY_EXISTS,
     INTERNAL,
@@ -24,7 +24,6 @@ from tritonlive.wire.outcomes import Code
 
 # For workers that do not answer at all. Transports have shorter deadlines of their own.
 OPERATION_TIMEOUT_S = 600.0
-DEAD = "engine: died and is being started again; try again in a minute"
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ async def answer(engine: Engine, call: Coroutine[Any, Any, Any], timeout_s: floa
         if task.done():
             return task.result()
     except EngineDeadError:
-        raise Unavailable(DEAD) from None
+        raise EngineDied from None
     except RequestError:
         raise
     except Exception as error:  # vLLM wraps what a worker raises in a bare Exception
@@ -184,7 +183,7 @@ async def answer(engine: Engine, call: Coroutine[Any, Any, Any], timeout_s: floa
     finally:
         task.cancel()
     if died.done():
-        raise Unavailable(DEAD)
+        raise EngineDied
     if not is_fatal:
         raise RequestError(f"engine: the running requests have not ended within {timeout_s:.0f} s")
     engine.kill()
