@@ -84,10 +84,10 @@ class ServingLlm(Llm):
             self.num_generating -= 1
 
     async def handle_outputs(self) -> None:
-        """AsyncLLM's output handler. Nothing may reach it: AsyncLLM's own requests come out of `generate`."""
+        """AsyncLLM's output handler. No output may reach it: `generate` provides those of AsyncLLM's own requests."""
         while True:
             rest = await self.engine_core.get_output_async()
-            assert not rest.outputs, "an output of nobody"
+            assert not rest.outputs, "an output of an unknown request"
 
 
 class ServingEngine(FakeEngine):

@@ -89,7 +89,7 @@ def test_each_worker_has_cores_of_its_own(prepare: Prepare, cores: int, options:
 @pytest.mark.parametrize(
     ("cores", "options", "threads"), [(2, "-tp 4", "1"), (1, "-tp 2", "1"), (2, "-tp 2 -pp 2 -dp 2", "1")]
 )
-def test_with_fewer_cores_than_workers_nobody_is_bound(
+def test_with_fewer_cores_than_workers_no_worker_is_bound(
     prepare: Prepare, cores: int, options: str, threads: str
 ) -> None:
     assert prepare(cores, *options.split()) == []

@@ -1,4 +1,4 @@
-"""The writer's thread: everything in order, and nobody queues without end."""
+"""The writer's thread: jobs run in order, and streams wait for a long queue."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ def writer() -> Iterator[ResponseWriter]:
     writer.close()
 
 
-def test_who_waits_for_a_writer_that_is_behind_finds_everything_sent(writer: ResponseWriter) -> None:
+def test_a_stream_waits_for_a_writer_that_is_behind(writer: ResponseWriter) -> None:
     sent: list[int] = []
     may_go_on = threading.Event()
     writer.call(lambda: may_go_on.wait(10) and None)
@@ -34,7 +34,7 @@ def test_who_waits_for_a_writer_that_is_behind_finds_everything_sent(writer: Res
     assert sent == [*range(BEHIND_JOBS + 1)]
 
 
-def test_nobody_waits_for_a_writer_that_is_not_behind(writer: ResponseWriter) -> None:
+def test_a_stream_does_not_wait_for_a_short_queue(writer: ResponseWriter) -> None:
     may_go_on = threading.Event()
     writer.call(lambda: may_go_on.wait(10) and None)
     writer.call(lambda: None)
@@ -58,7 +58,7 @@ async def test_what_was_queued_before_is_sent_when_the_queue_has_drained(writer:
     draining = asyncio.create_task(writer.drained())
     await asyncio.sleep(0.05)
     assert not draining.done()
-    assert writer.queue_length == 2, "the job that appends, and the one that tells"
+    assert writer.queue_length == 2, "the job that appends, and the one that signals"
     may_go_on.set()
     await asyncio.wait_for(draining, 10)
     assert sent == ["before"]
@@ -92,7 +92,7 @@ async def test_a_request_is_asked_about_after_what_was_queued_before(writer: Res
 
 
 @pytest.mark.parametrize("last", ["finish", "fail", "send"])
-def test_after_the_last_response_triton_hears_no_more_of_a_request(last: str) -> None:
+def test_triton_is_not_called_after_the_last_response(last: str) -> None:
     triton = TritonSender()
     sender = Sender(triton)
     arguments = {"finish": (), "fail": (ValueError("no"),), "send": ({}, True)}[last]

@@ -1,4 +1,4 @@
-"""Requests below vLLM's output processor, beside an engine that does as it is told."""
+"""Token-level requests, over an engine whose outputs the test provides."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tritonlive.backend.tensors import Unavailable
 
 
 class FakeEngine:
-    """Engine, AsyncLLM, its input processor and its engine core in one; `put` lets an output come."""
+    """Engine, AsyncLLM, its input processor and its engine core in one; `put` provides an output."""
 
     def __init__(self) -> None:
         self.llm = self.engine_core = self.input_processor = self
@@ -121,7 +121,7 @@ async def test_a_cancelled_request_frees_what_still_runs(engine: FakeEngine, sta
         await task
     assert engine.aborted == [ids[0], ids[2]]
     engine.put(ids[0], 6)
-    assert (await deliver(engine)).outputs[0].request_id == ids[0], "AsyncLLM passes over what nobody waits for"
+    assert (await deliver(engine)).outputs[0].request_id == ids[0], "AsyncLLM ignores outputs of unknown requests"
 
 
 async def test_a_dead_engine_ends_requests(engine: FakeEngine, start: Callable[..., Any]) -> None:

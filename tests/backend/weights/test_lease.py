@@ -13,7 +13,7 @@ def lease() -> Lease:
     return Lease()
 
 
-def test_nobody_holds_it_and_anybody_may(lease: Lease) -> None:
+def test_a_free_lease_allows_every_trainer(lease: Lease) -> None:
     assert (lease.is_held, lease.left_s, lease.describe()) == (False, 0, None)
     lease.check_free_for("a")
     lease.require(None)
