@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests import triton_stand_in
 from tritonlive.launch import Stack, StackConfig
 from tritonlive.launch.config import default_cache_dir
 from tritonlive.launch.default_model import default_model
@@ -19,6 +20,9 @@ from tritonlive.launch.tiny_model import tiny_model
 
 STACK_READY_TIMEOUT_S = 300
 LEGACY_TRL_VERSION = "1.10.0"
+
+# Before any test is collected: the model's modules import it, and only Triton's own process has the real one.
+triton_stand_in.install()
 
 
 def pytest_configure() -> None:

@@ -31,6 +31,38 @@ class Request(dict[str, np.ndarray]):
         return self._parameters
 
 
+class Metric:
+    """One metric of a family."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def increment(self, value: float) -> None:
+        self.value += value
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+
+class MetricFamily:
+    """A metric's name, description and kind."""
+
+    COUNTER, GAUGE = "counter", "gauge"
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        self.name, self.description, self.kind = name, description, kind
+
+    def Metric(self, labels: dict[str, str]) -> Metric:  # noqa: N802 - Triton's name
+        return Metric()
+
+
+class Tensor:
+    """An output tensor."""
+
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        self.name, self.array = name, array
+
+
 def get_input_tensor_by_name(request: dict[str, np.ndarray], name: str) -> SimpleNamespace | None:
     return SimpleNamespace(as_numpy=lambda: request[name]) if name in request else None
 
@@ -58,6 +90,8 @@ def install() -> None:
         TritonModelException=TritonModelException,
         TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
         InferenceResponse=SimpleNamespace,
+        MetricFamily=MetricFamily,
+        Tensor=Tensor,
         get_input_tensor_by_name=get_input_tensor_by_name,
         Logger=SimpleNamespace(log_warn=ignore, log_error=ignore, log_info=ignore),
     )

@@ -1,21 +1,11 @@
-"""The model's modules outside of Triton."""
+"""Triton's requests, for the model's modules outside of Triton."""
 
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.triton_stand_in import Request, install, tensor
-
-install()
-
-
-@pytest.fixture(scope="session")
-def load() -> Callable[[str], ModuleType]:
-    """load("settings") → tritonlive/backend/settings.py"""
-    return lambda name: importlib.import_module(f"tritonlive.backend.{name}")
+from tests.triton_stand_in import Request, tensor
 
 
 @pytest.fixture(scope="session")

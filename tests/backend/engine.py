@@ -1,4 +1,4 @@
-"""An engine for the weights' state machine: it remembers its calls, and its ranks answer as they are told to."""
+"""An engine for the weights' state machine: it records its calls, and its ranks answer as a test sets them."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ CHECKPOINT = "checkpoint"
 
 
 class Rank:
-    """What sync/worker/worker_extension.py answers, without a model."""
+    """Answers as sync/worker/worker_extension.py, without a model."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -27,7 +27,7 @@ class Rank:
         if code == "ok":
             result = getattr(self, operation)(**arguments) or {}
         else:
-            message = f"{operation}: told to fail"
+            message = f"{operation}: meant to fail"
             self.current = None if code == "touched" else self.current
         kept = [{"id": each, "digest": f"of {each}", "is_loadable": True} for each in self.kept]
         checkpoint = {
@@ -166,6 +166,7 @@ class FakeEngine:
     async def start(self) -> None:
         self.llm = self._make()
         for hook in self._on_start:
-            await hook(self.llm)
+            if (pending := hook(self.llm)) is not None:
+                await pending
         self.died = asyncio.get_running_loop().create_future()
         self.is_running = True

@@ -1,14 +1,16 @@
 """What the engine is started with on a CPU."""
 
-import inspect
 import os
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from vllm.utils.cpu_resource_utils import LogicalCPUInfo
 
 from bench import machine
+from tritonlive.backend import cpu
+from tritonlive.backend.arguments import parse_arguments
+from tritonlive.backend.vllm_seam.arguments import LogicalCPUInfo, is_on_cpu
 
 MODEL = ["--model", "HuggingFaceTB/SmolLM2-135M-Instruct"]
 INSIDE = ["--distributed-executor-backend", "uni"]
@@ -16,28 +18,26 @@ VARIABLES = ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS", "VLLM_CPU_OMP_
 Prepare = Callable[..., list[str]]
 
 
-@pytest.fixture
-def cpu(load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = load("cpu")
-    if not module.current_platform.is_cpu():
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variable that the module sets is unset before, and restored afterwards."""
+    if not is_on_cpu():
         pytest.skip("about vLLM on a CPU")
-    # Set and unset by monkeypatch, so that what the functions set is undone.
-    for name in (*VARIABLES, *module.KEEPING_MEMORY):
+    for name in (*VARIABLES, *cpu.KEEPING_MEMORY):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    return module
 
 
 @pytest.fixture
-def prepare(cpu: ModuleType, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Prepare:
+def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
     """prepare(cores, *options, nodes=1): the further options of an engine on so many cores of so many NUMA nodes."""
 
     def run(cores: int, *options: str, nodes: int = 1) -> list[str]:
         cpus = [LogicalCPUInfo(id=i, physical_core=i, numa_node=i * nodes // cores) for i in range(cores)]
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-        monkeypatch.setattr(cpu, "get_allowed_cpu_list", lambda: cpus)
-        monkeypatch.setattr(cpu, "get_visible_memory_node", lambda: list(range(nodes)))
-        return cpu.prepare(load("engine").parse_arguments([*MODEL, *options]))
+        monkeypatch.setattr(cpu, "allowed_cpus", lambda: cpus)
+        monkeypatch.setattr(cpu, "num_memory_nodes", lambda: nodes)
+        return cpu.prepare(parse_arguments([*MODEL, *options]))
 
     return run
 
@@ -89,7 +89,7 @@ def test_each_worker_has_cores_of_its_own(prepare: Prepare, cores: int, options:
 @pytest.mark.parametrize(
     ("cores", "options", "threads"), [(2, "-tp 4", "1"), (1, "-tp 2", "1"), (2, "-tp 2 -pp 2 -dp 2", "1")]
 )
-def test_with_fewer_cores_than_workers_nobody_is_bound(
+def test_with_fewer_cores_than_workers_no_worker_is_bound(
     prepare: Prepare, cores: int, options: str, threads: str
 ) -> None:
     assert prepare(cores, *options.split()) == []
@@ -115,7 +115,7 @@ def test_a_binding_the_user_sets_stays(prepare: Prepare, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("stages", "calls"), [(1, []), (2, ["execute_dummy_batch"])])
 async def test_the_stages_of_a_pipeline_run_an_empty_step_before_the_first_request(
-    cpu: ModuleType, stages: int, calls: list[str]
+    stages: int, calls: list[str]
 ) -> None:
     called: list[str] = []
 
@@ -123,42 +123,36 @@ async def test_the_stages_of_a_pipeline_run_an_empty_step_before_the_first_reque
         called.append(method)
 
     config = SimpleNamespace(parallel_config=SimpleNamespace(pipeline_parallel_size=stages))
-    await cpu.allocate_stage_inputs(SimpleNamespace(vllm_config=config, collective_rpc=collective_rpc))
+    llm: Any = SimpleNamespace(vllm_config=config, collective_rpc=collective_rpc)
+    await cpu.allocate_stage_inputs(llm)
     assert called == calls
 
 
-def test_vllm_still_has_what_an_empty_step_needs() -> None:
-    worker = pytest.importorskip("vllm.v1.worker.cpu_worker").CPUWorker
-    assert list(inspect.signature(worker.execute_dummy_batch).parameters) == ["self"]
-
-
-def test_of_two_threads_of_a_core_one_computes(cpu: ModuleType) -> None:
+def test_of_two_threads_of_a_core_one_computes() -> None:
     siblings = [LogicalCPUInfo(id=i, physical_core=i % 4, numa_node=0) for i in range(8)]
     assert cpu.split_cores(siblings, 2) == "4|6"
     assert cpu.split_cores(siblings, 8) == "0|1|2|3|4|5|6|7", "threads are better than none"
 
 
-def test_a_worker_stays_on_one_node(cpu: ModuleType) -> None:
+def test_a_worker_stays_on_one_node() -> None:
     interleaved = [LogicalCPUInfo(id=i, physical_core=i, numa_node=i % 2) for i in range(8)]
     assert cpu.split_cores(interleaved, 2) == "0,2,4|1,3,5"
 
 
-def test_a_gpu_is_left_alone(cpu: ModuleType, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu.current_platform, "is_cpu", lambda: False)
+def test_a_gpu_is_left_alone(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "is_on_cpu", lambda: False)
     assert prepare(2, "-tp", "2") == []
     assert environment() == {}
     assert not os.environ.keys() & cpu.KEEPING_MEMORY.keys()
 
 
-def test_the_engines_processes_keep_what_they_free(
-    cpu: ModuleType, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_engines_processes_keep_what_they_free(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
     prepare(2)
     assert os.environ["MALLOC_MMAP_MAX_"] == "0"
     assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1", "the caller's environment wins"
 
 
-def test_a_benchmark_gives_every_system_the_same(cpu: ModuleType) -> None:
+def test_a_benchmark_gives_every_system_the_same() -> None:
     assert machine.KEEPING_MEMORY == cpu.KEEPING_MEMORY
     assert machine.SPINNING_CORES == cpu.SPINNING_CORES

@@ -1,17 +1,16 @@
 """tritonlive/backend/metrics.py: every figure has its description, and Triton hears of changes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
-Load = Callable[[str], ModuleType]
+from tritonlive.backend import metrics
+from tritonlive.backend.weights import history
 
 
-def test_every_figure_is_described(load: Load) -> None:
-    metrics, history = load("metrics"), load("weights.history")
+def test_every_figure_is_described() -> None:
     for kind, descriptions in (
         (metrics.Statistics, metrics.DESCRIPTIONS),
         (metrics.SendingStatistics, metrics.SENDING_DESCRIPTIONS),
@@ -33,7 +32,7 @@ class Metric:
         self.value = value
 
 
-def test_counters_grow_and_gauges_are_set(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counters_grow_and_gauges_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     made: dict[str, Metric] = {}
 
     class MetricFamily:
@@ -45,7 +44,6 @@ def test_counters_grow_and_gauges_are_set(load: Load, monkeypatch: pytest.Monkey
         def Metric(self, labels: Mapping[str, str]) -> Metric:  # noqa: N802 - Triton's name
             return made.setdefault(self.key, Metric())
 
-    metrics: Any = load("metrics")
     monkeypatch.setattr(metrics, "pb_utils", SimpleNamespace(MetricFamily=MetricFamily))
     triton = metrics.TritonMetrics("tritonlive", metrics.SENDING_DESCRIPTIONS)
     names = ("event_loop_lag_max_seconds", "response_queue_length", "channel_messages_total", "channel_steps_total")

@@ -1,16 +1,15 @@
 """tritonlive/backend/model.py and config.pbtxt."""
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig  # ty: ignore[missing-module-member] (made at import)
 
-MODEL_FOLDER = Path(__file__).parents[2] / "model_repository" / "llm"
+from tritonlive.backend import model
+from tritonlive.backend.generation.native_request import RETURNS
 
-Load = Callable[[str], ModuleType]
+MODEL_FOLDER = Path(__file__).parents[2] / "model_repository" / "llm"
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +31,14 @@ def test_tensors_of_varying_size_may_share_a_batch(config: ModelConfig) -> None:
     assert all(tensor.allow_ragged_batch for tensor in config.input if -1 in tensor.dims)
 
 
-def test_every_return_flag_has_its_tensor(load: Load, config: ModelConfig) -> None:
+def test_every_return_flag_has_its_tensor(config: ModelConfig) -> None:
     inputs, outputs = {tensor.name for tensor in config.input}, {tensor.name for tensor in config.output}
-    for name in load("generation.generate").RETURNS:
+    for name in RETURNS:
         assert f"return_{name}" in inputs
         assert name in outputs
 
 
 @pytest.mark.parametrize("groups", [[{"count": 2}], [{"count": 1}, {"count": 1}], [{"count": 1, "gpus": [0, 1]}]])
-def test_a_second_instance_is_refused(load: Load, groups: list[dict[str, object]]) -> None:
-    model = load("model")
+def test_a_second_instance_is_refused(groups: list[dict[str, object]]) -> None:
     with pytest.raises(model.pb_utils.TritonModelException, match="set count to 1"):
         model.check_single_instance({"name": "llm", "instance_group": groups})

@@ -1,31 +1,27 @@
-"""The writer's thread: everything in order, and nobody queues without end."""
+"""The writer's thread: jobs run in order, and streams wait for a long queue."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-
-@pytest.fixture
-def responses(load: Callable[[str], ModuleType]) -> ModuleType:
-    return load("responses")
+from tritonlive.backend.responses import BEHIND_JOBS, ResponseWriter, Sender
 
 
 @pytest.fixture
-def writer(responses: ModuleType) -> Iterator[Any]:
-    writer = responses.ResponseWriter()
+def writer() -> Iterator[ResponseWriter]:
+    writer = ResponseWriter()
     yield writer
     writer.close()
 
 
-def test_who_waits_for_a_writer_that_is_behind_finds_everything_sent(responses: ModuleType, writer: Any) -> None:
+def test_a_stream_waits_for_a_writer_that_is_behind(writer: ResponseWriter) -> None:
     sent: list[int] = []
     may_go_on = threading.Event()
     writer.call(lambda: may_go_on.wait(10) and None)
-    for number in range(responses.BEHIND_JOBS + 1):
+    for number in range(BEHIND_JOBS + 1):
         writer.call(lambda number=number: sent.append(number))
 
     async def wait() -> list[int]:
@@ -35,10 +31,10 @@ def test_who_waits_for_a_writer_that_is_behind_finds_everything_sent(responses: 
         return before
 
     assert asyncio.run(wait()) == []
-    assert sent == [*range(responses.BEHIND_JOBS + 1)]
+    assert sent == [*range(BEHIND_JOBS + 1)]
 
 
-def test_nobody_waits_for_a_writer_that_is_not_behind(writer: Any) -> None:
+def test_a_stream_does_not_wait_for_a_short_queue(writer: ResponseWriter) -> None:
     may_go_on = threading.Event()
     writer.call(lambda: may_go_on.wait(10) and None)
     writer.call(lambda: None)
@@ -46,7 +42,7 @@ def test_nobody_waits_for_a_writer_that_is_not_behind(writer: Any) -> None:
     may_go_on.set()
 
 
-def test_a_job_that_fails_does_not_end_the_thread(writer: Any) -> None:
+def test_a_job_that_fails_does_not_end_the_thread(writer: ResponseWriter) -> None:
     sent: list[str] = []
     writer.call(lambda: 1 // 0)
     writer.call(lambda: sent.append("after"))
@@ -54,7 +50,7 @@ def test_a_job_that_fails_does_not_end_the_thread(writer: Any) -> None:
     assert sent == ["after"]
 
 
-async def test_what_was_queued_before_is_sent_when_the_queue_has_drained(writer: Any) -> None:
+async def test_what_was_queued_before_is_sent_when_the_queue_has_drained(writer: ResponseWriter) -> None:
     sent: list[str] = []
     may_go_on = threading.Event()
     writer.call(lambda: may_go_on.wait(10) and None)
@@ -62,7 +58,7 @@ async def test_what_was_queued_before_is_sent_when_the_queue_has_drained(writer:
     draining = asyncio.create_task(writer.drained())
     await asyncio.sleep(0.05)
     assert not draining.done()
-    assert writer.queue_length == 2, "the job that appends, and the one that tells"
+    assert writer.queue_length == 2, "the job that appends, and the one that signals"
     may_go_on.set()
     await asyncio.wait_for(draining, 10)
     assert sent == ["before"]
@@ -84,9 +80,9 @@ class TritonSender:
         return self.is_marked
 
 
-async def test_a_request_is_asked_about_after_what_was_queued_before(responses: ModuleType, writer: Any) -> None:
+async def test_a_request_is_asked_about_after_what_was_queued_before(writer: ResponseWriter) -> None:
     triton = TritonSender()
-    sender = responses.Sender(triton)
+    sender = Sender(triton)
     assert not await writer.is_cancelled(sender)
     triton.is_marked = True
     assert await writer.is_cancelled(sender)
@@ -96,9 +92,9 @@ async def test_a_request_is_asked_about_after_what_was_queued_before(responses: 
 
 
 @pytest.mark.parametrize("last", ["finish", "fail", "send"])
-def test_after_the_last_response_triton_hears_no_more_of_a_request(responses: ModuleType, last: str) -> None:
+def test_triton_is_not_called_after_the_last_response(last: str) -> None:
     triton = TritonSender()
-    sender = responses.Sender(triton)
+    sender = Sender(triton)
     arguments = {"finish": (), "fail": (ValueError("no"),), "send": ({}, True)}[last]
     getattr(sender, last)(*arguments)
     assert not sender.is_cancelled()
@@ -107,5 +103,5 @@ def test_after_the_last_response_triton_hears_no_more_of_a_request(responses: Mo
     assert triton.flags == [1]
 
 
-async def test_a_question_that_fails_is_not_waited_for(responses: ModuleType, writer: Any) -> None:
-    assert not await asyncio.wait_for(writer.is_cancelled(responses.Sender(object())), 10)
+async def test_a_question_that_fails_is_not_waited_for(writer: ResponseWriter) -> None:
+    assert not await asyncio.wait_for(writer.is_cancelled(Sender(object())), 10)

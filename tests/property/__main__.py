@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from tests import triton_stand_in
+
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "CRITICAL",
@@ -31,6 +33,7 @@ def main() -> int:
     faulthandler.enable()
     logging.disable(logging.CRITICAL)  # faults are meant here, and would be logged with tracebacks
 
+    triton_stand_in.install()  # before the model's modules are imported
     from .runner import Runner, build_world, from_json, temporary_folder
 
     with temporary_folder() as folder:

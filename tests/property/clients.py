@@ -10,14 +10,19 @@ from typing import Any
 from sync.control.client import DEFAULT_TIMEOUT_S, Call, ControlClient
 from sync.control.control_errors import control_error
 from sync.control.target import Target
-from sync.errors import DeadlineError, SyncError, UnavailableError
+from sync.errors import (
+    DeadlineError,
+    SyncError,
+    UnavailableError,
+)
+from tritonlive.backend.tensors import RequestError
 from tritonlive.wire.error_codes import ErrorCode
 from tritonlive.wire.operations import HOLDER_ARGUMENT
 
 from .contents import Content
+from .control_requests import control_request
 from .engine import KEY
 from .labels import Labels
-from .model_code import control_request, model_module
 from .replicas import Replica
 
 LATE_S = 0.05
@@ -125,5 +130,5 @@ class InProcessControl(ControlClient):
 
     def _typed(self, operation: str, error: Exception) -> SyncError:
         """As grpc_control.typed does with what Triton makes of the model's error."""
-        code = error.code if isinstance(error, model_module("tensors").RequestError) else ErrorCode.INTERNAL
+        code = error.code if isinstance(error, RequestError) else ErrorCode.INTERNAL
         return control_error(self.target, operation, str(error), code)

@@ -16,6 +16,7 @@ import torch
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from sync.weights.sources import CheckpointSource
+from tritonlive.backend.tensors import Unavailable
 
 from .ranks import Rank, Worker
 
@@ -226,9 +227,7 @@ class StandInEngine:
     @property
     def llm(self) -> Llm:
         if not self.is_running:
-            from .model_code import model_module
-
-            raise model_module("tensors").Unavailable("engine: died and is being started again")
+            raise Unavailable("engine: died and is being started again")
         assert self._llm is not None
         return self._llm
 

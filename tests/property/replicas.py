@@ -9,13 +9,16 @@ from typing import Any
 
 from sync.weights.checkpoint_files import CheckpointFiles
 from sync.weights.digest import tensor_digest
+from tritonlive.backend.control import Control
+from tritonlive.backend.tensors import RequestError
+from tritonlive.backend.weights.history import InFlight
+from tritonlive.backend.weights.weights import Weights
 from tritonlive.wire.outcomes import CHECKPOINT_ID
 
 from .contents import Content, write_checkpoint
 from .coverage import Coverage
 from .engine import StandInEngine
 from .labels import Labels
-from .model_code import model_module
 from .ranks import Rank, Ranks, Worker
 
 # A control call renews its lease and waits for one lock; nothing here takes longer, or something is stuck.
@@ -66,14 +69,13 @@ class Replica:
         self._reference = reference
         self._running_calls = 0
         self._state_at_death = ""
-        self.engine = StandInEngine(ranks, loop, vllm, self._watch)
+        self.engine: Any = StandInEngine(ranks, loop, vllm, self._watch)
         # Before the hook of Weights, which changes the state.
         self.engine.on_death(self._note_death)
         announced: list[str] = []
-        self.weights = model_module("weights.weights").Weights(self.engine, announced.append)
-        self.control = model_module("control").Control(
-            self.engine, self.weights, SimpleNamespace(), SimpleNamespace(), lambda: None
-        )
+        self.weights = Weights(self.engine, announced.append)
+        unused: Any = SimpleNamespace()  # adapters
+        self.control = Control(self.engine, self.weights, unused, InFlight(), lambda: None)
         self.engine.on_start(self._note_start)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -102,7 +104,7 @@ class Replica:
             return True
         try:
             self.weights.replica.check_can_generate()
-        except model_module("tensors").RequestError:
+        except RequestError:
             return True
         return False
 

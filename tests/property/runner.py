@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.triton_stand_in import install as install_triton
-
 from .contents import read_contents, write_tiny_checkpoint
 from .coverage import Coverage
 from .fleet_run import FleetRun, World
@@ -50,7 +48,6 @@ def from_json(text: str) -> list[Step]:
 
 def build_world(folder: Path) -> World:
     """Models, contents and a loop; takes some seconds, vLLM's imports included."""
-    install_triton()
     write_tiny_checkpoint(folder)
     contents = read_contents(folder)
     reference = Ranks(folder)

@@ -1,7 +1,7 @@
-"""The model's statistics as metrics of Triton, on its /metrics.
+"""The model's statistics, as metrics on Triton's /metrics.
 
-Counting is cheap and happens on the engine's loop; telling Triton is a message to another process, so it happens on the
-writer's thread, a few times a second.
+The engine's loop counts, which is cheap. Publishing sends a message to Triton's process, so the writer's thread does it
+a few times a second.
 """
 
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from operator import attrgetter
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from vllm.v1.engine import EngineCoreOutputs
-from vllm.v1.metrics.stats import SchedulerStats
 
-# What of a step's statistics the next step's replace; whatever vLLM adds to them counts until it is named here.
+from .vllm_seam.messages import EngineCoreOutputs, SchedulerStats
+
+# Fields of a step's statistics that the next step replaces. Fields that vLLM adds are counters until named here.
 GAUGES = frozenset(
     {
         *("num_running_reqs", "num_waiting_reqs", "num_skipped_waiting_reqs", "num_kv_fetch_reqs_by_stage"),
@@ -25,13 +25,13 @@ NO_COUNTS = read_counts(SchedulerStats())
 
 
 def has_counts(stats: SchedulerStats | None) -> bool:
-    """Whether something in a step's statistics has to be added up, as hits of the prefix cache have."""
+    """Whether a step's statistics carry counters, which must be added up (hits of the prefix cache)."""
     return stats is not None and read_counts(stats) != NO_COUNTS
 
 
 @dataclass
 class Statistics:
-    """Where the engine stands; the field names are the metrics' names without their prefix."""
+    """Counts and gauges of the engine. Field names are metric names without their prefix."""
 
     num_requests_running: int = 0
     num_requests_waiting: int = 0
@@ -44,7 +44,7 @@ class Statistics:
     engine_restarts_total: int = 0
 
     def observe(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs:
-        """Count one step's outputs, whoever they are for; returns them as they came."""
+        """Count all outputs of a step; returns the step unchanged."""
         stats = outputs.scheduler_stats
         if stats is not None:
             self.num_requests_running = stats.num_running_reqs
@@ -60,11 +60,12 @@ class Statistics:
         return outputs
 
     def idle(self) -> None:
-        """Nothing is running: the engine does not report once it has nothing to do."""
+        """Reset the gauges when nothing runs: an idle engine reports nothing."""
         self.num_requests_running = self.num_requests_waiting = 0
         self.kv_cache_usage = 0.0
 
     def engine_died(self, _reason: str) -> None:
+        """Count a death of the engine."""
         self.idle()
         self.engine_restarts_total += 1
 
@@ -73,7 +74,7 @@ DESCRIPTIONS = {
     "num_requests_running": "Requests the engine is generating for.",
     "num_requests_waiting": "Requests queued in the engine.",
     "kv_cache_usage": "Part of the KV cache in use, 0 to 1.",
-    "engine_steps_total": "Engine steps that gave tokens.",
+    "engine_steps_total": "Engine steps that produced tokens.",
     "generation_tokens_total": "Tokens generated.",
     "prompt_tokens_total": "Prompt tokens of requests whose prefill has ended.",
     "prompt_tokens_cached_total": "Prompt tokens found in the prefix cache.",
@@ -84,7 +85,7 @@ DESCRIPTIONS = {
 
 @dataclass
 class SendingStatistics:
-    """How far the way to the clients is behind; the field names are the metrics' names without their prefix."""
+    """Delays and queues on the way to the clients. Field names are metric names without their prefix."""
 
     event_loop_lag_max_seconds: float = 0.0
     response_queue_length: int = 0
@@ -93,31 +94,31 @@ class SendingStatistics:
 
 
 SENDING_DESCRIPTIONS = {
-    "event_loop_lag_max_seconds": "How late the engine's event loop was at most, within the last 15 seconds.",
-    "response_queue_length": "Jobs that wait for the thread that sends responses.",
+    "event_loop_lag_max_seconds": "Largest delay of the engine's event loop within the last 15 seconds.",
+    "response_queue_length": "Jobs queued for the thread that sends responses.",
     "channel_messages_total": "Messages with engine steps sent to front ends.",
-    "channel_steps_total": "Engine steps in these messages: as a rule one each, more where sending falls behind.",
+    "channel_steps_total": "Engine steps in these messages: usually one each, more when sending falls behind.",
 }
 
 
 WEIGHT_DESCRIPTIONS = {
     "weight_updates_committed_total": "Pushes and rollbacks that went live.",
-    "weight_updates_unchanged_total": "Pushes of the very weights that were served already.",
+    "weight_updates_unchanged_total": "Pushes of weights that were already served.",
     "weight_updates_failed_total": "Updates that failed.",
-    "weight_updates_aborted_total": "Updates that were given up: by the trainer, or because it was gone or too late.",
+    "weight_updates_aborted_total": "Updates that were aborted: by the trainer, or because it was gone or too late.",
     "weight_bytes_total": "Bytes of weights that went live.",
     "weight_update_pause_seconds": "How long the last committed update paused generation.",
     "weight_update_load_seconds": "The part of the last pause in which the workers loaded.",
     "weight_update_seconds": "How long the last committed update took from start to commit.",
-    "requests_stale": "Running requests that began with other weights than those that serve now.",
+    "requests_stale": "Running requests that began with a version other than the one that serves now.",
 }
 
 
 class TritonMetrics:
-    """Metrics as Triton has them; `publish` tells it what changed."""
+    """Metrics registered with Triton; `publish` sends the values that changed."""
 
     def __init__(self, prefix: str, descriptions: Mapping[str, str]) -> None:
-        # Triton forgets a metric when its family is collected, so the families are kept.
+        # Triton drops a metric when its family is collected, so the families are kept.
         self._families: list[Any] = []
         self._metrics: dict[str, Any] = {}
         self._published: dict[str, float] = {}
@@ -128,6 +129,7 @@ class TritonMetrics:
             self._metrics[name] = family.Metric(labels={"model": "llm"})
 
     def publish(self, values: Mapping[str, float]) -> None:
+        """Set gauges and increase counters (names that end in _total) to `values`. Runs on the writer's thread."""
         for name, value in values.items():
             before = self._published.get(name, 0)
             if value == before:

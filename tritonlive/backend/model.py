@@ -1,4 +1,4 @@
-"""Triton's face of the model: initialize, execute, finalize. What happens is in service.py."""
+"""The class that Triton loads: initialize, execute, finalize. service.py does the work."""
 
 import gc
 import json
@@ -18,19 +18,20 @@ class TritonPythonModel:
     _service: "Service"
 
     def initialize(self, args: dict[str, str]) -> None:
+        """Start the engine; returns when it can generate. Raises TritonModelException, ValueError, or vLLM's errors."""
         check_single_instance(json.loads(args["model_config"]))
         # The embedded interpreter starts in the C locale, in which torch cannot read its own files.
         locale.setlocale(locale.LC_ALL, "C.UTF-8")
-        # Imported here, not above: Triton loads this file once more beforehand, in a process without a
-        # model, to ask for its configuration; vLLM's import alone takes ten seconds.
+        # Imported here and not above: Triton first loads this file in a process without a model, to ask for its
+        # configuration, and vLLM's import takes ten seconds.
         from sync.worker.orphan import end_with_parent
 
-        end_with_parent()  # a tritonserver that is killed, or gives up waiting for its model, leaves us behind
+        end_with_parent()  # otherwise this process outlives a tritonserver that is killed or gives up waiting
         self._service = self.assemble(Path(args["model_repository"]) / args["model_version"])
         self._service.start()
 
     def assemble(self, version_folder: Path) -> "Service":
-        """The model, to be started. Raises ValueError for settings that cannot be read."""
+        """Make the service, without starting it. Raises ValueError for settings that cannot be read."""
         from .engine import Engine
         from .responses import ResponseWriter
         from .service import Service
@@ -39,13 +40,13 @@ class TritonPythonModel:
         return Service(Engine(Settings.load(version_folder)), ResponseWriter())
 
     def execute(self, requests: list[Any]) -> None:
-        # Decoupled: responses go through each request's sender, whenever they are ready.
+        """Take a batch of requests. The model is decoupled: responses go through each request's sender later."""
         self._service.submit(requests)
 
     def finalize(self) -> None:
-        # Without this vLLM's processes would outlive the server.
+        """Stop the engine with all its processes, which would otherwise outlive the server."""
         self._service.stop()
-        # Response senders that Python's own end would collect crash Triton's stub: it has gone by then.
+        # Response senders that are collected at the interpreter's end crash Triton's stub, which has gone by then.
         del self._service
         gc.collect()
 

@@ -1,7 +1,7 @@
-"""Sending responses without holding up the event loop.
+"""Sends responses from a thread of their own, in order.
 
-A response sender's `send` copies into shared memory and waits until Triton has taken the response, tens of
-microseconds each. One thread does that for everybody, in order.
+Triton's `send` copies into shared memory and waits until Triton has taken the response: tens of microseconds that would
+block the event loop.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from tritonlive.wire.error_codes import ErrorCode, encode_error
 
 from .tensors import RequestError
 
-# With so many jobs waiting whoever can wait should; see `caught_up`.
+# With this many queued jobs, streams wait in `caught_up`.
 BEHIND_JOBS = 16
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -25,18 +25,17 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 class Sender:
     """A request's response sender, for the writer's thread only.
 
-    Triton frees what stands behind one with its last response, and a question about a freed one ends the whole server
-    with a segmentation fault (triton-inference-server/server#8192). So questions and responses go through one thread,
-    and after the last response there are no more of either.
+    Triton frees the request with its last response. A call about a freed request ends the server with a segmentation
+    fault (triton-inference-server/server#8192). So all calls go through one thread, and none follows the last response.
     """
 
     def __init__(self, sender: Any) -> None:
-        """`sender` is Triton's own, an InferenceResponseSender."""
+        """`sender`: Triton's InferenceResponseSender."""
         self._sender = sender
         self._is_closed = False
 
     def send(self, tensors: Mapping[str, np.ndarray], final: bool) -> None:
-        """Send one response; `tensors` are of the shapes in config.pbtxt, batch dimension included."""
+        """Send one response. `tensors` have the shapes of config.pbtxt with the batch dimension in front."""
         outputs = [pb_utils.Tensor(name, array) for name, array in tensors.items()]
         self._send(pb_utils.InferenceResponse(output_tensors=outputs), final=final)
 
@@ -52,7 +51,7 @@ class Sender:
         self._send(response, final=True)
 
     def is_cancelled(self) -> bool:
-        """Whether Triton has marked the request as one that nobody waits for; False once it is closed."""
+        """Whether the client has cancelled the request; False once it is closed."""
         return not self._is_closed and self._sender.is_cancelled()
 
     def _send(self, *response: Any, final: bool) -> None:
@@ -63,46 +62,47 @@ class Sender:
 
 
 class ResponseWriter:
-    """The one thread that talks to Triton's response senders."""
+    """The one thread that calls Triton's response senders."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="response-writer", daemon=True)
         self._thread.start()
 
-    def call(self, job: Callable[[], None]) -> None:
+    def call(self, job: Callable[[], object]) -> None:
         """Run `job` on the writer's thread, after everything queued before it."""
         self._queue.put(job)
 
     def send(self, sender: Sender, tensors: Mapping[str, np.ndarray], final: bool) -> None:
+        """Send one response; `final` closes the request."""
         self.call(lambda: sender.send(tensors, final))
 
     @property
     def queue_length(self) -> int:
-        """Jobs that have not begun."""
+        """Number of jobs that have not begun."""
         return self._queue.qsize()
 
     async def caught_up(self) -> None:
-        """Returns when what is queued has been sent, at once if that is little.
+        """Return at once if few jobs are queued, else when all jobs queued now are done.
 
-        A stream that waits here gets its next tokens together in one response. Otherwise streams of many responses
-        would queue faster than they are sent, and everybody else, control operations too, would wait behind them.
+        A stream that waits here gets its next tokens in one response. Otherwise streams would queue responses faster
+        than they are sent, and all other requests, control operations included, would wait behind them.
         """
         if self.queue_length >= BEHIND_JOBS:
             await self.drained()
 
     async def drained(self) -> None:
-        """Returns when what is queued has been sent."""
+        """Return when all jobs queued now are done."""
         loop, is_sent = asyncio.get_running_loop(), asyncio.Event()
 
-        def say() -> None:
+        def signal() -> None:
             loop.call_soon_threadsafe(is_sent.set)
 
-        self.call(say)
+        self.call(signal)
         await is_sent.wait()
 
     async def is_cancelled(self, sender: Sender) -> bool:
-        """Whether nobody waits for the request any more; asked after everything queued before it."""
+        """Whether the client has cancelled the request. Asks Triton after all jobs queued before."""
         answers: list[bool] = []  # stays empty if Triton cannot be asked
         self.call(lambda: answers.append(sender.is_cancelled()))
         await self.drained()
@@ -117,7 +117,7 @@ class ResponseWriter:
         self.call(lambda: sender.fail(error))
 
     def close(self) -> None:
-        """Send what is queued, then end the thread."""
+        """Finish the queued jobs, then end the thread."""
         self._queue.put(None)
         self._thread.join(timeout=5)
 

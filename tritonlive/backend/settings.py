@@ -1,4 +1,4 @@
-"""What the model was told: vLLM's arguments from model.json and the environment, and the control key."""
+"""The model's settings: vLLM's arguments from model.json and the environment, and the control key."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from tritonlive.wire.environment import CONTROL_KEY_VARIABLE, ENGINE_ARGS_VARIAB
 
 @dataclass(frozen=True)
 class Settings:
-    """`engine_argv` is a command line as for `vllm serve`; the front end parses the same one for its half."""
+    """`engine_argv`: a command line as for `vllm serve`. The front end parses the same one."""
 
     engine_argv: list[str]
     control_key: str | None = field(repr=False)
 
     @classmethod
     def load(cls, version_folder: Path) -> "Settings":
-        """Read model.json, then the environment, which wins: vLLM's parser takes an option's last value.
+        """Read model.json, then the environment. The environment wins: vLLM's parser takes an option's last value.
 
-        Raises ValueError naming the file or variable that cannot be read.
+        Raises ValueError with the name of the file or variable that cannot be read.
         """
         path = version_folder / "model.json"
         try:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +12,10 @@ import torch
 from safetensors.torch import save
 from vllm.lora.request import LoRARequest
 
-Load = Callable[[str], ModuleType]
+from tritonlive.backend.adapters import adapters
+from tritonlive.backend.adapters.adapters import PUSHED_ID, Adapters
+from tritonlive.backend.tensors import BadTensor, Conflict, RequestError, Unavailable
+
 CONFIG = {"r": 2, "lora_alpha": 4}
 
 
@@ -56,10 +59,10 @@ def payload(value: float) -> bytes:
 class Setting:
     """Adapters over a fake engine, and what was announced."""
 
-    def __init__(self, load: Load, **options: Any) -> None:
-        self.engine = Engine(**options)
+    def __init__(self, **options: Any) -> None:
+        self.engine: Any = Engine(**options)
         self.announced: list[dict[str, str]] = []
-        self.adapters = load("adapters.adapters").Adapters(self.engine, self._announce)
+        self.adapters = Adapters(self.engine, self._announce)
         self.folder = Path(self.adapters._folder.name)
 
     async def _announce(self) -> None:
@@ -81,11 +84,11 @@ Make = Callable[..., Setting]
 
 
 @pytest.fixture
-def make(load: Load) -> Iterator[Make]:
+def make() -> Iterator[Make]:
     made: list[Setting] = []
 
     def build(**options: Any) -> Setting:
-        made.append(Setting(load, **options))
+        made.append(Setting(**options))
         return made[-1]
 
     yield build
@@ -94,16 +97,16 @@ def make(load: Load) -> Iterator[Make]:
 
 
 @pytest.fixture
-def quickly(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load("adapters.adapters"), "UNUSED_FOR_S", 0.05)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "UNUSED_FOR_S", 0.05)
 
 
-async def test_a_push_serves_when_it_is_activated(make: Make, load: Load) -> None:
+async def test_a_push_serves_when_it_is_activated(make: Make) -> None:
     setting = make()
     staged = await setting.stage("v1")
     assert staged == {"name": "mine", "version": "v1", "bytes": len(payload(1.0)), "tensors": 2, "is_changed": True}
     assert setting.announced == []
-    with pytest.raises(load("tensors").BadTensor, match="no adapter 'mine' was pushed; there are none"):
+    with pytest.raises(BadTensor, match="no adapter 'mine' was pushed; there are none"):
         setting.adapters.find("mine")
     await setting.adapters.activate("mine", "v1")
     await setting.adapters.activate("mine", "v1")
@@ -123,11 +126,11 @@ async def test_each_version_has_its_own_id_and_folder(make: Make) -> None:
     assert again.lora_path != first.lora_path, "a version that went may come back with other weights"
 
 
-async def test_a_version_does_not_change(make: Make, load: Load) -> None:
+async def test_a_version_does_not_change(make: Make) -> None:
     setting = make()
     request = await setting.push("v1")
     assert (await setting.stage("v1"))["is_changed"] is False
-    with pytest.raises(load("tensors").Conflict, match="mine@v1 serves already, with other weights"):
+    with pytest.raises(Conflict, match="mine@v1 serves already, with other weights"):
         await setting.stage("v1", 2.0)
     assert setting.adapters.find("mine") is request
 
@@ -149,21 +152,21 @@ async def test_a_replaced_version_stays_until_its_requests_have_ended(make: Make
 
 
 @pytest.mark.usefixtures("quickly")
-async def test_a_removed_adapter_is_gone_when_unused(make: Make, load: Load) -> None:
+async def test_a_removed_adapter_is_gone_when_unused(make: Make) -> None:
     setting = make()
     await setting.push("v1")
     await setting.adapters.remove("mine")
     assert setting.announced[-1] == {}
-    with pytest.raises(load("tensors").BadTensor, match="no adapter 'mine'"):
+    with pytest.raises(BadTensor, match="no adapter 'mine'"):
         await setting.adapters.remove("mine")
     await asyncio.sleep(0.3)
     assert not names_in(setting.folder)
     assert setting.engine.loaded == set()
 
 
-async def test_front_ends_ask_by_name_and_version(make: Make, load: Load) -> None:
+async def test_front_ends_ask_by_name_and_version(make: Make) -> None:
     setting = make()
-    pushed = load("adapters.adapters").PUSHED_ID
+    pushed = PUSHED_ID
 
     def asked(label: str, number: int = pushed) -> LoRARequest:
         return setting.adapters.resolve(LoRARequest(label, number, "anywhere"))
@@ -176,26 +179,26 @@ async def test_front_ends_ask_by_name_and_version(make: Make, load: Load) -> Non
     await setting.stage("v3", 3.0)
     assert asked("mine@v3").lora_name == "mine@v3", "another replica serves it already"
     assert asked("on-disk", 7).lora_path == "anywhere"
-    with pytest.raises(load("tensors").Unavailable, match="mine@v9 is not served here any more"):
+    with pytest.raises(Unavailable, match="mine@v9 is not served here any more"):
         asked("mine@v9")
-    with pytest.raises(load("tensors").BadTensor, match="asked for by name"):
+    with pytest.raises(BadTensor, match="asked for by name"):
         asked("mine@v1", first.lora_int_id)
 
 
-async def test_what_vllm_refuses_leaves_nothing(make: Make, load: Load) -> None:
+async def test_what_vllm_refuses_leaves_nothing(make: Make) -> None:
     setting = make()
     request = await setting.push("v1")
     setting.engine.refusal = ValueError("rank 99 is greater than max_lora_rank")
-    with pytest.raises(load("tensors").RequestError, match="rank 99"):
+    with pytest.raises(RequestError, match="rank 99"):
         await setting.stage("v2", 2.0)
     assert setting.versions() == [("v1", "serving", 0)]
     assert names_in(setting.folder) == {str(request.lora_int_id)}
-    with pytest.raises(load("tensors").Conflict, match="mine@v2 is not staged"):
+    with pytest.raises(Conflict, match="mine@v2 is not staged"):
         await setting.adapters.activate("mine", "v2")
     assert setting.adapters.find("mine") is request
 
 
-async def test_what_was_staged_goes_with_the_next_or_when_discarded(make: Make, load: Load, monkeypatch: Any) -> None:
+async def test_what_was_staged_goes_with_the_next_or_when_discarded(make: Make, monkeypatch: Any) -> None:
     setting = make()
     await setting.stage("v1")
     await setting.stage("v2", 2.0)
@@ -204,7 +207,7 @@ async def test_what_was_staged_goes_with_the_next_or_when_discarded(make: Make, 
     assert setting.versions() == [("v2", "staged", 0)]
     await setting.adapters.discard("mine", "v2")
     assert setting.versions() == []
-    monkeypatch.setattr(load("adapters.adapters"), "STAGED_FOR_S", 0.05)
+    monkeypatch.setattr(adapters, "STAGED_FOR_S", 0.05)
     await setting.stage("v3")
     await asyncio.sleep(0.3)
     assert setting.versions() == []
@@ -212,8 +215,8 @@ async def test_what_was_staged_goes_with_the_next_or_when_discarded(make: Make, 
     assert setting.engine.loaded == set()
 
 
-async def test_without_lora_the_error_says_what_to_add(make: Make, load: Load) -> None:
-    with pytest.raises(load("tensors").Conflict, match="start vLLM with --enable-lora"):
+async def test_without_lora_the_error_says_what_to_add(make: Make) -> None:
+    with pytest.raises(Conflict, match="start vLLM with --enable-lora"):
         await make(lora_config=None).stage("v1")
 
 
@@ -229,8 +232,8 @@ async def test_without_lora_the_error_says_what_to_add(make: Make, load: Load) -
         ("mine", "v" * 129, "must be printable"),
     ],
 )
-async def test_names_that_are_not_taken(make: Make, load: Load, name: str, version: str, problem: str) -> None:
-    with pytest.raises(load("tensors").BadTensor, match=problem):
+async def test_names_that_are_not_taken(make: Make, name: str, version: str, problem: str) -> None:
+    with pytest.raises(BadTensor, match=problem):
         await make().stage(version, name=name)
 
 

@@ -1,11 +1,9 @@
-"""Relay: front ends are told which adapters serve, and have said so when a push returns.
-
-And what waits for the writer travels in one message."""
+"""The relay: announcements of adapters are confirmed by front ends, and queued steps share a message."""
 
 import asyncio
 import json
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,9 @@ from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder
 
-Load = Callable[[str], ModuleType]
+from tritonlive.backend.generation import relay
+from tritonlive.backend.generation.relay import Relay
+from tritonlive.backend.weights.history import InFlight
 
 
 class Writer:
@@ -35,32 +35,36 @@ class Writer:
     def finish(self, sender: str) -> None:
         self.finished.append(sender)
 
-    def told(self) -> list[tuple[str, Any]]:
+    def announced(self) -> list[tuple[str, Any]]:
         return [(sender, json.loads(tensors["engine_adapters"].item())) for sender, tensors in self.sent]
 
 
 class Setting:
     """A relay without an engine; its adapters only have a serial."""
 
-    def __init__(self, load: Load) -> None:
-        self.writer = Writer()
-        self.adapters = SimpleNamespace(serial="1", announcement=lambda: json.dumps({"serial": self.adapters.serial}))
+    def __init__(self) -> None:
+        self.writer: Any = Writer()
+        self.adapters: Any = SimpleNamespace(
+            serial="1", announcement=lambda: json.dumps({"serial": self.adapters.serial})
+        )
         hooks: Any = {"on_start": lambda hook: None, "on_death": lambda hook: None, "is_running": False}
-        engine = SimpleNamespace(loop=asyncio.get_running_loop(), **hooks)
-        self.relay = load("generation.relay").Relay(engine, self.writer, self.adapters, SimpleNamespace())
+        engine: Any = SimpleNamespace(loop=asyncio.get_running_loop(), **hooks)
+        self.relay: Any = Relay(engine, self.writer, self.adapters, InFlight())
 
 
-async def test_an_announcement_returns_when_every_front_end_has_taken_it(load: Load) -> None:
-    setting = Setting(load)
+async def test_an_announcement_returns_when_every_front_end_has_taken_it() -> None:
+    setting = Setting()
     setting.relay.open(b"a", "sender a")
     setting.relay.open(b"b", "sender b")
-    assert setting.writer.told() == [("sender a", {"serial": "1"}), ("sender b", {"serial": "1"})], "when they open"
+    assert setting.writer.announced() == [("sender a", {"serial": "1"}), ("sender b", {"serial": "1"})], (
+        "when they open"
+    )
     assert all("engine_outputs" in tensors for _, tensors in setting.writer.sent)
     setting.relay.seen(b"a", "1")
     setting.adapters.serial = "2"
     announcing = asyncio.create_task(setting.relay.announce_adapters())
     await asyncio.sleep(0.01)
-    assert setting.writer.told()[2:] == [("sender a", {"serial": "2"}), ("sender b", {"serial": "2"})]
+    assert setting.writer.announced()[2:] == [("sender a", {"serial": "2"}), ("sender b", {"serial": "2"})]
     setting.relay.seen(b"a", "2")
     setting.relay.seen(b"b", "1")
     setting.relay.seen(b"unknown", "2")
@@ -70,15 +74,13 @@ async def test_an_announcement_returns_when_every_front_end_has_taken_it(load: L
     await asyncio.wait_for(announcing, 1)
 
 
-async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(
-    load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(load("generation.relay"), "SEEN_TIMEOUT_S", 0.1)
-    setting = Setting(load)
-    await asyncio.wait_for(setting.relay.announce_adapters(), 1)  # nobody there
+async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "SEEN_TIMEOUT_S", 0.1)
+    setting = Setting()
+    await asyncio.wait_for(setting.relay.announce_adapters(), 1)  # no front end
     setting.relay.open(b"silent", "sender")
     await asyncio.wait_for(setting.relay.announce_adapters(), 1)
-    monkeypatch.setattr(load("generation.relay"), "SEEN_TIMEOUT_S", 60)
+    monkeypatch.setattr(relay, "SEEN_TIMEOUT_S", 60)
     announcing = asyncio.create_task(setting.relay.announce_adapters())
     await asyncio.sleep(0.01)
     (channel,) = setting.relay.channels()
@@ -99,9 +101,9 @@ class Sender:
         self.messages.append(self._decoder.decode(tensors["engine_outputs"].tobytes()))
 
 
-async def test_what_waits_for_the_writer_travels_together_and_is_counted(load: Load) -> None:
+async def test_what_waits_for_the_writer_travels_together_and_is_counted() -> None:
     sender = Sender()
-    setting = Setting(load)
+    setting = Setting()
     setting.relay.open(b"a", sender)
     setting.relay.announce("step-1")
     setting.relay.announce("step-2")
@@ -112,21 +114,21 @@ async def test_what_waits_for_the_writer_travels_together_and_is_counted(load: L
 
 
 def statistics(num_running: int, hits: int = 0) -> EngineCoreOutputs:
-    """A step that has nothing else to tell."""
+    """A step with statistics only."""
     caching = PrefixCacheStats(requests=1, queries=hits, hits=hits) if hits else PrefixCacheStats()
     return EngineCoreOutputs(
         scheduler_stats=SchedulerStats(num_running_reqs=num_running, prefix_cache_stats=caching), weight_version="v1"
     )
 
 
-async def test_gauges_alone_are_told_seldom_and_counts_never_lost(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load("generation.relay"), "GAUGES_INTERVAL_S", 0.05)
+async def test_gauges_alone_are_sent_seldom_and_counts_are_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "GAUGES_INTERVAL_S", 0.05)
     sender = Sender()
-    setting = Setting(load)
+    setting = Setting()
     setting.relay.open(b"a", sender)
 
-    def told() -> list[tuple[int, int]]:
-        """What each message's steps said of running requests and hits."""
+    def sent() -> list[tuple[int, int]]:
+        """Running requests and cache hits of every step sent so far."""
         while setting.writer.jobs:
             setting.writer.jobs.pop()()
         stats = [step.scheduler_stats for message in sender.messages for step in message]
@@ -134,17 +136,17 @@ async def test_gauges_alone_are_told_seldom_and_counts_never_lost(load: Load, mo
 
     for num_running in (1, 2, 3):
         assert setting.relay._distribute(statistics(num_running)) is None
-    assert told() == []
+    assert sent() == []
     await asyncio.sleep(0.1)
-    assert told() == [(3, 0)]
+    assert sent() == [(3, 0)]
     setting.relay._distribute(statistics(4))
     setting.relay._distribute(statistics(5, hits=16))
     setting.relay._distribute(statistics(6, hits=8))
-    assert told()[1:] == [(5, 16), (6, 8)], "at once, and what is older is dropped"
+    assert sent()[1:] == [(5, 16), (6, 8)], "sent at once, and the older step is dropped"
     await asyncio.sleep(0.1)
-    assert len(told()) == 3
+    assert len(sent()) == 3
     setting.relay._distribute(statistics(7))
     (channel,) = setting.relay.channels()
     setting.relay.close(channel)
     await asyncio.sleep(0.1)
-    assert len(told()) == 3, "nobody there"
+    assert len(sent()) == 3, "the channel is closed"

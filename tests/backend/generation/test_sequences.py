@@ -1,8 +1,6 @@
-"""Arrays from the engine as tensors: the same ones that generate.py makes of vLLM's objects for the same rows."""
+"""Arrays from the engine as tensors: the same ones that text_tensors.py makes of vLLM's objects for the same rows."""
 
 import json
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,15 +12,12 @@ from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
-Load = Callable[[str], ModuleType]
+from tritonlive.backend.generation.sequences import TokenSequence, to_tensors
+from tritonlive.backend.generation.text_tensors import token_logprobs
+
 EVERYTHING = frozenset(
     ("finish_reason", "token_ids", "token_logprobs", "cumulative_logprob", "num_input_tokens", "prompt_token_ids")
 )
-
-
-@pytest.fixture
-def sequences(load: Load) -> ModuleType:
-    return load("generation.sequences")
 
 
 def step(tokens: list[int], width: int, rng: np.random.Generator, *, among_top: bool | None = None) -> LogprobsLists:
@@ -40,8 +35,8 @@ def step(tokens: list[int], width: int, rng: np.random.Generator, *, among_top: 
     return LogprobsLists(ids, logprobs, np.where(is_among, position, width + 5))
 
 
-def collect(sequences: ModuleType, steps: list[LogprobsLists], **last: Any) -> Any:
-    sequence = sequences.TokenSequence()
+def collect(steps: list[LogprobsLists], **last: Any) -> Any:
+    sequence = TokenSequence()
     for number, rows in enumerate(steps):
         is_last = number == len(steps) - 1
         tokens = rows.logprob_token_ids[:, 0].tolist()
@@ -65,9 +60,7 @@ def as_vllm_has_it(steps: list[LogprobsLists], num_logprobs: int) -> CompletionO
 
 @pytest.mark.parametrize("num_logprobs", [0, 1, 3, 5, -1])
 @pytest.mark.parametrize("among_top", [True, False, None])
-def test_the_same_as_from_vllms_objects(
-    load: Load, sequences: ModuleType, num_logprobs: int, among_top: bool | None
-) -> None:
+def test_the_same_as_from_vllms_objects(num_logprobs: int, among_top: bool | None) -> None:
     rng = np.random.default_rng(7)
     # Rows may be wider than the request wants them: as wide as another of the same step.
     steps = [
@@ -75,11 +68,9 @@ def test_the_same_as_from_vllms_objects(
         step([5, 6], max(num_logprobs, 5), rng, among_top=among_top),
         step([7], 5, rng),
     ]
-    found = sequences.to_tensors(
-        [collect(sequences, steps), collect(sequences, steps[:1])], [1, 2, 3], EVERYTHING, num_logprobs
-    )
+    found = to_tensors([collect(steps), collect(steps[:1])], [1, 2, 3], EVERYTHING, num_logprobs)
     outputs = [as_vllm_has_it(steps, num_logprobs), as_vllm_has_it(steps[:1], num_logprobs)]
-    for name, expected in load("generation.generate").token_logprobs(outputs).items():
+    for name, expected in token_logprobs(outputs).items():
         assert found[name].dtype == expected.dtype
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
     assert found["cumulative_logprob"][0].tolist() == pytest.approx(
@@ -87,11 +78,11 @@ def test_the_same_as_from_vllms_objects(
     )
 
 
-def test_everything_else(sequences: ModuleType) -> None:
+def test_everything_else() -> None:
     rng = np.random.default_rng(0)
-    first = collect(sequences, [step([4], 0, rng), step([5], 0, rng), step([6, 7], 0, rng)], stop_reason=7)
-    second = collect(sequences, [step([8], 0, rng)])
-    tensors = sequences.to_tensors([first, second], [1, 2, 3], EVERYTHING, 0)
+    first = collect([step([4], 0, rng), step([5], 0, rng), step([6, 7], 0, rng)], stop_reason=7)
+    second = collect([step([8], 0, rng)])
+    tensors = to_tensors([first, second], [1, 2, 3], EVERYTHING, 0)
     assert all(array.shape[0] == 1 for array in tensors.values()), "the batch dimension comes first"
     assert tensors["token_ids"][0].tolist() == [4, 5, 6, 7, 8]
     assert tensors["num_output_tokens"][0].tolist() == [4, 1]
@@ -106,15 +97,15 @@ def test_everything_else(sequences: ModuleType) -> None:
     ]
 
 
-def test_prompt_logprobs_are_the_engines_own_rows(sequences: ModuleType) -> None:
+def test_prompt_logprobs_are_the_engines_own_rows() -> None:
     tensors = LogprobsTensors(
         torch.tensor([[5, 9, 8], [6, 6, 7]], dtype=torch.int32),
         torch.tensor([[-4.0, -1.0, -2.0], [-0.5, -0.5, -3.0]]),
         torch.tensor([9, 1]),
     )
-    sequence = sequences.TokenSequence()
+    sequence = TokenSequence()
     sequence.add(EngineCoreOutput("r", [1], new_prompt_logprobs_tensors=tensors), "v0")
-    found = sequences.to_tensors([sequence], [4, 5, 6], frozenset(["prompt_token_logprobs"]), None)
+    found = to_tensors([sequence], [4, 5, 6], frozenset(["prompt_token_logprobs"]), None)
     assert found["prompt_token_logprobs"][0].tolist() == [-4.0, -0.5]
     assert found["prompt_top_token_ids"][0].tolist() == [[9, 8], [6, 7]]
     assert found["prompt_top_logprobs"][0].tolist() == [[-1.0, -2.0], [-0.5, -3.0]]
@@ -124,10 +115,10 @@ def test_prompt_logprobs_are_the_engines_own_rows(sequences: ModuleType) -> None
     }
 
 
-def test_a_sequence_that_ended_before_it_began(sequences: ModuleType) -> None:
-    sequence = sequences.TokenSequence()
+def test_a_sequence_that_ended_before_it_began() -> None:
+    sequence = TokenSequence()
     sequence.add(EngineCoreOutput("r", [], finish_reason=FinishReason.ABORT), None)
-    tensors = sequences.to_tensors([sequence], [1], EVERYTHING | {"prompt_token_logprobs"}, 3)
+    tensors = to_tensors([sequence], [1], EVERYTHING | {"prompt_token_logprobs"}, 3)
     assert tensors["finish_reason"][0].tolist() == [b"abort"]
     assert tensors["num_output_tokens"][0].tolist() == [0]
     assert [

@@ -1,9 +1,9 @@
-"""Requests below vLLM's output processor, beside an engine that does as it is told."""
+"""Token-level requests, over an engine whose outputs the test provides."""
 
 import asyncio
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from vllm.sampling_params import SamplingParams
@@ -11,11 +11,13 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
-Load = Callable[[str], ModuleType]
+from tritonlive.backend.generation import token_level
+from tritonlive.backend.generation.native_request import NativeRequest
+from tritonlive.backend.tensors import Unavailable
 
 
 class FakeEngine:
-    """Engine, AsyncLLM, its input processor and its engine core in one; `put` lets an output come."""
+    """Engine, AsyncLLM, its input processor and its engine core in one; `put` provides an output."""
 
     def __init__(self) -> None:
         self.llm = self.engine_core = self.input_processor = self
@@ -69,14 +71,13 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def start(load: Load, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def start(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """start(n=2) → the task of a request that the engine has begun with."""
-    module = load("generation.token_level")
-    level = module.TokenLevel(engine)
-    monkeypatch.setattr(module, "render", lambda llm, prompt: asyncio.sleep(0, prompt))
+    level = token_level.TokenLevel(cast(Any, engine))
+    monkeypatch.setattr(token_level, "render", lambda llm, prompt: asyncio.sleep(0, prompt))
 
     async def begin(n: int = 1) -> "asyncio.Task[Any]":
-        request = load("generation.generate").NativeRequest(
+        request = NativeRequest(
             [1, 2], SamplingParams(n=n), stream=False, prepend_prompt=False, returns=frozenset(["token_ids"]),
             return_text=False,
         )  # fmt: skip
@@ -120,15 +121,15 @@ async def test_a_cancelled_request_frees_what_still_runs(engine: FakeEngine, sta
         await task
     assert engine.aborted == [ids[0], ids[2]]
     engine.put(ids[0], 6)
-    assert (await deliver(engine)).outputs[0].request_id == ids[0], "AsyncLLM passes over what nobody waits for"
+    assert (await deliver(engine)).outputs[0].request_id == ids[0], "AsyncLLM ignores outputs of unknown requests"
 
 
-async def test_a_dead_engine_ends_requests(load: Load, engine: FakeEngine, start: Callable[..., Any]) -> None:
+async def test_a_dead_engine_ends_requests(engine: FakeEngine, start: Callable[..., Any]) -> None:
     task = await start(n=2)
     engine.is_running = False
     engine.die("it died")
-    with pytest.raises(load("tensors").Unavailable, match="engine: it died"):
+    with pytest.raises(Unavailable, match="engine: it died"):
         await asyncio.wait_for(task, 5)
-    with pytest.raises(load("tensors").Unavailable, match="try again"):
+    with pytest.raises(Unavailable, match="try again"):
         await (await start())
     assert engine.aborted == []

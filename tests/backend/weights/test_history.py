@@ -1,19 +1,12 @@
 """What is remembered of updates and of running requests."""
 
 import time
-from collections.abc import Callable
-from types import ModuleType
 
-import pytest
+from tritonlive.backend.weights.history import KEPT_RECORDS, History, InFlight, WeightStatistics, size_of
 
 
-@pytest.fixture
-def history(load: Callable[[str], ModuleType]) -> ModuleType:
-    return load("weights.history")
-
-
-def test_updates_are_counted_by_outcome(history: ModuleType) -> None:
-    updates = history.History()
+def test_updates_are_counted_by_outcome() -> None:
+    updates = History()
     for outcome in ("committed", "failed", "committed", "unchanged"):
         record = updates.begin("push", "me")
         assert record.outcome == "running"
@@ -22,12 +15,13 @@ def test_updates_are_counted_by_outcome(history: ModuleType) -> None:
     assert dict(updates.outcomes) == {"committed": 2, "failed": 1, "unchanged": 1}
     assert updates.pushed_bytes == 30
     assert [update["outcome"] for update in updates.describe()] == ["committed", "failed", "committed", "unchanged"]
+    assert updates.last is not None
     assert updates.last.result()["is_changed"] is False
 
 
-def test_an_update_ends_once(history: ModuleType) -> None:
+def test_an_update_ends_once() -> None:
     """The engine dies, and then so does the call that waited for it."""
-    updates = history.History()
+    updates = History()
     record = updates.begin("push", "me")
     updates.end(record, "failed", None, "the engine died")
     updates.end(record, "aborted", "v1", "no answer")
@@ -35,8 +29,8 @@ def test_an_update_ends_once(history: ModuleType) -> None:
     assert dict(updates.outcomes) == {"failed": 1}
 
 
-def test_phases_are_timed_and_add_up(history: ModuleType) -> None:
-    updates = history.History()
+def test_phases_are_timed_and_add_up() -> None:
+    updates = History()
     record = updates.begin("push", "me")
     for phase in ("drain_s", "load_s", "flush_s", "flush_s"):
         with record.timed(phase):
@@ -46,16 +40,16 @@ def test_phases_are_timed_and_add_up(history: ModuleType) -> None:
     assert record.flush_s >= 0.02
 
 
-def test_only_the_last_are_kept(history: ModuleType) -> None:
-    updates = history.History()
-    for number in range(history.KEPT_RECORDS + 5):
+def test_only_the_last_are_kept() -> None:
+    updates = History()
+    for number in range(KEPT_RECORDS + 5):
         updates.end(updates.begin("push", None), "committed", f"v{number}")
-    assert len(updates.records) == history.KEPT_RECORDS
+    assert len(updates.records) == KEPT_RECORDS
     assert updates.records[0].weight_version == "v5"
 
 
-def test_requests_that_began_with_older_weights(history: ModuleType) -> None:
-    running = history.InFlight()
+def test_requests_that_began_with_older_weights() -> None:
+    running = InFlight()
     running.begin("a")
     running.version = "v1"
     running.begin("b")
@@ -65,18 +59,18 @@ def test_requests_that_began_with_older_weights(history: ModuleType) -> None:
     assert (running.by_version(), running.num_stale) == ({"v1": 1}, 0)
 
 
-def test_the_size_of_what_is_announced(history: ModuleType) -> None:
+def test_the_size_of_what_is_announced() -> None:
     info = {"names": ["a", "b"], "dtype_names": ["bfloat16", "float32"], "shapes": [[2, 3], []]}
-    assert history.size_of(info) == (2, 16)
-    assert history.size_of({}) == (0, 0)
+    assert size_of(info) == (2, 16)
+    assert size_of({}) == (0, 0)
 
 
-def test_statistics(history: ModuleType) -> None:
-    updates, running = history.History(), history.InFlight()
+def test_statistics() -> None:
+    updates, running = History(), InFlight()
     record = updates.begin("push", "me")
     record.drain_s, record.load_s, record.num_bytes = 0.125, 0.5, 7
     updates.end(record, "committed", "v1")
     updates.end(updates.begin("push", "me"), "aborted", "v1")
-    found = history.WeightStatistics.of(updates, running)
+    found = WeightStatistics.of(updates, running)
     assert (found.weight_updates_committed_total, found.weight_updates_aborted_total) == (1, 1)
     assert (found.weight_update_pause_seconds, found.weight_bytes_total) == (0.625, 7)

@@ -1,23 +1,26 @@
 """Which update is live is asked by its id: another one by the same name is not it."""
 
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-
-@pytest.fixture
-def updates(load: Callable[[str], ModuleType]) -> Any:
-    nobody = SimpleNamespace()
-    return load("weights.updates").Updates(nobody, nobody, nobody, lambda _label: None)
+from tritonlive.backend.weights.served_versions import Version
+from tritonlive.backend.weights.updates import Updates
 
 
 @pytest.fixture
-def commit(updates: Any, load: Callable[[str], ModuleType]) -> Callable[[str, str], None]:
+def updates() -> Any:
+    nobody: Any = SimpleNamespace()
+    return Updates(nobody, nobody, nobody, lambda _label: None)
+
+
+@pytest.fixture
+def commit(updates: Any) -> Callable[[str, str], None]:
     def run(update_id: str, label: str) -> None:
         record = updates.history.begin("push", "a trainer", update_id)
-        updates.versions.commit(load("weights.served_versions").Version(label, update_id))
+        updates.versions.commit(Version(label, update_id))
         updates.history.end(record, "committed", label)
 
     return run

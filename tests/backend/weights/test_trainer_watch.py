@@ -3,9 +3,11 @@
 import asyncio
 import socket
 from collections.abc import Callable
-from types import ModuleType
 
 import pytest
+
+from tritonlive.backend.weights.lease import Lease
+from tritonlive.backend.weights.trainer_watch import TrainerWatch
 
 
 @pytest.fixture
@@ -14,9 +16,9 @@ def gone() -> asyncio.Event:
 
 
 @pytest.fixture
-def watch_at(load: Callable[[str], ModuleType], gone: asyncio.Event) -> Callable[[int], None]:
+def watch_at(gone: asyncio.Event) -> Callable[[int], None]:
     """watch_at(port) watches an anonymous trainer that listens there."""
-    lease = load("weights.lease").Lease()
+    lease = Lease()
     lease.take("trainer", 60, is_anonymous=True)
 
     async def on_gone(generation: int, reason: str) -> None:
@@ -25,7 +27,7 @@ def watch_at(load: Callable[[str], ModuleType], gone: asyncio.Event) -> Callable
 
     async def on_late(generation: int) -> None: ...
 
-    watch = load("weights.trainer_watch").TrainerWatch(lease, on_gone, on_late)
+    watch = TrainerWatch(lease, on_gone, on_late)
     return lambda port: watch.start({"master_address": "127.0.0.1", "master_port": port})
 
 

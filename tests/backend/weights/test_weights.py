@@ -1,16 +1,18 @@
-"""The state machine of a replica's weights, over an engine whose ranks answer as they are told to (engine.py)."""
+"""The state machine of a replica's weights, over an engine whose ranks answer as the test sets them (engine.py)."""
 
 import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.backend.engine import FakeEngine
+from tritonlive.backend.tensors import RequestError, Unavailable
+from tritonlive.backend.weights import trainer_session
+from tritonlive.backend.weights.weights import Weights
 
 TRL = {"host": "0.0.0.0", "port": 51216, "world_size": 2, "client_device_uuid": "1"}
 INIT = {"holder": "trainer", "lease_s": 60}
@@ -27,12 +29,12 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def make(load: Callable[[str], ModuleType], checkpoint: Path) -> Callable[..., Awaitable[Any]]:
+async def make(checkpoint: Path) -> Callable[..., Awaitable[Any]]:
     """make(backend, ranks) → Weights over a FakeEngine that has started."""
 
     async def build(backend: str | None = "gloo", num_ranks: int = 2) -> Any:
-        engine = FakeEngine(backend, checkpoint, num_ranks)
-        weights = load("weights.weights").Weights(engine, lambda _version: None)
+        engine: Any = FakeEngine(backend, checkpoint, num_ranks)
+        weights = Weights(engine, lambda _version: None)
         await engine.start()
         return weights
 
@@ -109,7 +111,7 @@ async def test_a_second_finish_answers_as_the_first(make: Any) -> None:
     first = await push(weights, "v1", update_id="u1")
     assert await weights.finish("v1") == first
     assert await weights.finish("v1", update_id="u1") == first
-    with pytest.raises(Exception, match="no update is running"):
+    with pytest.raises(RequestError, match="no update is running"):
         await weights.finish("v1", update_id="u2")
 
 
@@ -119,7 +121,7 @@ async def test_only_its_own_update_can_be_changed_by_a_trainer(make: Any) -> Non
     await weights.start(update_id="u1")
     assert await weights.start(update_id="u1") == "u1"  # a retry
     for call in (weights.update(tensor(), "u2"), weights.prepare("u2"), weights.finish("v", update_id="u2")):
-        with pytest.raises(Exception, match="update u2 is not running here; u1 is"):
+        with pytest.raises(RequestError, match="update u2 is not running here; u1 is"):
             await call
     assert (await weights.abort("late", "u2"))["outcome"] is None
     assert weights.state == "updating"
@@ -132,7 +134,7 @@ async def test_a_rank_that_cannot_prepare_leaves_all_untouched(make: Any) -> Non
     weights = await make()
     await push(weights, "v1")
     weights.engine.llm.ranks[1].fails["prepare"] = "rejected"
-    with pytest.raises(Exception, match="rank 1: prepare: told to fail"):
+    with pytest.raises(RequestError, match="rank 1: prepare: meant to fail"):
         await push(weights, "v2")
     assert (weights.state, weights.engine.llm.version) == ("serving", "v1")
     assert not weights.engine.llm.is_paused
@@ -142,7 +144,7 @@ async def test_a_rank_that_cannot_prepare_leaves_all_untouched(make: Any) -> Non
 async def test_ranks_that_have_staged_different_tensors_commit_nothing(make: Any) -> None:
     weights = await make()
     weights.engine.llm.ranks[1].digest = "other"
-    with pytest.raises(Exception, match="the ranks have staged different tensors"):
+    with pytest.raises(RequestError, match="the ranks have staged different tensors"):
         await push(weights, "v1")
     assert "load" not in calls(weights)
     assert weights.state == "serving"
@@ -154,12 +156,12 @@ async def test_one_rank_that_does_not_load_leaves_the_replica_dirty(make: Any, c
     weights = await make()
     await push(weights, "v1")
     weights.engine.llm.ranks[1].fails["load"] = code
-    with pytest.raises(Exception, match="rank 1: load: told to fail"):
+    with pytest.raises(RequestError, match="rank 1: load: meant to fail"):
         await push(weights, "v2")
     assert weights.state == "dirty"
     assert weights.engine.llm.is_paused
     assert weights.engine.llm.version == "v1"
-    with pytest.raises(Exception, match="weights: dirty"):
+    with pytest.raises(RequestError, match="weights: dirty"):
         weights.replica.check_can_generate()
 
     weights.engine.llm.ranks[1].fails.clear()
@@ -171,7 +173,7 @@ async def test_a_dirty_replica_goes_back_to_what_it_served(make: Any) -> None:
     weights = await make()
     await push(weights, "v1", update_id="u1")
     weights.engine.llm.ranks[0].fails["load"] = "touched"
-    with pytest.raises(Exception, match="told to fail"):
+    with pytest.raises(RequestError, match="meant to fail"):
         await push(weights, "v2", update_id="u2")
     assert (await weights.rollback())["weight_version"] == "v1"
     assert [rank.current for rank in weights.engine.llm.ranks] == ["u1", "u1"]
@@ -189,7 +191,7 @@ async def test_nccl_is_dirty_after_any_failure_until_a_whole_update(make: Any, s
         await weights.update(tensor())
         await weights.finish("step-0")
 
-    with pytest.raises(Exception, match=f"{step}: told to fail"):
+    with pytest.raises(RequestError, match=f"{step}: meant to fail"):
         await rest()
     assert weights.state == "dirty"
     assert not weights.lease.is_held
@@ -208,7 +210,7 @@ async def test_a_worker_call_that_raises_costs_the_engine_its_life(make: Any) ->
     weights = await make()
     await push(weights, "v1")
     weights.engine.llm.raises.add("prepare")
-    with pytest.raises(Exception, match="it is being started again"):
+    with pytest.raises(RequestError, match="it is being started again"):
         await push(weights, "v2")
     assert weights.engine.num_kills == 1
     await weights.engine.start()
@@ -262,7 +264,7 @@ async def test_arguments_that_cannot_be_sent_do_not_cost_the_engine_its_life(mak
     weights = await make()
     await weights.connect(INIT)
     await weights.start()
-    with pytest.raises(Exception, match="of update"):
+    with pytest.raises(RequestError, match="of update"):
         await weights.update({"names": ["a"], "dtype_names": ["no such"], "shapes": [[2**70]]})
     assert weights.engine.num_kills == 0
 
@@ -302,10 +304,10 @@ async def test_all_ranks_vote_before_one_of_them_goes_back(make: Any) -> None:
     await push(weights, "v1")
     await push(weights, "v2")
     weights.engine.llm.ranks[1].kept.pop(0)
-    with pytest.raises(Exception, match="rank 1 has no 'v1'"):
+    with pytest.raises(RequestError, match="rank 1 has no 'v1'"):
         await weights.rollback()
     assert "restore" not in calls(weights)
-    with pytest.raises(Exception, match="'v9' is not kept here; there is v1, v2"):
+    with pytest.raises(RequestError, match="'v9' is not kept here; there is v1, v2"):
         await weights.rollback(to="v9")
 
 
@@ -324,12 +326,12 @@ async def test_the_checkpoint_is_gone_back_to_only_as_it_was_loaded(make: Any, c
     await push(weights, "v1")
     for rank in weights.engine.llm.ranks:
         rank.is_checkpoint_loadable = False
-    with pytest.raises(Exception, match="has no 'default'"):
+    with pytest.raises(RequestError, match="has no 'default'"):
         await weights.rollback()
     assert (await weights.reload())["weight_version"] == "default"  # the same files still: they may be read again
 
     (checkpoint / "model.safetensors").write_bytes(b"22")
-    with pytest.raises(Exception, match="files have changed"):
+    with pytest.raises(RequestError, match="files have changed"):
         await weights.reload()
     assert (await weights.reload("mine"))["weight_version"] == "mine"
 
@@ -356,7 +358,7 @@ async def test_a_fence_works_while_updating(make: Any) -> None:
     await weights.start(update_id="u2")
     answer = await weights.fence("v2 is live elsewhere", "u2")
     assert (answer["state"], answer["outcome"], answer["is_live"]) == ("fenced", "aborted", False)
-    with pytest.raises(Exception, match="no update is running"):
+    with pytest.raises(RequestError, match="no update is running"):
         await weights.finish("v2", update_id="u2")
     await push(weights, "v3")
     assert weights.state == "serving"
@@ -396,7 +398,7 @@ async def test_a_commit_that_comes_after_an_abort_changes_nothing(make: Any) -> 
     await weights.start(update_id="u1")
     await weights.update(tensor(), "u1")
     assert (await weights.abort("the trainer's deadline has passed", "u1"))["outcome"] == "aborted"
-    with pytest.raises(Exception, match="no update is running"):
+    with pytest.raises(RequestError, match="no update is running"):
         await weights.finish("v1", update_id="u1")
     assert weights.engine.llm.version == "default"
 
@@ -405,7 +407,7 @@ async def test_a_lease_can_be_taken_before_the_workers_are_called(make: Any) -> 
     weights = await make()
     await weights.reserve(INIT)
     assert "connect" not in calls(weights)
-    with pytest.raises(Exception, match="trainer trainer is connected"):
+    with pytest.raises(RequestError, match="trainer trainer is connected"):
         await weights.reserve({"holder": "another"})
     await weights.connect(INIT)
     assert calls(weights) == ["connect"]
@@ -430,13 +432,13 @@ async def test_nothing_lets_a_half_replaced_model_generate(make: Any) -> None:
     weights = await make("nccl")
     await weights.connect(INIT)
     await weights.start()
-    with pytest.raises(Exception, match="not while weights are being replaced"):
+    with pytest.raises(RequestError, match="not while weights are being replaced"):
         await weights.resume()
     for call in (weights.sleep(1, "abort"), weights.wake_up(None), weights.reset(), weights.set_version("x")):
-        with pytest.raises(Exception, match="not while updating"):
+        with pytest.raises(RequestError, match="not while updating"):
             await call
     for call in (weights.rollback(), weights.reload()):
-        with pytest.raises(Exception, match="not while updating"):
+        with pytest.raises(RequestError, match="not while updating"):
             await call
     assert weights.engine.llm.is_paused
     await weights.pause("wait", clear_cache=True)  # said now, it holds from the update's end on
@@ -457,7 +459,7 @@ async def test_a_staged_update_does_not_mind_a_pause(make: Any) -> None:
     assert not weights.engine.llm.is_paused
 
 
-async def test_zeroed_weights_answer_nobody(make: Any) -> None:
+async def test_zeroed_weights_generate_nothing(make: Any) -> None:
     weights = await make()
     await push(weights, "v1")
     await weights.reset()
@@ -484,17 +486,16 @@ async def test_trainers_that_the_workers_listen_to_are_told_apart_by_their_gpu(m
     weights = await make("nccl_trl_legacy")
     await weights.connect(TRL)
     await weights.connect(TRL)
-    with pytest.raises(Exception, match="trainer GPU 1 is connected"):
+    with pytest.raises(RequestError, match="trainer GPU 1 is connected"):
         await weights.connect(TRL | {"client_device_uuid": "2"})
 
 
 @pytest.mark.parametrize("is_gone", [True, False], ids=["trainer gone", "trainer lives"])
 async def test_workers_that_a_dead_trainer_left_in_a_collective(
-    make: Any, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
+    make: Any, monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
 ) -> None:
     """Nothing but the engine's end gets them out; with a trainer that lives they are waited for."""
-    module = load("weights.weights")
-    monkeypatch.setattr(module, "STUCK_S", 0.1)
+    monkeypatch.setattr(trainer_session, "STUCK_S", 0.1)
     weights = await make("nccl")
     engine = weights.engine
     with socket.create_server(("127.0.0.1", 0)) as rendezvous:
@@ -511,7 +512,7 @@ async def test_workers_that_a_dead_trainer_left_in_a_collective(
         assert not update.done()
         if is_gone:
             watcher.close()
-            with pytest.raises(load("tensors").Unavailable):
+            with pytest.raises(Unavailable):
                 await asyncio.wait_for(update, 10)
             assert (weights.state, weights.lease.is_held) == ("serving", False)
             assert weights.history.last.outcome == "failed"

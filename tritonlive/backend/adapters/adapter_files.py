@@ -1,8 +1,7 @@
-"""A pushed adapter's two files, as PEFT writes them: checked, then written where vLLM's workers read them.
+"""A pushed adapter's two files, as PEFT writes them: checks them, and writes them where vLLM's workers read them.
 
-vLLM checks an adapter's configuration and the kinds of its modules. It copies a tensor of any shape that is not too
-large, though, and passes over a module that the model does not have; both would answer, and wrongly. So what is
-compared here is what vLLM does not.
+vLLM checks an adapter's configuration and the kinds of its modules. But it copies a tensor of any shape that is not too
+large, and ignores a module that the model does not have. Both would give wrong answers, so both are checked here.
 """
 
 import json
@@ -16,9 +15,9 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load
-from vllm.lora.utils import is_base_embedding_weights
 
 from tritonlive.backend.tensors import BadTensor
+from tritonlive.backend.vllm_seam.arguments import is_base_embedding_weights
 from tritonlive.wire.limits import MAX_ADAPTER_BYTES
 
 TENSOR = re.compile(
@@ -42,10 +41,10 @@ def check_digest(payload: bytes, digest: str | None) -> str:
 
 
 def check(payload: bytes, config: Mapping[str, Any], parameters: Iterable[Mapping[str, Any]] | None) -> int:
-    """Look at adapter_model.safetensors and adapter_config.json. Returns the number of tensors.
+    """Check adapter_model.safetensors (`payload`) and adapter_config.json (`config`). Returns the number of tensors.
 
-    parameters: the checkpoint's, see checkpoint.py; None where they cannot be read. Raises BadTensor with all that is
-    wrong.
+    parameters: the checkpoint's (weights/checkpoint.py); None if they cannot be read. Raises BadTensor with all
+    problems.
     """
     rank = config.get("r")
     if not isinstance(rank, int) or rank < 1 or not isinstance(config.get("lora_alpha"), int | float):
@@ -58,7 +57,7 @@ def check(payload: bytes, config: Mapping[str, Any], parameters: Iterable[Mappin
     problems += [f"{name}: holds NaN or Inf" for name, tensor in tensors.items() if not is_finite(tensor)]
     problems += wrong_ranks(modules, None if config.get("rank_pattern") else rank)
     if parameters is not None:
-        problems += misfits(modules, parameters)
+        problems += shape_mismatches(modules, parameters)
     if not modules and not problems:
         problems = ["no tensors in it"]
     if problems:
@@ -68,18 +67,18 @@ def check(payload: bytes, config: Mapping[str, Any], parameters: Iterable[Mappin
 
 
 def write(folder: Path, payload: bytes, config: Mapping[str, Any]) -> None:
-    """Put both files into a new folder that only this user can read."""
+    """Write both files into a new folder that only this user can read."""
     folder.mkdir(mode=0o700)
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_model.safetensors").write_bytes(payload)
 
 
 def sort_by_module(tensors: Mapping[str, torch.Tensor]) -> tuple[Modules, list[str]]:
-    """Tensors by module and side, and a sentence for each whose name is not PEFT's for LoRA."""
+    """Tensors by module and side, and a problem for each name that PEFT does not give a LoRA tensor."""
     modules: Modules = defaultdict(dict)
     problems: list[str] = []
     for name, tensor in tensors.items():
-        if is_base_embedding_weights(name):  # PEFT saves them along with an adapter of an embedding; vLLM has them
+        if is_base_embedding_weights(name):  # PEFT saves them with an adapter of an embedding; vLLM has them
             continue
         match = TENSOR.fullmatch(name)
         if match is None or bool(match["kind"]) == bool(match["end"]):
@@ -90,11 +89,12 @@ def sort_by_module(tensors: Mapping[str, torch.Tensor]) -> tuple[Modules, list[s
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or Inf."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor.float()).all())
 
 
 def wrong_ranks(modules: Modules, rank: int | None) -> list[str]:
-    """A sentence for each module that lacks a side, or whose rank is not `rank` (None: not one for all)."""
+    """A problem for each module that lacks a side, or whose rank is not `rank` (None: ranks may differ)."""
     problems: list[str] = []
     for module, sides in modules.items():
         if sides.keys() != {"A", "B"}:
@@ -107,38 +107,39 @@ def wrong_ranks(modules: Modules, rank: int | None) -> list[str]:
     return problems
 
 
-def misfits(modules: Modules, parameters: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each module that is not in the checkpoint, or whose weight has another shape there.
+def shape_mismatches(modules: Modules, parameters: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A problem for each module that is not in the checkpoint, or whose weight has another shape there.
 
-    Modules that the checkpoint has under other names or quantized are left to vLLM.
+    Modules that the checkpoint names differently, or stores quantized, are left to vLLM.
     """
     shapes: dict[str, set[Shape]] = defaultdict(set)
-    leaves: set[str] = set()
+    leaf_names: set[str] = set()
     for parameter in parameters:
         module, _, what = parameter["name"].rpartition(".")
         if what == "weight" and "float" in parameter["dtype"] and len(parameter["shape"]) == 2:
-            shapes[place(module)].add(tuple(parameter["shape"]))
-            leaves.add(leaf(module))
+            shapes[layer_key(module)].add(tuple(parameter["shape"]))
+            leaf_names.add(leaf_name(module))
     problems: list[str] = []
     for module, sides in modules.items():
-        if ".experts" in module or sides.keys() != {"A", "B"} or leaf(module) not in leaves:
+        if ".experts" in module or sides.keys() != {"A", "B"} or leaf_name(module) not in leaf_names:
             continue
-        served = shapes.get(place(module))
+        served = shapes.get(layer_key(module))
         fits = (sides["B"].shape[0], sides["A"].shape[-1])
         if served is None:
             problems.append(f"{module}: the served model has no such layer")
-        # Also the other way round: embeddings, and GPT-2's layers, are stored transposed.
+        # Transposed shapes fit as well: embeddings, and GPT-2's layers, are stored transposed.
         elif fits not in served and fits[::-1] not in served:
             shown = " or ".join(str(list(shape)) for shape in sorted(served))
             problems.append(f"{module}: made for a weight of shape {list(fits)}; the served model's is {shown}")
     return problems
 
 
-def place(module: str) -> str:
-    """The end of a name that a checkpoint and a trainer's model share, whatever they call the model around it."""
+def layer_key(module: str) -> str:
+    """The part of a module's name that checkpoint and trainer share: from "layers." on, else the leaf name."""
     start = module.rfind("layers.")
-    return module[start:] if start >= 0 else leaf(module)
+    return module[start:] if start >= 0 else leaf_name(module)
 
 
-def leaf(module: str) -> str:
+def leaf_name(module: str) -> str:
+    """The last part of a dotted name."""
     return module.rpartition(".")[2]

@@ -3,10 +3,10 @@
     (nothing) ──stage──► staged ──activate──► serving ──the next version, or remove──► replaced ──unused──► (nothing)
                             └──discard, the next stage, or too late──► (nothing)
 
-A version never changes: each push gets an id, a folder and a name (NAME@VERSION) of its own. vLLM's prefix cache goes
-by the latter two, so that versions share nothing; and a request ends with the version it began with, whose files stay
-for as long. The files are what counts: vLLM's workers load an adapter from them when a request needs it, again after
-they dropped it for others or the engine was restarted.
+A version never changes: each push has an id, a folder and a label (NAME@VERSION) of its own. vLLM's prefix cache is
+keyed by folder and label, so versions share no prefixes. A request ends with the version with which it began, and the
+version's files stay until then: vLLM's workers read them whenever a request needs the adapter, also after they evicted
+it or the engine was restarted.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,48 +30,24 @@ from tritonlive.backend.weights.worker_calls import OPERATION_TIMEOUT_S, answer
 from tritonlive.wire.states import AdapterState
 
 from . import adapter_files
+from .adapter import Adapter
 
-# What a front end puts where an adapter's id belongs: the model knows it by its name. Pushed adapters' own ids follow;
-# those that vLLM's front end counts up for adapters on disk stay below.
+# The id in a front end's request for a pushed adapter, which is found by its label. Ids of pushed adapters are above;
+# ids that vLLM's front end assigns to adapters on disk are below.
 PUSHED_ID = 2**30
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_VERSION_LENGTH = 128
-# A staged adapter whose trainer does not come back.
+# A staged adapter is dropped after this time: its trainer does not come back.
 STAGED_FOR_S = 600.0
-# A replaced version may still be asked for by a request that a front end was rendering meanwhile.
+# A replaced version stays this long: a request that a front end is rendering may still name it.
 UNUSED_FOR_S = 30.0
 
 
-@dataclass(eq=False)
-class Adapter:
-    """One version of one adapter."""
-
-    name: str
-    version: str
-    digest: str
-    request: LoRARequest
-    num_tensors: int
-    num_bytes: int
-    staged_at: float = field(default_factory=time.monotonic)
-    unused_since: float = field(default_factory=time.monotonic)
-
-    @property
-    def label(self) -> str:
-        return self.request.lora_name
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.request.lora_path)
-
-    def result(self) -> dict[str, Any]:
-        return {"name": self.name, "version": self.version, "bytes": self.num_bytes, "tensors": self.num_tensors}
-
-
 class Adapters:
-    """The adapters of one replica; lives on the engine's loop."""
+    """The pushed adapters of one replica; lives on the engine's loop."""
 
     def __init__(self, engine: Engine, announce: Callable[[], Awaitable[None]]) -> None:
-        """`announce` is awaited whenever another set of adapters serves."""
+        """`announce` is awaited after every change of the serving adapters."""
         self._engine = engine
         self._announce = announce
         self._folder = tempfile.TemporaryDirectory(prefix="tritonlive-adapters-", ignore_cleanup_errors=True)
@@ -80,19 +55,20 @@ class Adapters:
         self._serving: dict[str, Adapter] = {}
         self._staged: dict[str, Adapter] = {}
         self._replaced: list[Adapter] = []
-        self._users: dict[Hashable, Adapter] = {}  # running request → the adapter that makes it
+        self._users: dict[Hashable, Adapter] = {}  # by running request
         self._num_changes = 0
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # ---- what trainers do -----------------------------------------------------------------------------------------
+    # ---- called by trainers -----------------------------------------------------------------------------------------
 
     async def stage(
         self, name: str, version: str, config: dict[str, Any], digest: str | None, payload: bytes
     ) -> dict[str, Any]:
-        """Check an adapter, write its files and have vLLM load it; requests do not see it yet.
+        """Check an adapter, write its files, and load it into vLLM. Requests do not see it yet.
 
-        Nothing happens if this very version serves already. Raises Conflict, BadTensor, or what vLLM says of it.
+        payload: adapter_model.safetensors. digest: its XXH3, or None. Does nothing if this version serves already.
+        Raises Conflict, BadTensor, or RequestError with vLLM's reason.
         """
         self._check_names(name, version)
         actual = await self._off_loop(adapter_files.check_digest, payload, digest)
@@ -120,7 +96,7 @@ class Adapters:
             return adapter.result() | {"is_changed": True}
 
     async def activate(self, name: str, version: str) -> dict[str, Any]:
-        """Serve what was staged from now on; returns when the front ends know. Idempotent. Raises Conflict."""
+        """Serve the staged version from now on; returns when the front ends know. Idempotent. Raises Conflict."""
         async with self._lock:
             staged, serving = self._staged.get(name), self._serving.get(name)
             if staged is None or staged.version != version:
@@ -133,28 +109,28 @@ class Adapters:
             self._serving[name] = staged
             if serving is not None:
                 self._replace(serving)
-            await self._tell()
+            await self._announce_change()
             return staged.result()
 
     async def discard(self, name: str, version: str) -> dict[str, Any]:
-        """Forget what was staged; nothing happens if it is not."""
+        """Drop a staged version. Does nothing if it is not staged."""
         async with self._lock:
             if (staged := self._staged.get(name)) is not None and staged.version == version:
                 await self._discard(name)
         return {}
 
     async def remove(self, name: str) -> dict[str, Any]:
-        """Serve the adapter no more; running requests end with it. Raises BadTensor."""
+        """Stop serving the adapter; running requests still end with it. Raises BadTensor."""
         async with self._lock:
             if name not in self._serving:
                 raise BadTensor("control_arguments", f"of remove_adapter: {self._unknown(name)}")
             removed = self._serving.pop(name)
             self._replace(removed)
-            await self._tell()
+            await self._announce_change()
             return removed.result()
 
     def describe(self) -> list[dict[str, Any]]:
-        """All versions at hand, with the number of running requests that each makes."""
+        """All versions here, with their state and number of running requests."""
         users = Counter(self._users.values())
         states = [
             (AdapterState.SERVING, self._serving.values()),
@@ -167,30 +143,30 @@ class Adapters:
             for adapter in adapters
         ]
 
-    # ---- what requests do -----------------------------------------------------------------------------------------
+    # ---- called for requests ----------------------------------------------------------------------------------------
 
     def announcement(self) -> str:
-        """What front ends are told, see engine_adapters in config.pbtxt."""
+        """The serving adapters as JSON: engine_adapters in config.pbtxt."""
         serving = {name: adapter.version for name, adapter in self._serving.items()}
         return json.dumps({"serial": self.serial, "adapters": serving})
 
     @property
     def serial(self) -> str:
-        """Of the set of adapters that serves now."""
+        """Number of the set of adapters that serves now."""
         return str(self._num_changes)
 
     def find(self, name: str) -> LoRARequest:
-        """The adapter of that name which serves now. Raises BadTensor."""
+        """The serving version of that adapter. Raises BadTensor."""
         if (adapter := self._serving.get(name)) is None:
             raise BadTensor("sampling_parameters", f"lora_name: {self._unknown(name)}")
         return adapter.request
 
     def resolve(self, request: LoRARequest) -> LoRARequest:
-        """What a front end asks for by NAME@VERSION, with the id and files it has here; others as they are.
+        """The adapter that a front end names by NAME@VERSION, with its id and files here. Others stay unchanged.
 
-        Staged versions count: when a fleet takes a new one, its front ends may hear of it from another replica first.
-        Raises Unavailable if it is not here: another replica may have it, or the front end is about to hear of a newer
-        one. Raises BadTensor for an id that front ends do not give.
+        Staged versions count: during a push to a fleet, front ends may learn of a version from another replica first.
+        Raises Unavailable if the version is not here: another replica may have it, or the front end will learn of a
+        newer one. Raises BadTensor for an id that front ends do not use.
         """
         if request.lora_int_id < PUSHED_ID:
             return request
@@ -204,22 +180,23 @@ class Adapters:
         raise Unavailable(f"adapter {request.lora_name} is not served here any more; send the request again")
 
     def begin(self, user: Hashable, request: LoRARequest | None) -> None:
-        """A request (of any identity `user`) is made by this adapter until `end`."""
+        """Note that the request `user` (any hashable identity) uses this adapter until `end`."""
         if request is not None and request.lora_int_id > PUSHED_ID:
             known = (*self._serving.values(), *self._staged.values(), *self._replaced)
             self._users.update((user, adapter) for adapter in known if adapter.request is request)
 
     def end(self, user: Hashable) -> None:
+        """Note that the request has ended."""
         if (adapter := self._users.pop(user, None)) is not None:
             adapter.unused_since = time.monotonic()
             if adapter in self._replaced:
                 self._sweep_after(UNUSED_FOR_S)
 
     def close(self) -> None:
-        """Remove all files; the engine has ended."""
+        """Remove all files, after the engine has ended."""
         self._folder.cleanup()
 
-    # ---- the steps of the above -----------------------------------------------------------------------------------
+    # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _check_names(self, name: str, version: str) -> None:
         config = self._engine.llm.vllm_config
@@ -243,13 +220,13 @@ class Adapters:
         model = self._engine.llm.model_config
         try:
             return await self._off_loop(read_parameters, model.model, model.revision)
-        except (OSError, ValueError):  # no safetensors at hand: vLLM read the model some other way
+        except (OSError, ValueError):  # no safetensors files: vLLM reads the model from another format
             return None
 
     async def _off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         return await self._engine.loop.run_in_executor(None, function, *args)
 
-    async def _tell(self) -> None:
+    async def _announce_change(self) -> None:
         self._num_changes += 1
         await self._announce()
 
@@ -269,7 +246,7 @@ class Adapters:
         self._engine.loop.call_later(seconds + 0.1, self._sweep)  # a timer may be a moment early
 
     def _sweep(self) -> None:
-        """Drop what nobody has needed for long enough."""
+        """Drop replaced versions that are unused, and staged ones that are late."""
         now = time.monotonic()
         used = set(self._users.values())
         unused = [
@@ -291,7 +268,7 @@ class Adapters:
                 await answer(
                     self._engine, self._engine.llm.remove_lora(adapter.request.lora_int_id), OPERATION_TIMEOUT_S
                 )
-        except RequestError:  # the engine went meanwhile, and the adapter with it
+        except RequestError:  # the engine has died, and the adapter with it
             pass
         finally:
             await self._off_loop(shutil.rmtree, adapter.folder, True)  # noqa: FBT003 (ignore_errors)

@@ -1,35 +1,34 @@
-"""What the engine gives of a request's sequences, kept as it comes, and made into tensors once at the end.
+"""Collects the engine's outputs of a request's sequences as arrays, and makes tensors of them at the end.
 
-vLLM's engine core sends arrays. Its output processor makes an object of every logprob in them, and text of every token;
-who wants arrays again gets them from here without either.
+vLLM's engine core sends arrays. vLLM's output processor makes an object of every logprob, and text of every token. A
+client that wants arrays gets them from here without either.
 """
 
 import json
 from collections.abc import Sequence
 
 import numpy as np
-from vllm.v1.engine import EngineCoreOutput, FinishReason
-from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
-from .generate import Tensors, batch, strings
+from tritonlive.backend.output_tensors import Tensors, batch, strings
+from tritonlive.backend.vllm_seam.messages import EngineCoreOutput, FinishReason, LogprobsLists, LogprobsTensors
 
 ALL = slice(None)
 
 
 class TokenSequence:
-    """One of a request's n sequences: what has come of it so far."""
+    """One of a request's n sequences: the outputs so far."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
-        self.logprobs: list[LogprobsLists] = []  # one for each step; column 0 is the sampled token's
+        self.logprobs: list[LogprobsLists] = []  # one for each step; column 0 is for the sampled token
         self.prompt_logprobs: LogprobsTensors | None = None
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self.num_cached_tokens = 0
-        self._version_starts: list[tuple[str, int]] = []  # version, first token it made
+        self._version_starts: list[tuple[str, int]] = []  # version, index of the first token that it made
 
     def add(self, output: EngineCoreOutput, version: str | None) -> None:
-        """Take one step's output, made by weights of `version`."""
+        """Add one step's output, made by weights `version`."""
         if output.prefill_stats is not None and not self.token_ids:
             self.num_cached_tokens = output.prefill_stats.num_cached_tokens
         if output.new_token_ids:
@@ -45,11 +44,12 @@ class TokenSequence:
 
     @property
     def weight_version(self) -> str | None:
-        """Version of the weights that made the last token."""
+        """Version of the weights that made the last token; None before the first."""
         return self._version_starts[-1][0] if self._version_starts else None
 
     @property
     def spans_json(self) -> str:
+        """The weight versions that made the tokens, as JSON: a list of {"version", "start", "end"}."""
         starts = [start for _, start in self._version_starts[1:]]
         spans = zip(self._version_starts, [*starts, len(self.token_ids)], strict=False)
         return json.dumps([{"version": version, "start": start, "end": end} for (version, start), end in spans])
@@ -61,9 +61,9 @@ def to_tensors(
     returns: frozenset[str],
     num_logprobs: int | None,
 ) -> Tensors:
-    """The response's tensors, shapes as in config.pbtxt with the batch dimension in front.
+    """The response's tensors, of the shapes in config.pbtxt with the batch dimension in front.
 
-    num_logprobs: the request's own; the engine's rows are as wide as the widest request of a step wants them.
+    num_logprobs: as the request asks. The engine's rows may be wider: as wide as any request of the same step asks.
     """
     tensors: Tensors = {}
     if "finish_reason" in returns:
@@ -93,7 +93,7 @@ def to_tensors(
 
 
 def sum_of_sampled(sequence: TokenSequence) -> float:
-    """Sum of the sampled tokens' logprobs; NaN without logprobs."""
+    """Sum of the sampled tokens' logprobs, computed in float64; NaN without logprobs."""
     if not sequence.logprobs:
         return float("nan")
     return float(np.concatenate([step.logprobs[:, 0] for step in sequence.logprobs]).sum(dtype=np.float64))
@@ -102,8 +102,8 @@ def sum_of_sampled(sequence: TokenSequence) -> float:
 def token_logprobs(steps: Sequence[LogprobsLists], columns: slice) -> Tensors:
     """token_logprobs [tokens], top_token_ids and top_logprobs [tokens, N].
 
-    In the engine's rows the sampled token stands in front of the N likeliest, which may have it once more. Here it
-    stands at its rank: behind them, in a column of its own, only where it is none of them.
+    In the engine's rows the sampled token comes first, then the N likeliest, which may repeat it. Here it is at its
+    rank. Only where it is not among the N likeliest, a further column at the end holds it.
     """
     if not steps:
         return top_tensors("", np.empty(0), np.empty((0, 0)), np.empty((0, 0)))
@@ -120,7 +120,7 @@ def token_logprobs(steps: Sequence[LogprobsLists], columns: slice) -> Tensors:
 def prompt_logprobs(tensors: LogprobsTensors | None) -> Tensors:
     """prompt_token_logprobs [prompt_len - 1], prompt_top_token_ids and prompt_top_logprobs [prompt_len - 1, K].
 
-    Without rows where the request ended before its prompt was computed.
+    No rows if the request ended before its prompt was computed.
     """
     if tensors is None:
         return top_tensors("prompt_", np.empty(0), np.empty((0, 0)), np.empty((0, 0)))
@@ -129,6 +129,7 @@ def prompt_logprobs(tensors: LogprobsTensors | None) -> Tensors:
 
 
 def top_tensors(prefix: str, token: np.ndarray, top_ids: np.ndarray, top: np.ndarray) -> Tensors:
+    """The three tensors of logprobs, in the types of config.pbtxt."""
     return {
         f"{prefix}token_logprobs": batch(np.ascontiguousarray(token, np.float32)),
         f"{prefix}top_token_ids": batch(np.ascontiguousarray(top_ids, np.int32)),

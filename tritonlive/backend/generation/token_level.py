@@ -1,40 +1,40 @@
-"""Generations that want token ids and no text: below vLLM's output processor.
+"""Runs native requests that want token ids and no text: below vLLM's output processor.
 
-The request is made by vLLM's own input processor, checks included, and split for n > 1 as AsyncLLM does it. What
-differs is the way back: outputs are taken off before AsyncLLM sees them, and stay the arrays they are (sequences.py).
+vLLM's own input processor makes and checks the request, and it is split for n > 1 as AsyncLLM does it. The outputs take
+another path: they are intercepted before AsyncLLM sees them, and stay arrays (sequences.py).
 """
 
 import asyncio
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import msgspec
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs import EngineInput
 from vllm.lora.request import LoRARequest
-from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
-from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.engine.parallel_sampling import ParentRequest
 
-from tritonlive.backend.engine import Engine, intercept_outputs
+from tritonlive.backend.engine import Engine, EngineDied
+from tritonlive.backend.output_tensors import Tensors, strings
 from tritonlive.backend.tensors import BadTensor, Unavailable
+from tritonlive.backend.vllm_seam.core import abort_requests, add_request, intercept_outputs
+from tritonlive.backend.vllm_seam.messages import AsyncLLM, EngineCoreOutputs, EngineCoreRequest, EngineDeadError
+from tritonlive.backend.vllm_seam.requests import make_request, split
 
-from .generate import NativeRequest, Tensors, render, strings
+from .generate import render
+from .native_request import NativeRequest
 from .sequences import TokenSequence, to_tensors
 
 
 @dataclass(frozen=True)
 class Running:
-    """A request's sequences, and the future that tells that all have ended."""
+    """A request's sequences, and a future that is done when all have ended."""
 
     sequences: Sequence[TokenSequence]
     ended: "asyncio.Future[None]"
 
 
 class TokenLevel:
-    """Runs such requests; on the engine's loop."""
+    """Runs token-level requests on the engine's loop."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -43,7 +43,7 @@ class TokenLevel:
         engine.on_death(self._fail_all)
 
     async def generate(self, request: NativeRequest, request_id: str, adapter: LoRARequest | None = None) -> Tensors:
-        """The response's tensors. Cancelling frees the engine. Raises RequestError."""
+        """Run a request and return its tensors. Cancelling aborts it in the engine. Raises RequestError."""
         llm = self._engine.llm
         prompt = await render(llm, request.prompt)
         parts = await self._prepare(llm, prompt, request, request_id, adapter)
@@ -52,10 +52,10 @@ class TokenLevel:
             self._running[part.request_id] = (sequence, running)
         try:
             for part in parts:
-                await llm.engine_core.add_request_async(part)
+                await add_request(llm, part)
             await running.ended
         except EngineDeadError:
-            raise Unavailable("engine: died and is being started again; try again in a minute") from None
+            raise EngineDied from None
         finally:
             await self._abort([part.request_id for part in parts])
         prompt_token_ids = parts[0].prompt_token_ids or []
@@ -76,30 +76,23 @@ class TokenLevel:
             raise BadTensor("sampling_parameters", "prompt_logprobs are wrong with --kv-sharing-fast-prefill")
         tasks = await llm.get_supported_tasks()
         try:
-            whole = llm.input_processor.process_inputs(request_id, prompt, params, tasks, lora_request=adapter)
-            # AsyncLLM counts its own requests, and not these.
+            whole = make_request(llm, request_id, prompt, params, tasks, adapter)
+            # AsyncLLM counts its own requests, but not these.
             llm.check_admission(len(self._running) + params.n, request_id)
         except (VLLMClientError, ValueError) as error:
             raise BadTensor("sampling_parameters", str(error)) from None
         except GracefulHTTPError as error:
             raise Unavailable(f"engine: {error}") from None
-        llm.input_processor.assign_request_id(whole)
-        if params.n == 1:
-            return [whole]
-        parent = ParentRequest(whole)
-        parts = [copy(whole) for _ in range(params.n)]
-        for index, part in enumerate(parts):
-            part.request_id, part.sampling_params = parent.get_child_info(index)
-        return parts
+        return split(llm, whole, params.n)
 
     async def _abort(self, ids: Sequence[str]) -> None:
-        """Forget sequences, and let the engine forget those that it still works on."""
+        """Forget sequences, and abort in the engine those that have not ended."""
         unfinished = [request_id for request_id in ids if self._running.pop(request_id, None) is not None]
         if unfinished and self._engine.is_running:
-            await self._engine.llm.engine_core.abort_requests_async(unfinished)
+            await abort_requests(self._engine.llm, unfinished)
 
     def _collect(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs | None:
-        """Take what is ours out of a step's outputs; returns the rest of them."""
+        """Take the outputs of running sequences out of a step. Returns the rest of the step, or None."""
         if not self._running:
             return outputs
         rest = []

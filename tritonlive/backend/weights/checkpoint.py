@@ -1,4 +1,4 @@
-"""Names, dtypes and shapes of a checkpoint's tensors, read off its safetensors headers."""
+"""Names, dtypes and shapes of a checkpoint's tensors, read from its safetensors headers."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from sync.weights.checkpoint_source import find_checkpoint
 
 
 def read_parameters(model: str, revision: str | None) -> list[dict[str, Any]]:
-    """[{"name", "dtype", "shape"}, ...] sorted by name, in the dtypes they are stored in; reads no tensor's data.
+    """[{"name", "dtype", "shape"}, ...] sorted by name, with the dtypes of the files. Reads no tensor data.
 
-    Raises OSError when the checkpoint has no safetensors files at hand.
+    Raises OSError when the checkpoint has no local safetensors files.
     """
     try:
         metas = find_checkpoint(model, revision).metadata()

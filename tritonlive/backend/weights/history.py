@@ -1,4 +1,4 @@
-"""What happened to the weights: the last updates, and which versions the running requests began with."""
+"""Records of the last updates, and the versions with which running requests began."""
 
 import time
 from collections import Counter, deque
@@ -18,7 +18,7 @@ OUTCOMES = ("committed", "unchanged", "failed", "aborted")
 
 @dataclass
 class Record:
-    """One update; times in seconds, `started_at` since the epoch."""
+    """One update. Times are in seconds, `started_at` since the epoch."""
 
     kind: str  # push, rollback, reload
     holder: str | None
@@ -26,15 +26,15 @@ class Record:
     started_at: float = field(default_factory=time.time)
     outcome: str = "running"  # running, committed, unchanged, failed, aborted
     reason: str | None = None
-    weight_version: str | None = None  # the one that serves afterwards
+    weight_version: str | None = None  # the version that serves afterwards
     num_bytes: int = 0
     num_tensors: int = 0
-    in_flight: str | None = None  # what became of running requests: keep, wait, abort
-    stage_s: float = 0.0  # from start to the commit's begin, while generation went on
-    pause_s: float = 0.0  # how long generation stood still: the three that follow, 0 if it never did
-    drain_s: float = 0.0  # until the engine stood still
-    load_s: float = 0.0  # the workers loaded
-    flush_s: float = 0.0  # version set, cached prefixes dropped, running requests set back, and resumed
+    in_flight: str | None = None  # what happened to running requests: keep, wait, abort
+    stage_s: float = 0.0  # from start to the begin of the commit, while generation continued
+    pause_s: float = 0.0  # how long generation was paused: the sum of the next three, 0 if it never was
+    drain_s: float = 0.0  # until the scheduler was paused
+    load_s: float = 0.0  # loading at the workers
+    flush_s: float = 0.0  # setting the version, resetting caches and running requests, resuming
     total_s: float = 0.0
 
     @contextmanager
@@ -51,13 +51,13 @@ class Record:
         return self.outcome in ("committed", "unchanged")
 
     def is_committed_as(self, update_id: str | None, version: str | None) -> bool:
-        """Whether it has committed and is the update of that id; for a client without ids, of that version."""
+        """Whether the update has committed and has that id. Without an id: whether it has committed as that version."""
         if not self.is_committed:
             return False
         return self.update_id == update_id if update_id is not None else self.weight_version == version
 
     def result(self) -> dict[str, Any]:
-        """What its trainer hears."""
+        """The answer to its trainer."""
         return {
             "update_id": self.update_id,
             "outcome": self.outcome,
@@ -70,7 +70,7 @@ class Record:
 
 
 def size_of(update_info: dict[str, Any]) -> tuple[int, int]:
-    """Tensors and bytes that an update announces; 0 where it does not say."""
+    """Numbers of tensors and bytes that `update_info` announces; 0 where it has no such fields."""
     dtypes, shapes = update_info.get("dtype_names") or [], update_info.get("shapes") or []
     known = [(getattr(torch, str(dtype), None), shape) for dtype, shape in zip(dtypes, shapes, strict=False)]
     sizes = (prod(shape) * dtype.itemsize for dtype, shape in known if isinstance(dtype, torch.dtype))
@@ -94,16 +94,17 @@ class History:
         return tuple(self._records)
 
     def begin(self, kind: str, holder: str | None, update_id: str = "") -> Record:
+        """Add the record of an update that begins now."""
         record = Record(kind, holder, update_id)
         self._records.append(record)
         return record
 
     def find(self, update_id: str) -> Record | None:
-        """The update of that id, if it is one of the last."""
+        """The update of that id; None if it is not among the last."""
         return next((record for record in reversed(self._records) if record.update_id == update_id), None)
 
     def end(self, record: Record, outcome: str, version: str | None, reason: str | None = None) -> None:
-        """An update ends once: what fails because it has ended changes nothing."""
+        """Set the outcome. An update ends once: later calls change nothing."""
         if record.outcome != "running":
             return
         record.outcome, record.weight_version, record.reason = outcome, version, reason
@@ -119,10 +120,10 @@ class History:
 
 
 class InFlight:
-    """Running requests by the version that served when they began."""
+    """Counts running requests by the version that served when they began."""
 
     def __init__(self) -> None:
-        self.version = FIRST_VERSION  # the one that serves now
+        self.version = FIRST_VERSION  # serves now
         self._versions: dict[Hashable, str] = {}
 
     def begin(self, request: Hashable) -> None:
@@ -136,13 +137,13 @@ class InFlight:
 
     @property
     def num_stale(self) -> int:
-        """Requests that began with other weights than those that serve now."""
+        """Number of requests that began with another version than the one that serves now."""
         return sum(version != self.version for version in self._versions.values())
 
 
 @dataclass
 class WeightStatistics:
-    """What Triton's /metrics says of the weights; the field names are the metrics' names without their prefix."""
+    """Metrics of the weights. Field names are metric names without their prefix."""
 
     weight_updates_committed_total: int = 0
     weight_updates_unchanged_total: int = 0

@@ -1,9 +1,9 @@
-"""Who may change this replica's weights now: one trainer at a time, for as long as it shows that it lives.
+"""The lease on a replica's weights: one trainer at a time, for as long as it renews its lease.
 
-A trainer that names itself (`holder`) renews its lease with every call and a heartbeat; when the lease runs out its
-group is torn down. One that does not (vLLM's and TRL's clients know no leases) is known by the rendezvous it hosts, or,
-where the workers host it (TRL up to 1.10), by its GPU. It sends no heartbeat, so its lease runs out without consequence
-until another trainer comes.
+A trainer that names itself (`holder`) renews its lease with every call and with a heartbeat. When the lease runs out,
+its group is torn down. vLLM's and TRL's clients know no leases: such an anonymous trainer is identified by the address
+of the rendezvous that it hosts, or by its GPU if the workers host it (TRL up to 1.10). It sends no heartbeat, so the
+end of its lease has no effect until another trainer comes.
 """
 
 import time
@@ -12,12 +12,12 @@ from typing import Any
 from tritonlive.backend.tensors import BadTensor, Conflict
 from tritonlive.wire.limits import MAX_LEASE_S, MAX_NAME, MIN_LEASE_S
 
-# Without traffic for so long, a trainer that sends no heartbeat makes way for the next one.
+# After this long without traffic, an anonymous trainer is replaced by the next one.
 ANONYMOUS_LEASE_S = 60.0
 
 
 class Lease:
-    """At most one holder; `generation` grows with every new one."""
+    """At most one holder. `generation` grows each time the lease is taken."""
 
     def __init__(self) -> None:
         self.holder: str | None = None
@@ -32,7 +32,7 @@ class Lease:
 
     @property
     def left_s(self) -> float:
-        """Seconds until it runs out; 0 when it has, or nobody holds it."""
+        """Seconds until the lease runs out; 0 if it has, or if nobody holds it."""
         return max(0.0, self._renewed_at + self.seconds - time.monotonic()) if self.is_held else 0.0
 
     def check_free_for(self, holder: str) -> None:
@@ -44,13 +44,13 @@ class Lease:
             )
 
     def take(self, holder: str, seconds: float, *, is_anonymous: bool) -> None:
-        """Give it to `holder`, who takes the place of whoever had it. Call `check_free_for` first."""
+        """Give the lease to `holder` and replace the holder before. Call `check_free_for` first."""
         self.holder, self.seconds, self.is_anonymous = holder, seconds, is_anonymous
         self.generation += 1
         self.renew()
 
     def require(self, holder: str | None) -> None:
-        """Raises Conflict unless `holder` holds it; None, for a client that knows no leases, is an anonymous holder."""
+        """Raises Conflict unless the lease is free or `holder` holds it. None stands for the anonymous holder."""
         if self.holder is None or (holder is None and self.is_anonymous) or holder == self.holder:
             return
         who = "a client without a lease" if holder is None else holder
@@ -63,14 +63,14 @@ class Lease:
         self.holder = None
 
     def describe(self) -> dict[str, Any] | None:
-        """`holder`, `seconds` it lasts, seconds `left_s`; None when nobody holds it."""
+        """`holder`, its duration in `seconds`, and the seconds left in `left_s`; None if nobody holds it."""
         if not self.is_held:
             return None
         return {"holder": self.holder, "seconds": self.seconds, "left_s": round(self.left_s, 1)}
 
 
 def read_holder(init_info: dict[str, Any]) -> tuple[str, float, bool]:
-    """Take the lease's fields out of `init_info`: holder, seconds, whether it is anonymous. Raises BadTensor."""
+    """Remove the lease's fields from `init_info`. Returns holder, seconds, is_anonymous. Raises BadTensor."""
     named, seconds = init_info.pop("holder", None), init_info.pop("lease_s", ANONYMOUS_LEASE_S)
     if named is not None and (not isinstance(named, str) or not 0 < len(named) <= MAX_NAME):
         raise BadTensor("init_info", f"holder: must be a string of 1 to {MAX_NAME} characters")

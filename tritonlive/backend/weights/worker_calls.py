@@ -1,4 +1,4 @@
-"""What vLLM's workers are asked to do with weights: every rank answers with a status, and each call has a deadline."""
+"""Calls to vLLM's workers and engine about weights. Every rank answers with a status; every call has a deadline."""
 
 import asyncio
 import time
@@ -8,15 +8,20 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-from vllm.v1.engine import PauseMode
-from vllm.v1.engine.exceptions import EngineDeadError
 
-from tritonlive.backend.engine import Engine
-from tritonlive.backend.tensors import BadTensor, Conflict, RequestError, Unavailable
+from tritonlive.backend.engine import Engine, EngineDied
+from tritonlive.backend.tensors import (
+    BadTensor,
+    Conflict,
+    RequestError,
+    Unavailable,
+)
+from tritonlive.backend.vllm_seam import core
+from tritonlive.backend.vllm_seam.messages import EngineDeadError, PauseMode
 from tritonlive.wire.error_codes import ErrorCode
 from tritonlive.wire.outcomes import Code
 
-# For workers that do not answer at all; a transport has shorter deadlines of its own.
+# For workers that do not answer at all. Transports have shorter deadlines of their own.
 OPERATION_TIMEOUT_S = 600.0
 # What a caller gets when all ranks that failed answer alike; anything else is an internal error.
 CODES: Mapping[Code, ErrorCode] = MappingProxyType(
@@ -27,7 +32,7 @@ DEAD = "engine: died and is being started again; try again in a minute"
 
 @dataclass(frozen=True)
 class RankStatus:
-    """What one worker answered (sync/worker/worker_extension.py)."""
+    """One worker's answer (sync/worker/worker_extension.py)."""
 
     rank: int
     code: Code
@@ -36,19 +41,19 @@ class RankStatus:
 
     @property
     def current(self) -> str | None:
-        """The id of the version that its model holds; None when it does not know."""
+        """The id of the version that its model holds; None if unknown."""
         return self.fields.get("current")
 
     @property
     def loadable(self) -> dict[str, str | None]:
-        """The versions that it could load now: digests by id, None where it is not known (a checkpoint on disk)."""
+        """The versions that it can load now: digests by id. The digest of a checkpoint on disk is None."""
         kept = {entry["id"]: entry["digest"] for entry in self.fields.get("kept", ()) if entry["is_loadable"]}
         checkpoint = self.fields["checkpoint"]
         return {checkpoint["id"]: None} | kept if checkpoint["is_loadable"] else kept
 
 
 class WorkersFailed(RequestError):
-    """At least one rank did not do what it was asked to; `code` of each is in `statuses`."""
+    """At least one rank has failed; `statuses` are the answers of all."""
 
     def __init__(self, operation: str, statuses: Sequence[RankStatus]) -> None:
         failed = [status for status in statuses if status.code is not Code.OK]
@@ -63,43 +68,41 @@ class WorkersFailed(RequestError):
 
     @property
     def is_touched(self) -> bool:
-        """Whether a rank's model may hold something else than before."""
+        """Whether a rank's model may hold other tensors than before."""
         return any(status.code is Code.TOUCHED for status in self.statuses)
 
 
 class Workers:
-    """The engine's workers, of all its data parallel engines.
+    """The workers of all data-parallel engines.
 
-    Every call raises Unavailable when the engine has died. A worker that does not answer by `deadline` costs the engine
-    its life: a broadcast that waits for a trainer cannot be interrupted (NCCL), and blocks the worker for everything.
+    Every call raises Unavailable when the engine has died. If a worker does not answer by `deadline`, the engine is
+    killed: a broadcast that waits for a trainer cannot be interrupted (NCCL), and blocks the worker.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.deadline: float | None = None  # of the running update, on the monotonic clock
+        self.deadline: float | None = None  # of the running operation, on the monotonic clock
 
     async def run(self, operation: str, **arguments: Any) -> list[RankStatus]:
-        """Ask every rank, and return all answers, by rank. Raises WorkersFailed unless all are OK."""
+        """Run an operation at every rank. Returns the answers by rank. Raises WorkersFailed unless all are OK."""
         statuses = await self.ask(operation, **arguments)
         if any(status.code is not Code.OK for status in statuses):
             raise WorkersFailed(operation, statuses)
         return statuses
 
     async def ask(self, operation: str, **arguments: Any) -> list[RankStatus]:
-        """As `run`, but returns what the ranks answer, whatever it is."""
+        """Run an operation at every rank. Returns the answers by rank, failures included."""
         try:
-            msgspec.msgpack.encode(arguments)  # as vLLM will
+            msgspec.msgpack.encode(arguments)  # as vLLM will, too late for a good error
         except (OverflowError, TypeError, ValueError) as error:
             raise BadTensor("control_arguments", f"of {operation}: {error}") from None
-        core = self._engine.llm.engine_core
-        call = core.call_utility_all_async("collective_rpc", "weight_operation", None, (operation, arguments), None)
         try:
-            per_engine = await self._answer(call)
+            per_engine = await self._answer(core.call_workers(self._engine.llm, operation, arguments))
         except Unavailable:
             raise
         except RequestError:
-            # The method itself never raises. vLLM's executor does not read the other ranks' answers after one that
-            # failed, and would take them for those of later calls.
+            # The worker's method never raises. After a call that failed, vLLM's executor leaves the other ranks'
+            # answers unread and would take them for answers to later calls.
             self._engine.kill()
             raise Unavailable(f"engine: {operation} failed in a worker; it is being started again") from None
         answers = [answer for engine in per_engine for answer in engine]
@@ -107,9 +110,8 @@ class Workers:
         return sorted(statuses, key=lambda status: status.rank)
 
     async def pause_scheduler(self, mode: PauseMode) -> None:
-        """Generate nothing from now on. As AsyncLLM.pause_generation, without the 20 ms that it sleeps at its end."""
-        call = self._engine.llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False)
-        await self._answer(call, is_fatal=mode != "wait")
+        """Generate nothing from now on; caches stay."""
+        await self._answer(core.pause_scheduler(self._engine.llm, mode), is_fatal=mode != "wait")
 
     async def pause(self, mode: PauseMode, *, clear_cache: bool) -> None:
         call = self._engine.llm.pause_generation(mode=mode, clear_cache=clear_cache)
@@ -128,13 +130,13 @@ class Workers:
         await self._answer(self._engine.llm.update_weight_version(version))
 
     async def version(self) -> str:
-        # Not by the update's deadline: a question shortly before it must not cost the engine its life.
+        # Without the update's deadline: a question shortly before it must not cost the engine its life.
         return await answer(self._engine, self._engine.llm.get_weight_version(), OPERATION_TIMEOUT_S)
 
     async def reset_caches(self) -> None:
-        """Drop all that was computed with the old weights; running requests are set back and computed anew.
+        """Drop everything computed with the old weights. Running requests are computed anew.
 
-        As vLLM's own reset: cached prefixes, here and at KV connectors, processed media, and encoder outputs.
+        As vLLM's own reset: prefix caches, here and at KV connectors, processed media, and encoder outputs.
         """
         is_reset = await self._answer(
             self._engine.llm.reset_prefix_cache(reset_running_requests=True, reset_connector=True)
@@ -151,7 +153,7 @@ class Workers:
 
 
 def common_versions(statuses: Sequence[RankStatus]) -> dict[str, str | None]:
-    """The versions that every rank can load, digests by id. Raises Conflict when ranks mean other tensors by an id."""
+    """The versions that every rank can load: digests by id. Raises Conflict if ranks differ in the tensors of an id."""
     if not statuses:
         return {}
     first, *others = (status.loadable for status in statuses)
@@ -163,29 +165,29 @@ def common_versions(statuses: Sequence[RankStatus]) -> dict[str, str | None]:
 
 
 async def answer(engine: Engine, call: Coroutine[Any, Any, Any], timeout_s: float, *, is_fatal: bool = True) -> Any:
-    """The call's answer. When there is none within `timeout_s`, the engine is killed and started again.
+    """Await a call to the engine. Without an answer within `timeout_s` the engine is killed and started again.
 
-    Not if the call may rightly take longer (`is_fatal` false: it waits for running requests); then it is given up.
+    is_fatal: False for a call that waits for running requests and may rightly take longer. It is cancelled instead.
 
-    Raises RequestError with what vLLM said, Unavailable when the engine has died.
+    Raises RequestError with vLLM's message, Unavailable if the engine has died.
     """
     died = engine.died
     task = asyncio.ensure_future(call)
     try:
-        # vLLM does not end a call whose engine dies while it is under way.
+        # vLLM does not end a pending call when its engine dies.
         await asyncio.wait({task, died}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
     except EngineDeadError:
-        raise Unavailable(DEAD) from None
+        raise EngineDied from None
     except RequestError:
         raise
-    except Exception as error:  # vLLM's utility calls wrap whatever a worker raised in a bare Exception
+    except Exception as error:  # vLLM wraps what a worker raises in a bare Exception
         raise RequestError(str(error)) from None
     finally:
         task.cancel()
     if died.done():
-        raise Unavailable(DEAD)
+        raise EngineDied
     if not is_fatal:
         raise RequestError(f"engine: the running requests have not ended within {timeout_s:.0f} s")
     engine.kill()

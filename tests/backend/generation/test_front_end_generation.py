@@ -1,7 +1,6 @@
 """Which outputs wait for the end of a generation that is answered whole, and that none is lost or relabelled."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,13 +8,15 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.metrics.stats import PrefillStats
 
+from tritonlive.backend.generation.front_end_generation import FrontEndBatch, FrontEndGeneration
+
 
 @pytest.fixture
-def generation(load: Callable[[str], ModuleType]) -> Callable[..., Any]:
-    module = load("generation.generation")
+def generation() -> Callable[..., Any]:
 
     def build(kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY, **params: Any) -> Any:
-        return module.Generation(module.Batch("sender", 1), SamplingParams(output_kind=kind, **params))
+        sender: Any = "sender"
+        return FrontEndGeneration(FrontEndBatch(sender, 1), SamplingParams(output_kind=kind, **params))
 
     return build
 

@@ -1,15 +1,9 @@
-"""The model's modules outside of Triton, and requests as Triton hands them over."""
+"""Requests as Triton hands them to the model."""
 
-import importlib
 import json
 from typing import Any
 
 from tests.triton_stand_in import Request, tensor
-
-
-def model_module(name: str) -> Any:
-    """model_module("control") → tritonlive/backend/control.py"""
-    return importlib.import_module(f"tritonlive.backend.{name}")
 
 
 def control_request(operation: str, arguments: dict[str, Any], key: str) -> Request:

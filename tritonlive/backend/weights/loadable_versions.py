@@ -1,4 +1,4 @@
-"""Which of a replica's versions every rank could load now, as the workers said last."""
+"""The versions that every rank can load now, by the workers' last answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,23 +12,24 @@ from .served_versions import ServedVersions
 from .worker_calls import RankStatus, common_versions
 
 
-class VersionsAtHand:
-    """Noted from the workers' answers, and told by the names that the versions have now."""
+class LoadableVersions:
+    """Notes ids and digests from the workers' answers, and lists them under the versions' current labels."""
 
     def __init__(self) -> None:
         self._digests: dict[str, str | None] = {}  # by id; None for a checkpoint on disk
-        self._checkpoints: dict[str, str | None] = {}  # ids of checkpoints: the fingerprint of their files
+        self._checkpoints: dict[str, str | None] = {}  # by id: fingerprint of the files
 
     def note(self, statuses: Sequence[RankStatus]) -> None:
+        """Note what all ranks hold."""
         try:
             self._digests = common_versions(statuses)
-        except Conflict:  # ranks that mean other tensors by an id cannot load any
+        except Conflict:  # ranks that hold different tensors under one id can load none
             self._digests = {}
         checkpoints = [status.fields["checkpoint"] for status in statuses]
         self._checkpoints = {each["id"]: each["fingerprint"] for each in checkpoints}
 
     def forget(self) -> None:
-        """The engine has died."""
+        """Forget everything: the engine has died."""
         self._digests, self._checkpoints = {}, {}
 
     def describe(self, versions: ServedVersions, model_config: ModelConfig) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ class VersionsAtHand:
         ]
 
     def _is_on_disk(self, update_id: str, model_config: ModelConfig) -> bool:
-        """Whether the files of a checkpoint are still what was loaded; true for what the workers keep themselves."""
+        """Whether a checkpoint's files are still those that were loaded. True for versions that the workers keep."""
         if update_id not in self._checkpoints:
             return True
         return CheckpointFiles.find(model_config).fingerprint() == self._checkpoints[update_id]

@@ -1,55 +1,55 @@
-"""One generation of a front end, and the tokens of it that can wait.
+"""One generation of a front end, and those of its tokens that can wait.
 
-A front end that answers a request whole does nothing with a token before the last one has come. So the plain outputs of
-such a generation, those that bring tokens and nothing else, are kept here and travel with the next one that is not
-plain, as a rule the last. The first is never plain: it says when the first token came.
+A front end that answers a request with one response needs no token before the last. Plain outputs of such a generation
+(new tokens and nothing else) are kept here and sent with the next output that is not plain, usually the last. The first
+output is never plain: it marks the time of the first token.
 """
 
 from collections.abc import Iterator
 from operator import attrgetter, is_
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 
 from tritonlive.backend.responses import Sender
+from tritonlive.backend.vllm_seam.messages import EngineCoreOutput, EngineCoreOutputs
 
-# What else an output can bring; whatever vLLM adds to it makes it not plain.
+# All other fields of an output. Derived from vLLM's struct, so that a field which vLLM adds makes an output not plain.
 EXTRAS = tuple(name for name in EngineCoreOutput.__struct_fields__ if name not in ("request_id", "new_token_ids"))
 read_extras = attrgetter(*EXTRAS)
 NO_EXTRAS = read_extras(EngineCoreOutput("", []))
 
 
-class Batch:
-    """The generations that came as one Triton request."""
+class FrontEndBatch:
+    """The generations of one Triton request, which is closed when the last of them has ended."""
 
     def __init__(self, sender: Sender, size: int) -> None:
         self._sender: Sender | None = sender
         self._num_running = size
 
     def end_one(self) -> list[Sender]:
-        """One of them has ended or was refused. Returns the sender if it is to be closed now: after the last."""
+        """Count a generation that has ended or was refused. Returns the sender to close: only after the last."""
         self._num_running -= 1
         return self.end() if self._num_running == 0 else []
 
     def end(self) -> list[Sender]:
-        """All of them have. Returns the sender unless it has been returned before."""
+        """End all generations. Returns the sender to close, unless an earlier call has returned it."""
         ended, self._sender = self._sender, None
         return [] if ended is None else [ended]
 
 
-class Generation:
-    """One of `batch`."""
+class FrontEndGeneration:
+    """One generation of a batch."""
 
-    def __init__(self, batch: Batch, params: SamplingParams) -> None:
+    def __init__(self, batch: FrontEndBatch, params: SamplingParams) -> None:
         self.batch = batch
-        # With stop strings the front end has to look at every token: it finds them, and aborts.
+        # With stop strings the front end needs every token: it finds the stop, and aborts.
         self._is_whole = params.output_kind is RequestOutputKind.FINAL_ONLY and not params.stop
         self._has_begun = False
         self._kept: EngineCoreOutput | None = None
-        self._version: str | None = None  # of the weights that made what is kept
+        self._version: str | None = None  # weights that made the kept tokens
 
     def keeps(self, output: EngineCoreOutput, version: str | None) -> bool:
-        """Whether `output` of weights `version` was kept. If not it is to be sent, with what `flush` gives."""
+        """Keep `output`, made by weights `version`, if it is plain. Returns False if it must be sent, after `flush`."""
         if not self._is_whole:
             return False
         if not self._has_begun:
@@ -66,7 +66,10 @@ class Generation:
         return False
 
     def flush(self, into: EngineCoreOutput | None = None, version: str | None = None) -> Iterator[EngineCoreOutputs]:
-        """What is kept: put in front of the tokens of `into`, or a step of its own where other weights made it."""
+        """Release the kept tokens: in front of those of `into`, or as a step of their own if other weights made them.
+
+        Yields that step, or nothing.
+        """
         kept, self._kept = self._kept, None
         if kept is None:
             return

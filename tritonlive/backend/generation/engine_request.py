@@ -1,0 +1,32 @@
+"""Checks EngineCoreRequests that come ready-made from a front end."""
+
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+
+from tritonlive.backend.engine import Engine
+from tritonlive.backend.tensors import BadTensor
+from tritonlive.backend.vllm_seam import requests
+from tritonlive.backend.vllm_seam.messages import EngineCoreRequest
+
+
+def check_engine_request(engine: Engine, request: EngineCoreRequest) -> SamplingParams:
+    """Refuse a request that would harm the engine: anybody who reaches Triton's port could send one.
+
+    The checks are those that vLLM's input processor makes of requests that it renders. Returns the request's sampling
+    params. Raises BadTensor, or Unavailable without an engine.
+    """
+    llm = engine.llm
+    params = request.sampling_params
+    if params is None or params.max_tokens is None:
+        raise BadTensor("engine_request", "lacks sampling_params with max_tokens")
+    if request.resumable or request.abort_immediately:
+        raise BadTensor("engine_request", "resumable and abort_immediately are not served")
+    if request.prompt_embeds is not None and not llm.model_config.enable_prompt_embeds:
+        raise BadTensor("engine_request", "prompt_embeds are off; start vLLM with --enable-prompt-embeds")
+    if request.prompt_token_ids is None and request.prompt_embeds is None:
+        raise BadTensor("engine_request", "lacks prompt_token_ids")
+    try:
+        requests.validate(llm, request, params, engine.supported_tasks)
+    except (VLLMValidationError, ValueError, TypeError) as error:
+        raise BadTensor("engine_request", str(error)) from None
+    return params

@@ -1,0 +1,83 @@
+"""A response's tensors, made from the RequestOutput of vLLM's output processor."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from vllm.outputs import CompletionOutput, RequestOutput
+
+from tritonlive.backend.output_tensors import Tensors, batch, strings
+
+
+def to_tensors(output: RequestOutput, returns: frozenset[str], prompt_text: str = "") -> Tensors:
+    """One response's tensors, of the shapes in config.pbtxt with the batch dimension in front.
+
+    prompt_text: prepended to every sequence's text.
+    """
+    sequences = output.outputs
+    tensors: Tensors = {"text_output": strings([prompt_text + sequence.text for sequence in sequences])}
+    if "finish_reason" in returns:
+        tensors["finish_reason"] = strings([sequence.finish_reason or "" for sequence in sequences])
+        tensors["stop_reason"] = strings([json.dumps(sequence.stop_reason) for sequence in sequences])
+    if "cumulative_logprob" in returns:
+        values = [math.nan if s.cumulative_logprob is None else s.cumulative_logprob for s in sequences]
+        tensors["cumulative_logprob"] = batch(np.array(values, np.float32))
+    if "logprobs" in returns:
+        tensors["logprobs"] = strings([logprobs_json(sequence) for sequence in sequences])
+    if "num_input_tokens" in returns:
+        tensors["num_input_tokens"] = batch(np.array([len(output.prompt_token_ids or ())], np.uint32))
+    if returns & {"num_output_tokens", "token_ids", "token_logprobs"}:
+        tensors["num_output_tokens"] = batch(np.array([len(s.token_ids) for s in sequences], np.uint32))
+    if "token_ids" in returns:
+        tensors["token_ids"] = batch(np.array([t for s in sequences for t in s.token_ids], np.int32))
+        tensors["num_cached_tokens"] = batch(np.array([output.num_cached_tokens or 0], np.uint32))
+    if "prompt_token_ids" in returns:
+        tensors["prompt_token_ids"] = batch(np.array(output.prompt_token_ids or [], np.int32))
+    if "token_logprobs" in returns:
+        tensors |= token_logprobs(sequences)
+    if spans := [sequence.weight_versions for sequence in sequences if sequence.weight_versions]:
+        tensors["weight_version"] = strings([spans[-1][-1].version])
+        tensors["weight_version_spans"] = strings([spans_json(sequence) for sequence in sequences])
+        if output.lora_request is not None:
+            tensors["adapter_version"] = strings([output.lora_request.lora_name])
+    return tensors
+
+
+def token_logprobs(sequences: Sequence[CompletionOutput]) -> Tensors:
+    """token_logprobs [tokens], top_token_ids and top_logprobs [tokens, N]; N is the length of the longest row."""
+    rows = [(token, row) for s in sequences for token, row in zip(s.token_ids, s.logprobs or (), strict=False)]
+    width = max((len(row) for _, row in rows), default=0)
+    sampled = np.full(len(rows), np.nan, np.float32)
+    top_ids = np.full((len(rows), width), -1, np.int32)
+    top = np.full((len(rows), width), -np.inf, np.float32)
+    for index, (token, row) in enumerate(rows):
+        sampled[index] = row[token].logprob
+        ranked = sorted(row.items(), key=lambda item: item[1].rank or 0)
+        top_ids[index, : len(row)] = [candidate for candidate, _ in ranked]
+        top[index, : len(row)] = [logprob.logprob for _, logprob in ranked]
+    return {"token_logprobs": batch(sampled), "top_token_ids": batch(top_ids), "top_logprobs": batch(top)}
+
+
+def logprobs_json(sequence: CompletionOutput) -> str:
+    """The sequence's logprobs in the JSON of vllm_backend; "null" without logprobs."""
+    if sequence.logprobs is None:
+        return "null"
+    fields = ("logprob", "rank", "decoded_token")
+    rows = [{str(t): {f: getattr(lp, f) for f in fields} for t, lp in row.items()} for row in sequence.logprobs]
+    return json.dumps(finite(rows))
+
+
+def finite(rows: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+    """`rows` with null for logprobs that are NaN or infinite: JSON has neither."""
+    for row in rows:
+        for entry in row.values():
+            if not math.isfinite(entry["logprob"]):
+                entry["logprob"] = None
+    return rows
+
+
+def spans_json(sequence: CompletionOutput) -> str:
+    """The weight versions that made the sequence's tokens, as JSON."""
+    return json.dumps([{"version": s.version, "start": s.start, "end": s.end} for s in sequence.weight_versions or ()])
