@@ -18,7 +18,7 @@ from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER
 from sync.deadline import Deadline, spawn, wait
 from sync.errors import SyncError, TransferError
 from sync.transport.ipc_handles import encode_handles
-from sync.transport.nccl_rendezvous import NcclRendezvous
+from sync.transport.trainer.nccl_rendezvous import NcclRendezvous
 from sync.weights.aligned_source import aligned
 from sync.weights.device_source import DeviceSource, current_gpu, require_gpu
 from sync.weights.sources import WeightSource
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vllm.distributed.utils import StatelessProcessGroup
     from vllm.distributed.weight_transfer import WeightSource as VllmSource
 
-    from sync.transport.gloo_trainer import Progress
+    from sync.transport.trainer.gloo_trainer import Progress
 
 # How long the replicas have to answer after a rendezvous was called off.
 CALLED_OFF_TIMEOUT_S = 10.0

@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used: `check` does
     import torch
 
     from sync.adapters.adapters import AdapterReport
-    from sync.transport.gloo_trainer import Progress
+    from sync.transport.trainer.gloo_trainer import Progress
 
     from .logprob_check import CanaryReport, Prompts
 
@@ -387,7 +387,7 @@ class WeightSync(Closing):
         fleet.reserve()
         self._heartbeat = Heartbeat(self._clients, self.lease)  # forming the group may take longer than the lease
         if self.backend == "gloo":
-            from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+            from sync.transport.trainer.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 
             seconds = fleet.deadline.remaining("connect")
             info = GlooTrainerInitInfo(

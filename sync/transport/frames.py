@@ -16,9 +16,8 @@ import xxhash
 
 from sync.closing import Closing
 from sync.errors import SourceError
+from sync.transport.layout import ALIGNMENT, align
 from sync.weights.sources import ParamMeta
-
-from .layout import ALIGNMENT, align
 
 # Small enough for a processor's cache to hold what was just copied, large enough for signals about it to cost little.
 FRAME_BYTES = 4 * 2**20

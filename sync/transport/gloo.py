@@ -24,8 +24,7 @@ from torch import distributed
 
 from sync.closing import Closing
 from sync.errors import TransferError
-
-from .links import POLL_S, STALL_TIMEOUT_S
+from sync.transport.link import POLL_S, STALL_TIMEOUT_S
 
 # Broadcasts started before the first is waited for: some on the way while one is filled or checked.
 FRAMES_UNDER_WAY = 4

@@ -11,9 +11,8 @@ from datetime import timedelta
 from torch import distributed
 
 from sync.errors import TransferError
-
-from .links import POLL_S, Code, Link, Message
-from .worker_links import WorkerLinks
+from sync.transport.link import POLL_S, Code, Link, Message
+from sync.transport.trainer.worker_links import WorkerLinks
 
 
 class RelayStore(distributed.Store):

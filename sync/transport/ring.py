@@ -6,9 +6,8 @@ import os
 import numpy as np
 
 from sync.errors import TransferError
-
-from .frames import FRAME_BYTES
-from .sealed import check_sealed, create_sealed
+from sync.transport.frames import FRAME_BYTES
+from sync.transport.sealed import check_sealed, create_sealed
 
 NUM_SLOTS = 4
 RING_BYTES = NUM_SLOTS * FRAME_BYTES

@@ -17,15 +17,15 @@ from enum import StrEnum
 
 from sync.addresses import own_address_towards
 from sync.errors import RejectedError, SyncError, TransferError
-from sync.transport.broadcasts import BroadcastReceiver
 from sync.transport.descriptors import ensure_descriptors, gloo_descriptors
 from sync.transport.gloo import GlooGroup, Membership
-from sync.transport.handshake import join
 from sync.transport.layout import Layout
-from sync.transport.links import POLL_S, Code, Link, Message
-from sync.transport.memory import MemoryPool, StagingMemoryError
+from sync.transport.link import POLL_S, Code, Link, Message
 from sync.transport.relay_store import worker_store
-from sync.transport.transports import FrameReceiver
+from sync.transport.trainer.broadcast_sender import BroadcastReceiver
+from sync.transport.trainer.handshake import join
+from sync.transport.worker.frame_receiver import FrameReceiver
+from sync.transport.worker.memory import MemoryPool, StagingMemoryError
 from sync.weights.sources import ParamMeta
 from tritonlive.wire.rejection import RejectCode, Rejection
 
@@ -166,7 +166,7 @@ class GlooReceiver:
                 GlooGroup(worker_store(link, own.timeout_s), own, address, link.check), link, self._pool
             )
         from sync.transport.ring import map_ring  # Linux only, as all of shared memory
-        from sync.transport.shared_transfer import LEADER_RANK, Follower, Leader
+        from sync.transport.trainer.shared_sender import LEADER_RANK, Follower, Leader
 
         if own.rank == LEADER_RANK:
             return Leader(map_ring(message.descriptor), link, self._pool)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sync.transport.memory import Memory
+from sync.transport.worker.memory import Memory
 from sync.weights.digest import Digests
 
 

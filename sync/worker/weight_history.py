@@ -18,7 +18,7 @@ import torch
 import xxhash
 
 from sync.errors import TransferError
-from sync.transport.memory import Memory, MemoryPool
+from sync.transport.worker.memory import Memory, MemoryPool
 from sync.weights.digest import Digests
 
 from .update import Update

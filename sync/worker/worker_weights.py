@@ -17,7 +17,7 @@ from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.weight_checksum import zero_weights
 
 from sync.errors import SyncError, TransferError
-from sync.transport.memory import MemoryPool
+from sync.transport.worker.memory import MemoryPool
 from sync.weights.checkpoint_files import CheckpointFiles
 from tritonlive.wire.outcomes import CHECKPOINT_ID, Code
 

@@ -13,7 +13,7 @@ from vllm.config import WeightTransferConfig
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from sync.errors import TransferError
-from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+from sync.transport.trainer.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 from sync.weights.check import ServedModel, fit
 from sync.weights.sources import open_source
 from sync.worker.loading import load

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult
 import torch
 
 from sync.transport.gloo import Membership
-from sync.transport.memory import MemoryPool
+from sync.transport.worker.memory import MemoryPool
 from sync.weights.sources import ParamMeta
 from sync.worker.gloo_receiver import Announcement, GlooReceiver
 from sync.worker.update import Update

@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from sync.transport.gloo import Membership
-from sync.transport.memory import MemoryPool
-from sync.transport.segments import Segment, SegmentView
+from sync.transport.worker.memory import MemoryPool
+from sync.transport.worker.segments import Segment, SegmentView
 from sync.weights.digest import tensor_digest
 from sync.weights.sources import ParamMeta
 from sync.worker.gloo_receiver import Announcement, GlooReceiver

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from sync import SourceError, TransferError
-from sync.transport.assembler import Assembler
 from sync.transport.frames import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -16,6 +15,7 @@ from sync.transport.frames import (
     write_header,
 )
 from sync.transport.layout import Layout
+from sync.transport.worker.assembler import Assembler
 from sync.weights.digest import tensor_digest
 from sync.weights.findings import Findings
 from sync.weights.sources import ParamMeta

@@ -14,9 +14,9 @@ import torch
 
 from sync import SyncError, TransferError, WeightSync
 from sync.transport.gloo import Membership
-from sync.transport.handshake import TrainerHandshake
-from sync.transport.links import Code
-from sync.transport.memory import MemoryPool
+from sync.transport.link import Code
+from sync.transport.trainer.handshake import TrainerHandshake
+from sync.transport.worker.memory import MemoryPool
 from sync.worker.gloo_receiver import GlooReceiver, State
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from sync import TransferError
-from sync.transport import handshake as handshake_module
-from sync.transport.handshake import ANSWER_BYTES, HELLO_BYTES, RANK_BYTES, TrainerHandshake, join
-from sync.transport.links import MAC_BYTES, Code, Link
+from sync.transport.link import MAC_BYTES, Code, Link
+from sync.transport.trainer import handshake as handshake_module
+from sync.transport.trainer.handshake import ANSWER_BYTES, HELLO_BYTES, RANK_BYTES, TrainerHandshake, join
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 SECRET, OTHER = "ab" * 32, "cd" * 32

@@ -14,7 +14,7 @@ import torch
 
 from sync import RejectedError, TransferError
 from sync.transport.frames import FrameWriter
-from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+from sync.transport.trainer.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 from sync.weights.digest import tensor_digest
 from sync.weights.sources import open_source
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sync import TransferError
-from sync.transport.memory import HostMemory, MemoryPool
+from sync.transport.worker.memory import HostMemory, MemoryPool
 from sync.weights.digest import tensor_digest
 from sync.weights.sources import ParamMeta
 from sync.worker.update import Update

@@ -17,17 +17,16 @@ import os
 import numpy as np
 
 from sync.errors import TransferError
+from sync.transport.frames import FRAME_BYTES, HEADER_BYTES, FrameSender
+from sync.transport.layout import Layout
+from sync.transport.link import Code, Link, Message
+from sync.transport.ring import NUM_SLOTS
+from sync.transport.trainer.worker_links import WorkerLinks
+from sync.transport.worker.assembler import Assembler
+from sync.transport.worker.frame_receiver import FrameReceiver, ReportBytes
+from sync.transport.worker.memory import Memory, MemoryPool
+from sync.transport.worker.segments import Segment, SegmentView
 from sync.weights.findings import Findings
-
-from .assembler import Assembler
-from .frames import FRAME_BYTES, HEADER_BYTES, FrameSender
-from .layout import Layout
-from .links import Code, Link, Message
-from .memory import Memory, MemoryPool
-from .ring import NUM_SLOTS
-from .segments import Segment, SegmentView
-from .transports import FrameReceiver, ReportBytes
-from .worker_links import WorkerLinks
 
 LEADER_RANK = 1
 # How many frames go by between two signs of life to the followers, which get no frames.

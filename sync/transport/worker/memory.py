@@ -8,8 +8,7 @@ from typing import TypeVar
 import torch
 
 from sync.errors import TransferError
-
-from .layout import host_buffer
+from sync.transport.layout import host_buffer
 
 M = TypeVar("M", bound="Memory")
 

@@ -6,16 +6,15 @@ import numpy as np
 import torch
 
 from sync.errors import TransferError
+from sync.transport.frames import FRAME_BYTES, HEADER_BYTES, FrameSender
+from sync.transport.gloo import FRAMES_UNDER_WAY, GlooGroup, Work
+from sync.transport.layout import Layout, host_buffer
+from sync.transport.link import Code, Link, Message
+from sync.transport.trainer.worker_links import WorkerLinks
+from sync.transport.worker.assembler import Assembler
+from sync.transport.worker.frame_receiver import FrameReceiver, ReportBytes
+from sync.transport.worker.memory import HostMemory, Memory, MemoryPool
 from sync.weights.findings import Findings
-
-from .assembler import Assembler
-from .frames import FRAME_BYTES, HEADER_BYTES, FrameSender
-from .gloo import FRAMES_UNDER_WAY, GlooGroup, Work
-from .layout import Layout, host_buffer
-from .links import Code, Link, Message
-from .memory import HostMemory, Memory, MemoryPool
-from .transports import FrameReceiver, ReportBytes
-from .worker_links import WorkerLinks
 
 
 class _Frames:

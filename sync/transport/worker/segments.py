@@ -17,10 +17,9 @@ import numpy as np
 import torch
 
 from sync.errors import TransferError
+from sync.transport.sealed import F_SEAL_FUTURE_WRITE, SIZE_SEALS, check_sealed, create_sealed
+from sync.transport.worker.memory import Memory, StagingMemoryError
 from sync.weights.findings import BYTES_PER_TENSOR, Findings
-
-from .memory import Memory, StagingMemoryError
-from .sealed import F_SEAL_FUTURE_WRITE, SIZE_SEALS, check_sealed, create_sealed
 
 
 class Segment(Memory):

@@ -29,8 +29,7 @@ from dataclasses import dataclass, field
 from sync.addresses import listen
 from sync.closing import Closing
 from sync.errors import TransferError
-
-from .links import MAC_BYTES, POLL_S, Link
+from sync.transport.link import MAC_BYTES, POLL_S, Link
 
 NONCE_BYTES = 32
 RANK_BYTES = 4

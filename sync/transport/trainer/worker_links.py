@@ -8,9 +8,8 @@ from typing import Any
 
 from sync.closing import Closing
 from sync.errors import RejectedError, TransferError
+from sync.transport.link import POLL_S, Code, Link, Message
 from tritonlive.wire.rejection import Rejection
-
-from .links import POLL_S, Code, Link, Message
 
 
 class WorkerLinks(Closing):

@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 
-from sync.transport.memory import HostMemory, Memory, MemoryPool
+from sync.transport.worker.memory import HostMemory, Memory, MemoryPool
 
 
 class Other(HostMemory):

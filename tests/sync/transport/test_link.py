@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from sync import TransferError
-from sync.transport import links as links_module
-from sync.transport.links import MAC_BYTES, Code, Link
+from sync.transport import link as links_module
+from sync.transport.link import MAC_BYTES, Code, Link
 
 KEY = b"k" * 32
 FAMILIES = pytest.mark.parametrize("family", ["local", "tcp"])

@@ -5,12 +5,11 @@ import torch
 import xxhash
 
 from sync.errors import TransferError
+from sync.transport.frames import HEADER_BYTES, read_header
+from sync.transport.layout import Layout, align
 from sync.weights.digest import EMPTY_DIGEST
 from sync.weights.findings import Findings
 from sync.weights.finite import is_finite
-
-from .frames import HEADER_BYTES, read_header
-from .layout import Layout, align
 
 
 class Assembler:

@@ -4,11 +4,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 from sync.closing import Closing
+from sync.transport.layout import Layout
+from sync.transport.link import Message
+from sync.transport.worker.memory import Memory
 from sync.weights.findings import Findings
-
-from .layout import Layout
-from .links import Message
-from .memory import Memory
 
 ReportBytes = Callable[[int], None]
 """Called with the bytes of memory allocated so far, so that a long allocation counts as progress."""

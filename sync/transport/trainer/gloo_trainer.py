@@ -20,16 +20,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from sync.errors import ChangedError, RejectedError, TransferError
+from sync.transport.descriptors import ensure_descriptors, gloo_descriptors
+from sync.transport.frames import FrameSender, FrameWriter
+from sync.transport.gloo import GlooGroup, Membership, devices_for
+from sync.transport.link import STALL_TIMEOUT_S, Code
+from sync.transport.relay_store import trainer_store
+from sync.transport.trainer.broadcast_sender import BroadcastSender
+from sync.transport.trainer.handshake import TrainerHandshake
+from sync.transport.trainer.worker_links import WorkerLinks
 from sync.weights.sources import ParamMeta, WeightSource
-
-from .broadcasts import BroadcastSender
-from .descriptors import ensure_descriptors, gloo_descriptors
-from .frames import FrameSender, FrameWriter
-from .gloo import GlooGroup, Membership, devices_for
-from .handshake import TrainerHandshake
-from .links import STALL_TIMEOUT_S, Code
-from .relay_store import trainer_store
-from .worker_links import WorkerLinks
 
 Progress = Callable[[int, int], None]
 """Called with the bytes sent so far and the bytes in all."""
@@ -192,8 +191,8 @@ def _share_ring(workers: WorkerLinks) -> FrameSender | None:
     """The way through shared memory; None when a worker is on another machine, or there is no memory for a ring."""
     if not workers.are_local:
         return None
-    from .ring import create_ring  # Linux only, as all of shared memory
-    from .shared_transfer import LEADER_RANK, SharedSender
+    from sync.transport.ring import create_ring  # Linux only, as all of shared memory
+    from sync.transport.trainer.shared_sender import LEADER_RANK, SharedSender
 
     try:
         descriptor, ring = create_ring()

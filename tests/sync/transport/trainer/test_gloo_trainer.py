@@ -13,13 +13,13 @@ import torch
 
 from sync import RejectedError, SourceError, TransferError
 from sync.transport import sealed
-from sync.transport.assembler import Assembler
-from sync.transport.broadcasts import BroadcastSender
 from sync.transport.gloo import Membership
-from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
-from sync.transport.memory import HostMemory, MemoryPool, StagingMemoryError
-from sync.transport.segments import Segment
-from sync.transport.shared_transfer import SharedSender
+from sync.transport.trainer.broadcast_sender import BroadcastSender
+from sync.transport.trainer.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+from sync.transport.trainer.shared_sender import SharedSender
+from sync.transport.worker.assembler import Assembler
+from sync.transport.worker.memory import HostMemory, MemoryPool, StagingMemoryError
+from sync.transport.worker.segments import Segment
 from sync.weights.sources import ParamMeta, WeightSource
 from sync.worker.gloo_receiver import Announcement, GlooReceiver, State
 from tritonlive.wire.rejection import RejectCode
