@@ -7,7 +7,7 @@ caller has queued, such as the optimizer's step, may still be writing them.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from sync.weights.sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from typing import Any
 
 from sync.deadline import Deadline, spawn, wait
 from sync.errors import ConflictError, DeadlineError, SourceError, SyncError, TransferError
-from sync.weights.sources import WeightSource
+from sync.weights.weight_source import WeightSource
 
 from .caller_stream import CallerStream
 from .lead_source import LeadSource

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from sync.errors import SyncError, TransferError
-from sync.weights.sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 from .push_channel import PushChannel
 

@@ -21,7 +21,7 @@ from sync.transport.ipc_handles import encode_handles
 from sync.transport.trainer.nccl_rendezvous import NcclRendezvous
 from sync.weights.aligned_source import aligned
 from sync.weights.device_source import DeviceSource, current_gpu, require_gpu
-from sync.weights.sources import WeightSource
+from sync.weights.weight_source import WeightSource
 
 from .caller_stream import CallerStream
 from .fleet import Fleet

@@ -23,7 +23,8 @@ from sync.errors import (
     VerifyError,
 )
 from sync.weights.check import FittedSource, ServedModel
-from sync.weights.sources import WeightSource, open_source
+from sync.weights.open_source import open_source
+from sync.weights.weight_source import WeightSource
 from tritonlive.wire.versions import next_version
 
 from .caller_stream import CallerStream, StreamOrderedSource

@@ -6,7 +6,7 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 
 # Every tensor starts at a multiple, so that its bytes can be viewed as any dtype.
 ALIGNMENT = 64

@@ -15,12 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from sync.closing import Closing
 from sync.errors import TransferError
+
+from .messages import Message, MessageCode
 
 # How often a wait looks whether it is still wanted.
 POLL_S = 0.25
@@ -32,33 +32,6 @@ MAX_PAYLOAD_BYTES = 2**28  # digests of ten million tensors
 RECEIVE_BYTES = 2**16
 # Linux tells at once that the peer has gone, also while messages of its are unread.
 HANG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
-
-
-class Code(StrEnum):
-    """What a message is about. The first ones are the trainer's, the others the workers'."""
-
-    TRANSPORT = "transport"  # how bytes will come: `name`; with the ring's descriptor for the leader
-    STORE = "store"  # `key` and `value` of the group's rendezvous (relay_store.py); workers send it as well
-    FRAME = "frame"  # one of `num_bytes` is there (shared memory) or comes (gloo)
-    DIGESTS = "digests"  # all frames are sent; `digests` of all tensors
-    SEGMENT = "segment"  # the leader's, with its descriptor; the trainer passes it on
-    CANCEL = "cancel"  # the update ends here; `reason`
-    JOINED = "joined"
-    PROGRESS = "progress"  # `bytes` of memory allocated, or sent, so far; the trainer sends it as well
-    READY = "ready"  # an announced update is expected, and there is memory for it
-    TAKEN = "taken"  # one more frame
-    STAGED = "staged"  # an update has arrived whole
-    REJECTED = "rejected"  # the update, or the group; fields of a Rejection
-    CANCELLED = "cancelled"  # nothing of the update is left
-
-
-@dataclass(frozen=True)
-class Message:
-    """A message that arrived; whoever takes it closes its descriptor."""
-
-    code: Code
-    fields: dict[str, Any] = field(default_factory=dict)
-    descriptor: int = -1
 
 
 class Link(Closing):
@@ -82,7 +55,7 @@ class Link(Closing):
         """For `poll`; -1 when closed."""
         return self._connection.fileno()
 
-    def signal(self, code: Code, *, descriptor: int = -1, **fields: Any) -> None:
+    def signal(self, code: MessageCode, *, descriptor: int = -1, **fields: Any) -> None:
         """Send a message. Raises TransferError when the peer is gone, or reads nothing for STALL_TIMEOUT_S."""
         if descriptor >= 0:
             fields["has_descriptor"] = True
@@ -151,7 +124,7 @@ class Link(Closing):
             raise TransferError(f"a message that {self.peer} did not send: its HMAC is wrong")
         self._num_received += 1
         fields = json.loads(payload)
-        code = Code(fields.pop("code"))
+        code = MessageCode(fields.pop("code"))
         descriptor = self._descriptors.popleft() if fields.pop("has_descriptor", False) and self._descriptors else -1
         return Message(code, fields, descriptor)
 

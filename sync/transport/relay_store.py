@@ -11,8 +11,7 @@ from datetime import timedelta
 from torch import distributed
 
 from sync.errors import TransferError
-from sync.transport.link import POLL_S, Code, Link, Message
-from sync.transport.trainer.worker_links import WorkerLinks
+from sync.transport.messages import Message
 
 
 class RelayStore(distributed.Store):
@@ -47,31 +46,3 @@ class RelayStore(distributed.Store):
             if time.monotonic() > give_up:
                 raise TransferError(f"gloo: the members did not meet in time; missing: {', '.join(missing)}")
             self._receive()
-
-
-def trainer_store(workers: WorkerLinks, timeout_s: float) -> RelayStore:
-    """The trainer's: it passes every worker's keys on to the others."""
-
-    def receive() -> None:
-        workers.poll(POLL_S)
-        workers.raise_rejections("does not join")
-
-    def relay(rank: int, message: Message) -> None:
-        store.put(message)
-        workers.signal(Code.STORE, [other for other in workers.ranks if other != rank], **message.fields)
-
-    store = RelayStore(lambda key, value: workers.signal(Code.STORE, key=key, value=value), receive, timeout_s)
-    workers.on_store = relay
-    return store
-
-
-def worker_store(link: Link, timeout_s: float) -> RelayStore:
-    """A worker's."""
-
-    def receive() -> None:
-        message = link.receive(POLL_S)
-        if message is not None and message.code is Code.STORE:
-            store.put(message)
-
-    store = RelayStore(lambda key, value: link.signal(Code.STORE, key=key, value=value), receive, timeout_s)
-    return store

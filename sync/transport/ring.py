@@ -10,6 +10,8 @@ from sync.transport.frames import FRAME_BYTES
 from sync.transport.sealed import check_sealed, create_sealed
 
 NUM_SLOTS = 4
+# The worker that reads the ring: it stages for all workers of the machine.
+LEADER_RANK = 1
 RING_BYTES = NUM_SLOTS * FRAME_BYTES
 
 

@@ -8,7 +8,7 @@ replaced. With the widest dtypes first, every tensor lies at a multiple of its i
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
     import torch

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from sync.errors import TransferError
-
-from .sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
     import torch

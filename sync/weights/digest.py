@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 import xxhash
 
-from .sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 
 Digests = Mapping[ParamMeta, int]
 """XXH3 (64 bits) of each tensor's bytes. It detects damage; it is no signature, so the trainer's digests travel over an

@@ -6,14 +6,11 @@ seconds, before there are tensors: `python -m sync check` compares what files an
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from sync.errors import SourceError
 
-from .checkpoint_source import CheckpointSource
-from .names import canonical_names
 from .weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
@@ -138,52 +135,6 @@ class StreamSource(WeightSource):
             name, tensor = pair
             require_tensor(name, tensor)
             yield name, gathered(tensor)
-
-
-def open_source(weights: Any) -> WeightSource:
-    """A source over what the caller has.
-
-    Takes an `nn.Module`, a mapping of name to tensor, pairs of `(name, tensor)`, a path to a checkpoint directory, or a
-    `WeightSource`. A list, a tuple or `items()` is held as it is; any other iterable is read while it is sent.
-    """
-    if isinstance(weights, WeightSource):
-        return weights
-    if isinstance(weights, str | Path):
-        return CheckpointSource(weights)
-    import torch
-
-    if isinstance(weights, torch.nn.Module):
-        from .module_source import open_module
-
-        return open_module(weights)
-    if isinstance(weights, Mapping):
-        return _open_mapping(weights)
-    if isinstance(weights, Sequence | ItemsView):
-        return _open_mapping(_mapping_of(weights))
-    if isinstance(weights, Iterable):
-        return StreamSource(weights)
-    raise SourceError(
-        f"weights: expected a module, a state dict or pairs of name and tensor, got {type(weights).__name__}"
-    )
-
-
-def _open_mapping(tensors: "Mapping[str, torch.Tensor]") -> WeightSource:
-    for pair in tensors.items():
-        require_tensor(*pair)
-    names = canonical_names(tensors)
-    return TensorSource({names[name]: tensor for name, tensor in tensors.items()})
-
-
-def _mapping_of(pairs: Iterable[Any]) -> "dict[str, torch.Tensor]":
-    try:
-        listed = [(name, tensor) for name, tensor in pairs]
-        tensors = dict(listed)
-    except (TypeError, ValueError):
-        raise SourceError("weights: an iterable must yield pairs of name and tensor") from None
-    if len(tensors) != len(listed):
-        names = [name for name, _ in listed]
-        raise SourceError(f"weights: yielded twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-    return tensors
 
 
 def require_tensor(name: Any, tensor: Any) -> None:

@@ -20,13 +20,14 @@ from sync.errors import RejectedError, SyncError, TransferError
 from sync.transport.descriptors import ensure_descriptors, gloo_descriptors
 from sync.transport.gloo import GlooGroup, Membership
 from sync.transport.layout import Layout
-from sync.transport.link import POLL_S, Code, Link, Message
-from sync.transport.relay_store import worker_store
-from sync.transport.trainer.broadcast_sender import BroadcastReceiver
-from sync.transport.trainer.handshake import join
+from sync.transport.link import POLL_S, Link
+from sync.transport.messages import Message, MessageCode
+from sync.transport.worker.broadcast_receiver import BroadcastReceiver
 from sync.transport.worker.frame_receiver import FrameReceiver
+from sync.transport.worker.handshake import join
 from sync.transport.worker.memory import MemoryPool, StagingMemoryError
-from sync.weights.sources import ParamMeta
+from sync.transport.worker.store import worker_store
+from sync.weights.weight_source import ParamMeta
 from tritonlive.wire.rejection import RejectCode, Rejection
 
 from .update import Update
@@ -123,7 +124,7 @@ class GlooReceiver:
         try:
             link = self._join()
             incoming = self._open_transport(link)
-            link.signal(Code.JOINED)
+            link.signal(MessageCode.JOINED)
             with self._changed:
                 if self._state is State.JOINING:  # an announcement may have come meanwhile
                     self._state = State.READY
@@ -151,7 +152,7 @@ class GlooReceiver:
         """The transport that the trainer has chosen."""
         own = self._membership
         message = link.wait(own.timeout_s)
-        if message.code is not Code.TRANSPORT:
+        if message.code is not MessageCode.TRANSPORT:
             raise TransferError(f"gloo: expected the trainer's choice of transport, got {message.code}")
         if message.fields["name"] == "gloo":
             try:
@@ -159,14 +160,17 @@ class GlooReceiver:
                     gloo_descriptors(own.world_size, own.num_devices), "this worker's place in the group"
                 )
             except TransferError as error:
-                link.signal(Code.REJECTED, **Rejection(RejectCode.NO_DESCRIPTORS, str(error)).to_fields())
+                link.signal(MessageCode.REJECTED, **Rejection(RejectCode.NO_DESCRIPTORS, str(error)).to_fields())
                 raise
             address = own_address_towards(own.master_address, own.master_port)
             return BroadcastReceiver(
                 GlooGroup(worker_store(link, own.timeout_s), own, address, link.check), link, self._pool
             )
-        from sync.transport.ring import map_ring  # Linux only, as all of shared memory
-        from sync.transport.trainer.shared_sender import LEADER_RANK, Follower, Leader
+        from sync.transport.ring import (
+            LEADER_RANK,
+            map_ring,  # Linux only, as all of shared memory
+        )
+        from sync.transport.worker.shared_receivers import Follower, Leader
 
         if own.rank == LEADER_RANK:
             return Leader(map_ring(message.descriptor), link, self._pool)
@@ -179,7 +183,7 @@ class GlooReceiver:
                 return self._announcements.get(timeout=POLL_S)
             except queue.Empty:
                 message = link.receive(0)
-            if message is not None and message.code is Code.CANCEL:
+            if message is not None and message.code is MessageCode.CANCEL:
                 self._end_cancelled(link, message)
 
     def _receive(self, link: Link, incoming: FrameReceiver, announcement: Announcement, num_drops: int) -> None:
@@ -189,7 +193,7 @@ class GlooReceiver:
         if rejection is not None:
             self._reject(link, rejection)
             return
-        link.signal(Code.READY)
+        link.signal(MessageCode.READY)
         digests = self._take_frames(link, incoming)
         if digests is None:
             return
@@ -207,7 +211,7 @@ class GlooReceiver:
             self._pool.release(memory)
             self._reject(link, rejection)
         else:
-            link.signal(Code.STAGED)
+            link.signal(MessageCode.STAGED)
 
     def _prepare(
         self, link: Link, incoming: FrameReceiver, announcement: Announcement, layout: Layout
@@ -215,7 +219,7 @@ class GlooReceiver:
         if announcement.reject_reason:
             return Rejection(RejectCode.NOT_SERVED, announcement.reject_reason)
         try:
-            incoming.prepare(layout, lambda num_bytes: link.signal(Code.PROGRESS, bytes=num_bytes))
+            incoming.prepare(layout, lambda num_bytes: link.signal(MessageCode.PROGRESS, bytes=num_bytes))
         except StagingMemoryError as error:
             return Rejection(RejectCode.NO_MEMORY, str(error))
         return None
@@ -228,11 +232,11 @@ class GlooReceiver:
                 if incoming.settle():
                     continue
                 message = link.wait(self._membership.timeout_s)
-            if message.code is Code.FRAME:
+            if message.code is MessageCode.FRAME:
                 incoming.take(message)
-            elif message.code is Code.DIGESTS:
+            elif message.code is MessageCode.DIGESTS:
                 return message.fields["digests"]
-            elif message.code is Code.CANCEL:
+            elif message.code is MessageCode.CANCEL:
                 while incoming.settle():
                     pass
                 incoming.discard()
@@ -241,7 +245,7 @@ class GlooReceiver:
 
     def _reject(self, link: Link, rejection: Rejection) -> None:
         self._move(State.READY, f"gloo: {rejection}", rejection)
-        link.signal(Code.REJECTED, **rejection.to_fields())
+        link.signal(MessageCode.REJECTED, **rejection.to_fields())
 
     def _end_cancelled(self, link: Link, message: Message) -> None:
         with self._changed:
@@ -249,7 +253,7 @@ class GlooReceiver:
             if not self._reason:  # else this worker knows better why
                 self._reason = f"gloo: the trainer cancelled the update: {message.fields['reason']}"
             self._move(State.READY, self._reason, self._rejection)
-        link.signal(Code.CANCELLED)
+        link.signal(MessageCode.CANCELLED)
 
     def _unstage(self) -> None:
         if self._update is not None:

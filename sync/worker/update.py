@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sync.transport.worker.memory import Memory
+from sync.transport.worker.memory import UpdateMemory
 from sync.weights.digest import Digests
 
 
@@ -14,4 +14,4 @@ class Update:
 
     tensors: list[tuple[str, torch.Tensor]]
     digests: Digests
-    memory: Memory | None
+    memory: UpdateMemory | None

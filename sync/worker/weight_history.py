@@ -18,7 +18,7 @@ import torch
 import xxhash
 
 from sync.errors import TransferError
-from sync.transport.worker.memory import Memory, MemoryPool
+from sync.transport.worker.memory import MemoryPool, UpdateMemory
 from sync.weights.digest import Digests
 
 from .update import Update
@@ -33,7 +33,7 @@ class Entry:
     update_id: str
     digests: Digests
     tensors: Tensors | None
-    memories: tuple[Memory, ...]
+    memories: tuple[UpdateMemory, ...]
 
     @cached_property
     def digest(self) -> str:

@@ -13,7 +13,7 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.model_loader.weight_checksum import compute_tensor_digests
 
 from sync.weights.digest import digest, tensor_digest
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 from sync.worker.weight_history import Entry
 
 NUM_CONTENTS = 6

@@ -15,7 +15,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from sync.errors import TransferError
 from sync.transport.trainer.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 from sync.weights.check import ServedModel, fit
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 from sync.worker.loading import load
 
 PROMPTS = ["The capital of France is", "One, two, three,"]

@@ -9,7 +9,7 @@ import torch
 
 from sync.transport.gloo import Membership
 from sync.transport.worker.memory import MemoryPool
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 from sync.worker.gloo_receiver import Announcement, GlooReceiver
 from sync.worker.update import Update
 from tests.sync.stand_in import StandIn

@@ -10,7 +10,7 @@ from sync.transport.gloo import Membership
 from sync.transport.worker.memory import MemoryPool
 from sync.transport.worker.segments import Segment, SegmentView
 from sync.weights.digest import tensor_digest
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 from sync.worker.gloo_receiver import Announcement, GlooReceiver
 from sync.worker.weight_history import Entry, WeightHistory
 

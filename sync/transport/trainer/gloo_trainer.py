@@ -21,14 +21,16 @@ from typing import Any, Protocol
 
 from sync.errors import ChangedError, RejectedError, TransferError
 from sync.transport.descriptors import ensure_descriptors, gloo_descriptors
-from sync.transport.frames import FrameSender, FrameWriter
 from sync.transport.gloo import GlooGroup, Membership, devices_for
-from sync.transport.link import STALL_TIMEOUT_S, Code
-from sync.transport.relay_store import trainer_store
+from sync.transport.link import STALL_TIMEOUT_S
+from sync.transport.messages import MessageCode
 from sync.transport.trainer.broadcast_sender import BroadcastSender
+from sync.transport.trainer.frame_sender import FrameSender
+from sync.transport.trainer.frame_writer import FrameWriter
 from sync.transport.trainer.handshake import TrainerHandshake
+from sync.transport.trainer.store import trainer_store
 from sync.transport.trainer.worker_links import WorkerLinks
-from sync.weights.sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 Progress = Callable[[int, int], None]
 """Called with the bytes sent so far and the bytes in all."""
@@ -101,7 +103,7 @@ class GlooTrainer:
             links = self._handshake.accept(num_workers, init_info.timeout_s)
             self._workers = WorkerLinks(links, init_info.stall_timeout_s)
             self._sender = _share_ring(self._workers) or _form_group(self._workers, membership)
-            self._workers.wait_for_acks(Code.JOINED, "does not join")
+            self._workers.wait_for_acks(MessageCode.JOINED, "does not join")
         except BaseException:
             self._workers.close()
             self._handshake.close()
@@ -133,12 +135,12 @@ class GlooTrainer:
             self.shutdown()
             raise
         try:
-            self._workers.wait_for_acks(Code.READY, "does not take the update")
+            self._workers.wait_for_acks(MessageCode.READY, "does not take the update")
             digests = self._send(metas)
             self._require_unchanged()
-            self._workers.signal(Code.DIGESTS, digests=digests)
+            self._workers.signal(MessageCode.DIGESTS, digests=digests)
             self._sender.hand_over()
-            self._workers.wait_for_acks(Code.STAGED, "rejects what arrived")
+            self._workers.wait_for_acks(MessageCode.STAGED, "rejects what arrived")
         except BaseException as error:
             self._cancel(error)
             raise
@@ -191,19 +193,22 @@ def _share_ring(workers: WorkerLinks) -> FrameSender | None:
     """The way through shared memory; None when a worker is on another machine, or there is no memory for a ring."""
     if not workers.are_local:
         return None
-    from sync.transport.ring import create_ring  # Linux only, as all of shared memory
-    from sync.transport.trainer.shared_sender import LEADER_RANK, SharedSender
+    from sync.transport.ring import (
+        LEADER_RANK,
+        create_ring,  # Linux only, as all of shared memory
+    )
+    from sync.transport.trainer.shared_sender import SharedSender
 
     try:
         descriptor, ring = create_ring()
     except OSError:
         return None
     try:
-        workers.signal(Code.TRANSPORT, [LEADER_RANK], descriptor=descriptor, name=SharedSender.transport)
+        workers.signal(MessageCode.TRANSPORT, [LEADER_RANK], descriptor=descriptor, name=SharedSender.transport)
     finally:
         os.close(descriptor)
     followers = [rank for rank in workers.ranks if rank != LEADER_RANK]
-    workers.signal(Code.TRANSPORT, followers, name=SharedSender.transport)
+    workers.signal(MessageCode.TRANSPORT, followers, name=SharedSender.transport)
     return SharedSender(ring, workers)
 
 
@@ -211,7 +216,7 @@ def _form_group(workers: WorkerLinks, membership: Membership) -> FrameSender:
     """The way by broadcasts. Raises TransferError."""
     needed = gloo_descriptors(membership.world_size, membership.num_devices)
     ensure_descriptors(needed, f"a gloo group of {membership.world_size} members")
-    workers.signal(Code.TRANSPORT, name=BroadcastSender.transport)
+    workers.signal(MessageCode.TRANSPORT, name=BroadcastSender.transport)
     store = trainer_store(workers, membership.timeout_s)
     group = GlooGroup(store, membership, membership.master_address, lambda: workers.poll(0))
     return BroadcastSender(group, workers)

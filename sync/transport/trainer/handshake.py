@@ -1,27 +1,10 @@
-"""How the trainer and its workers find each other and prove who they are.
-
-    trainer: listens at master_address (TCP) and, for workers on its machine, at a Unix socket
-    worker:  connects to the Unix socket if it is there, else to the other
-    worker → trainer   rank, nonce
-    trainer → worker   nonce, HMAC(secret, "trainer", both nonces, rank)
-    worker → trainer   HMAC(secret, "worker", both nonces, rank)
-
-The secret is made for each group. It travels only in the control call that calls the workers in, which needs the
-control key, and nothing of it can be learnt from what is sent here. At the Unix socket both ends also compare the other
-process's user with their own. The key of the link that follows (links.py) depends on both nonces.
-
-A connection that says nothing gets no byte and stays open until the trainer leaves, and so does the TCP listener: a
-replica holds such a connection to notice that its trainer is gone (tritonlive/backend/weights/trainer_watch.py).
-
-The network must be trusted nevertheless: messages and weights are not encrypted (gloo.py).
-"""
+"""The trainer's side of the handshake (proofs.py)."""
 
 import hmac
 import os
 import secrets
 import select
 import socket
-import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,18 +13,13 @@ from sync.addresses import listen
 from sync.closing import Closing
 from sync.errors import TransferError
 from sync.transport.link import MAC_BYTES, POLL_S, Link
+from sync.transport.proofs import HELLO_BYTES, NONCE_BYTES, RANK_BYTES, is_same_user, keep_alive, prove
 
-NONCE_BYTES = 32
-RANK_BYTES = 4
-HELLO_BYTES = RANK_BYTES + NONCE_BYTES
-ANSWER_BYTES = NONCE_BYTES + MAC_BYTES
 # A connection that has begun to speak and has not proved itself by then is closed.
 GREETING_TIMEOUT_S = 10.0
 # Connections that say nothing. Beyond that many the newest go, if they had time to speak: replicas come early.
 MAX_SILENT = 256
 BACKLOG = 4096
-# A machine that is lost without a word is noticed within half a minute. Linux's names; others have their own defaults.
-KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 
 
 @dataclass
@@ -63,7 +41,7 @@ class _Greeting:
             if len(self.data) == HELLO_BYTES and not self.context:
                 nonce = secrets.token_bytes(NONCE_BYTES)
                 self.context = nonce + bytes(self.data)
-                self.connection.send(nonce + _prove(secret, b"trainer", self.context))  # a new connection has room
+                self.connection.send(nonce + prove(secret, b"trainer", self.context))  # a new connection has room
         except BlockingIOError:
             return False
         except OSError:
@@ -161,109 +139,12 @@ class TrainerHandshake(Closing):
     def _admit(self, greeting: _Greeting, num_workers: int, links: dict[int, Link]) -> bool:
         """Whether it is a worker that has proved itself, of a rank that is free; then there is a link to it."""
         proof = bytes(greeting.data[HELLO_BYTES:])
-        if not hmac.compare_digest(proof, _prove(self._secret, b"worker", greeting.context)):
+        if not hmac.compare_digest(proof, prove(self._secret, b"worker", greeting.context)):
             return False
         rank = greeting.rank
         if rank in links or not 1 <= rank <= num_workers:
             return False
-        _keep_alive(greeting.connection)
-        key = _prove(self._secret, b"link", greeting.context)
+        keep_alive(greeting.connection)
+        key = prove(self._secret, b"link", greeting.context)
         links[rank] = Link(greeting.connection, key, f"worker {rank}", is_trainer=True)
         return True
-
-
-def join(address: str, port: int, local_address: str, secret: str, rank: int, timeout_s: float) -> Link:
-    """A worker's link to the trainer. Raises TransferError when there is none, or it does not know the secret.
-
-    Waits until the trainer, which may still call other workers in, has answered; at most `timeout_s` seconds. A trainer
-    of another user closes the connection to its Unix socket; then the other address is tried.
-    """
-    deadline = time.monotonic() + timeout_s
-    where = f"the trainer at {address}:{port}"
-    if local_address and (connection := _connect_locally(local_address)) is not None:
-        try:
-            return _introduce(connection, where, secret, rank, deadline)
-        except ConnectionError:
-            pass
-        except OSError as error:
-            raise _refused(where, rank, error) from None
-    try:
-        connection = socket.create_connection((address, port), timeout=timeout_s)
-    except OSError as error:
-        why = error.strerror or error
-        raise TransferError(f"no trainer at {address}:{port} within {timeout_s:g} s: {why}") from None
-    _keep_alive(connection)
-    try:
-        return _introduce(connection, where, secret, rank, deadline)
-    except OSError as error:
-        raise _refused(where, rank, error) from None
-
-
-def _refused(where: str, rank: int, error: OSError) -> TransferError:
-    why = "no answer" if isinstance(error, TimeoutError) else error.strerror or error
-    return TransferError(f"{where} did not let rank {rank} join: {why}")
-
-
-def _introduce(connection: socket.socket, where: str, secret: str, rank: int, deadline: float) -> Link:
-    """Both ends prove themselves. Raises OSError, with the connection closed; TransferError when the other cannot."""
-    try:
-        key = bytes.fromhex(secret)
-        hello = rank.to_bytes(RANK_BYTES, "little") + secrets.token_bytes(NONCE_BYTES)
-        connection.sendall(hello)
-        answer = _receive(connection, ANSWER_BYTES, deadline)
-        context = answer[:NONCE_BYTES] + hello
-        if not hmac.compare_digest(answer[NONCE_BYTES:], _prove(key, b"trainer", context)):
-            raise TransferError(f"{where} does not know the group's secret")
-        connection.sendall(_prove(key, b"worker", context))
-    except BaseException:
-        connection.close()
-        raise
-    return Link(connection, _prove(key, b"link", context), "the trainer", is_trainer=False)
-
-
-def is_same_user(connection: socket.socket) -> bool:
-    """Whether the process at the other end of a Unix socket is root's or this user's. True for other sockets."""
-    if connection.family != getattr(socket, "AF_UNIX", None):
-        return True
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, user, _ = struct.unpack("3i", credentials)
-    return user in (0, os.getuid())
-
-
-def _connect_locally(local_address: str) -> socket.socket | None:
-    """To the trainer's Unix socket; None when it is on another machine, in another container, or another user's."""
-    if not hasattr(os, "memfd_create"):
-        return None
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with suppress(OSError):
-        connection.connect(f"\0{local_address}")
-        if is_same_user(connection):
-            return connection
-    connection.close()
-    return None
-
-
-def _receive(connection: socket.socket, num_bytes: int, deadline: float) -> bytes:
-    """Raises TimeoutError, OSError."""
-    data = b""
-    while len(data) < num_bytes:
-        connection.settimeout(max(deadline - time.monotonic(), 0.001))
-        received = connection.recv(num_bytes - len(data))
-        if not received:
-            raise ConnectionResetError("it closed the connection")
-        data += received
-    return data
-
-
-def _prove(secret: bytes, role: bytes, context: bytes) -> bytes:
-    return hmac.digest(secret, role + b"\0" + context, "sha256")
-
-
-def _keep_alive(connection: socket.socket) -> None:
-    if connection.family == getattr(socket, "AF_UNIX", None):
-        return
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEP_ALIVE.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -8,7 +8,8 @@ from typing import Any
 
 from sync.closing import Closing
 from sync.errors import RejectedError, TransferError
-from sync.transport.link import POLL_S, Code, Link, Message
+from sync.transport.link import POLL_S, Link
+from sync.transport.messages import Message, MessageCode
 from tritonlive.wire.rejection import Rejection
 
 
@@ -21,7 +22,7 @@ class WorkerLinks(Closing):
         self._stall_timeout_s = stall_timeout_s
         self._heard = dict.fromkeys(links, 0.0)
         self._is_closed = False
-        self._acks: dict[int, Code] = {}
+        self._acks: dict[int, MessageCode] = {}
         self._rejections: dict[int, Rejection] = {}
         self._poller = select.poll()
         self._ranks = {link.fileno(): rank for rank, link in links.items()}
@@ -42,7 +43,9 @@ class WorkerLinks(Closing):
         """Whether all workers are on this machine and reach memory of this process."""
         return all(link.is_local for link in self._links.values())
 
-    def signal(self, code: Code, ranks: Iterable[int] | None = None, *, descriptor: int = -1, **fields: Any) -> None:
+    def signal(
+        self, code: MessageCode, ranks: Iterable[int] | None = None, *, descriptor: int = -1, **fields: Any
+    ) -> None:
         """Send a message to these workers, or all. Raises TransferError when one is gone."""
         for rank in self.ranks if ranks is None else ranks:
             self._links[rank].signal(code, descriptor=descriptor, **fields)
@@ -72,7 +75,7 @@ class WorkerLinks(Closing):
                     peer = self._links[rank].peer
                     raise TransferError(f"{peer} showed no progress for {self._stall_timeout_s:g} s")
 
-    def wait_for_acks(self, code: Code, what: str) -> None:
+    def wait_for_acks(self, code: MessageCode, what: str) -> None:
         """Until every worker has sent `code`, or rejected.
 
         Raises RejectedError, saying `what` they reject, when one has; TransferError as `wait`.
@@ -90,8 +93,8 @@ class WorkerLinks(Closing):
 
     def cancel(self, reason: str) -> None:
         """End the update at every worker; what they still had to say of it is read. Raises TransferError."""
-        self.signal(Code.CANCEL, reason=reason)
-        self.wait(self.ranks, lambda rank: self._acks.get(rank) == Code.CANCELLED)
+        self.signal(MessageCode.CANCEL, reason=reason)
+        self.wait(self.ranks, lambda rank: self._acks.get(rank) == MessageCode.CANCELLED)
         self._acks.clear()
         self._rejections.clear()
         self.close_segment()
@@ -109,14 +112,14 @@ class WorkerLinks(Closing):
             link.close()
 
     def _handle(self, rank: int, message: Message) -> None:
-        if message.code is Code.TAKEN:
+        if message.code is MessageCode.TAKEN:
             self.num_taken[rank] += 1
-        elif message.code is Code.REJECTED:
+        elif message.code is MessageCode.REJECTED:
             self._rejections[rank] = Rejection.from_fields(message.fields)
-        elif message.code is Code.STORE:
+        elif message.code is MessageCode.STORE:
             self.on_store(rank, message)
-        elif message.code is Code.SEGMENT:
+        elif message.code is MessageCode.SEGMENT:
             self.close_segment()
             self.segment = message.descriptor
-        elif message.code is not Code.PROGRESS:
+        elif message.code is not MessageCode.PROGRESS:
             self._acks[rank] = message.code

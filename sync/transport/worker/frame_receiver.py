@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from sync.closing import Closing
 from sync.transport.layout import Layout
-from sync.transport.link import Message
-from sync.transport.worker.memory import Memory
+from sync.transport.messages import Message
+from sync.transport.worker.memory import UpdateMemory
 from sync.weights.findings import Findings
 
 ReportBytes = Callable[[int], None]
@@ -29,7 +29,7 @@ class FrameReceiver(Closing):
         return False
 
     @abstractmethod
-    def finish(self) -> tuple[Memory, Findings]:
+    def finish(self) -> tuple[UpdateMemory, Findings]:
         """The update's memory and what was found in it, when all frames were taken. Raises TransferError."""
 
     @abstractmethod

@@ -10,10 +10,10 @@ import torch
 from sync.errors import TransferError
 from sync.transport.layout import host_buffer
 
-M = TypeVar("M", bound="Memory")
+M = TypeVar("M", bound="UpdateMemory")
 
 
-class Memory(ABC):
+class UpdateMemory(ABC):
     """`data`, uint8[num_bytes], stays as it is until `release`."""
 
     data: torch.Tensor
@@ -23,7 +23,7 @@ class Memory(ABC):
         """Called when nobody needs the tensors in it any more."""
 
 
-class HostMemory(Memory):
+class HostMemory(UpdateMemory):
     """Memory of this process alone."""
 
     def __init__(self, num_bytes: int) -> None:
@@ -49,7 +49,7 @@ class MemoryPool:
 
     def __init__(self, max_spares: int = 1) -> None:
         self._lock = threading.Lock()
-        self._spares: list[Memory] = []
+        self._spares: list[UpdateMemory] = []
         self._max_spares = max_spares
 
     @property
@@ -77,7 +77,7 @@ class MemoryPool:
         del spares  # the old memory goes before new memory is allocated
         return usable or make()
 
-    def release(self, memory: Memory | None) -> None:
+    def release(self, memory: UpdateMemory | None) -> None:
         """Take back memory whose tensors nobody needs any more."""
         if memory is None:
             return

@@ -18,11 +18,11 @@ import torch
 
 from sync.errors import TransferError
 from sync.transport.sealed import F_SEAL_FUTURE_WRITE, SIZE_SEALS, check_sealed, create_sealed
-from sync.transport.worker.memory import Memory, StagingMemoryError
+from sync.transport.worker.memory import StagingMemoryError, UpdateMemory
 from sync.weights.findings import BYTES_PER_TENSOR, Findings
 
 
-class Segment(Memory):
+class Segment(UpdateMemory):
     """The leader's end, the only one that can write."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Segment(Memory):
         """Nothing: the leader holds no lock."""
 
 
-class SegmentView(Memory):
+class SegmentView(UpdateMemory):
     """A follower's end."""
 
     def __init__(self, descriptor: int, num_bytes: int, num_tensors: int) -> None:

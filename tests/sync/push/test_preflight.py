@@ -10,7 +10,7 @@ from sync import CheckError, WeightSync
 from sync.push.preflight import Replica as Preflight
 from sync.push.preflight import Trainer, require_alike, require_all
 from sync.weights.check import ServedModel
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 from sync.weights.weight_source import ParamMeta, WeightSource
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY

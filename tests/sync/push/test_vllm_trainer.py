@@ -36,7 +36,8 @@ from sync.push.vllm_trainer import (
 from sync.weights.aligned_source import aligned
 from sync.weights.check import FittedSource, ServedModel
 from sync.weights.device_source import DeviceSource, gpu_problem, require_gpu
-from sync.weights.sources import ParamMeta, TensorSource, WeightSource
+from sync.weights.sources import TensorSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import torch
 
 from sync import SyncError, TransferError, WeightSync
 from sync.transport.gloo import Membership
-from sync.transport.link import Code
+from sync.transport.messages import MessageCode
 from sync.transport.trainer.handshake import TrainerHandshake
 from sync.transport.worker.memory import MemoryPool
 from sync.worker.gloo_receiver import GlooReceiver, State
@@ -157,7 +157,7 @@ def test_a_trainer_that_stops_after_the_handshake(message):
         receiver = GlooReceiver(membership(handshake.port, timeout_s=1.0), MemoryPool())
         (link,) = handshake.accept(1, 5).values()
         if message is not None:
-            link.signal(Code.TRANSPORT, **message)
+            link.signal(MessageCode.TRANSPORT, **message)
         wait_for(lambda: receiver.state is State.FAILED, 5)
         link.close()
     assert ("sent nothing for 1 s" if message is None else "did not meet") in receiver.reason
@@ -172,7 +172,7 @@ def test_a_worker_that_is_closed_while_it_joins(message):
         receiver = GlooReceiver(membership(handshake.port, timeout_s=60), MemoryPool())
         (link,) = handshake.accept(1, 5).values()
         if message is not None:
-            link.signal(Code.TRANSPORT, **message)
+            link.signal(MessageCode.TRANSPORT, **message)
         time.sleep(0.2)
         began = time.monotonic()
         receiver.close()

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from sync import RejectedError, TransferError
-from sync.transport.frames import FrameWriter
+from sync.transport.trainer.frame_writer import FrameWriter
 from sync.transport.trainer.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
 from sync.weights.digest import tensor_digest
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 

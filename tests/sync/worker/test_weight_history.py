@@ -6,7 +6,7 @@ import torch
 from sync import TransferError
 from sync.transport.worker.memory import HostMemory, MemoryPool
 from sync.weights.digest import tensor_digest
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 from sync.worker.update import Update
 from sync.worker.weight_history import WeightHistory
 

@@ -20,7 +20,7 @@ from sync.transport.trainer.shared_sender import SharedSender
 from sync.transport.worker.assembler import Assembler
 from sync.transport.worker.memory import HostMemory, MemoryPool, StagingMemoryError
 from sync.transport.worker.segments import Segment
-from sync.weights.sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 from sync.worker.gloo_receiver import Announcement, GlooReceiver, State
 from tritonlive.wire.rejection import RejectCode
 
