@@ -13,9 +13,9 @@ import xxhash
 from safetensors.torch import save
 
 from sync.control.client import ControlClient
+from sync.control.fleet import CLEAN_UP_TIMEOUT_S, Fleet
 from sync.deadline import Deadline
 from sync.errors import CommitError, ConflictError, SourceError, SyncError
-from sync.push.fleet import CLEAN_UP_TIMEOUT_S, Fleet
 from sync.weights.sources import TensorSource
 from tritonlive.wire.versions import next_version
 
@@ -95,11 +95,11 @@ def plain(config: Any) -> dict[str, Any]:
     return known
 
 
-def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None) -> AdapterReport:
+def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None, deadline: Deadline) -> AdapterReport:
     """Have every replica check and load it, and only then serve it. Raises what a replica says, or CommitError."""
     began = time.perf_counter()
     if version is None:
-        listed = fleet.each("adapters", lambda client, seconds: client.adapters(seconds))
+        listed = fleet.each("adapters", lambda client, seconds: client.adapters(seconds), deadline)
         version = next_version(each["version"] for answer in listed for each in answer if each["name"] == name)
     with _discarded_on_failure(fleet, name, version):
         staged = fleet.each(
@@ -107,23 +107,24 @@ def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None)
             lambda client, seconds: client.stage_adapter(
                 name, version, adapter.config, adapter.digest, adapter.payload, seconds
             ),
+            deadline,
         )
         if len(fleet.clients) > 1:
-            fleet.each("adapters", lambda client, seconds: _check_there(client, name, version, seconds))
-        _activate(fleet, name, version)
-    targets = [str(client.target) for client in fleet.clients]
+            fleet.each("adapters", lambda client, seconds: _check_there(client, name, version, seconds), deadline)
+        _activate(fleet, name, version, deadline)
+    targets = fleet.targets
     return AdapterReport(
         name=name,
         version=version,
         num_bytes=len(adapter.payload),
         num_tensors=staged[0]["tensors"],
         seconds=time.perf_counter() - began,
-        targets=tuple(targets),
+        targets=targets,
         unchanged=tuple(target for target, each in zip(targets, staged, strict=True) if not each["is_changed"]),
     )
 
 
-def _activate(fleet: Fleet, name: str, version: str) -> None:
+def _activate(fleet: Fleet, name: str, version: str, deadline: Deadline) -> None:
     committed: list[str] = []
 
     def activate(client: ControlClient, seconds: float) -> None:
@@ -131,9 +132,9 @@ def _activate(fleet: Fleet, name: str, version: str) -> None:
         committed.append(str(client.target))
 
     try:
-        fleet.each("activate_adapter", activate)
+        fleet.each("activate_adapter", activate, deadline)
     except SyncError as error:
-        failed = {str(client.target): error for client in fleet.clients if str(client.target) not in committed}
+        failed = {target: error for target in fleet.targets if target not in committed}
         if committed and failed:
             raise CommitError(f"{name}@{version}", committed, failed) from error
         raise
@@ -152,9 +153,12 @@ def _discarded_on_failure(fleet: Fleet, name: str, version: str) -> Iterator[Non
     try:
         yield
     except BaseException as error:
-        fleet.deadline = Deadline(CLEAN_UP_TIMEOUT_S)
         try:
-            fleet.each("discard_adapter", lambda client, seconds: client.discard_adapter(name, version, seconds))
+            fleet.each(
+                "discard_adapter",
+                lambda client, seconds: client.discard_adapter(name, version, seconds),
+                Deadline(CLEAN_UP_TIMEOUT_S),
+            )
         except SyncError as problem:
             error.add_note(f"while giving up: {problem}")
         raise

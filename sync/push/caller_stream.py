@@ -67,9 +67,7 @@ class StreamOrderedSource(WeightSource):
         return self._source.metadata()
 
     def changed(self) -> list[str]:
-        """Names of tensors that changed since they were read (check.FittedSource)."""
-        look = getattr(self._source, "changed", None)
-        return look() if look is not None else []
+        return self._source.changed()
 
     def __iter__(self) -> "Iterator[tuple[str, torch.Tensor]]":
         pairs = iter(self._source)

@@ -25,7 +25,7 @@ from .push_outcome import decode_error, decode_outcome, encode_error, encode_rep
 from .report import PushReport
 from .trainer_ranks import TrainerRanks, poll
 
-Push = Callable[[WeightSource], PushReport]
+PushCall = Callable[[WeightSource], PushReport]
 WATCH_INTERVAL_S = 0.1
 # A field of the outcome: rank 0 has read its last iteration to the end, so every rank's iteration ends too.
 GATHERED = "gathered"
@@ -59,7 +59,7 @@ def is_sharded(tensor: Any) -> bool:
 def collective_push(
     ranks: TrainerRanks,
     source: WeightSource,
-    push: Push,
+    push: PushCall,
     timeout_s: float,
     why: str | None,
 ) -> PushReport:
@@ -76,7 +76,7 @@ def collective_push(
     return _follow(channel, source, timeout_s)
 
 
-def _push_alone(ranks: TrainerRanks, source: WeightSource, push: Push) -> PushReport:
+def _push_alone(ranks: TrainerRanks, source: WeightSource, push: PushCall) -> PushReport:
     try:
         return push(source)
     except ConflictError as error:
@@ -91,7 +91,9 @@ def _push_alone(ranks: TrainerRanks, source: WeightSource, push: Push) -> PushRe
 # ---- rank 0 -----------------------------------------------------------------------------------------------------
 
 
-def _lead(ranks: TrainerRanks, channel: PushChannel, source: WeightSource, push: Push, timeout_s: float) -> PushReport:
+def _lead(
+    ranks: TrainerRanks, channel: PushChannel, source: WeightSource, push: PushCall, timeout_s: float
+) -> PushReport:
     lead = LeadSource(source, channel)
     try:
         channel.send({"names": _names(source)})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Transport = Literal["shared", "broadcast"]
+TransportKind = Literal["shared", "broadcast"]
 """How the bytes reach the workers: through memory of this machine, or to each worker's own."""
 
 
@@ -21,7 +21,7 @@ class MachineMemory:
     held: float = 0
     """bytes of kept versions that a new update takes the place of, already counted as used"""
 
-    def shortage(self, num_bytes: int, transport: Transport, *, keep_previous: bool) -> str | None:
+    def shortage(self, num_bytes: int, transport: TransportKind, *, keep_previous: bool) -> str | None:
         """Why it has too little for pushes of `num_bytes`; None when it has enough.
 
         Each version is one copy on the machine by shared memory, whichever of its processes map it, the trainer's

@@ -12,7 +12,7 @@ RESOLVE_TIMEOUT_S = 30.0
 
 
 @dataclass
-class Outcome:
+class CommitOutcome:
     """The replicas by what became of a commit there."""
 
     version: str
@@ -32,7 +32,9 @@ class Outcome:
         raise error
 
 
-def resolve(results: Mapping[ControlClient, "dict[str, Any] | SyncError"], update_id: str, version: str) -> Outcome:
+def resolve(
+    results: Mapping[ControlClient, "dict[str, Any] | SyncError"], update_id: str, version: str
+) -> CommitOutcome:
     """Sort the answers to a commit, and ask each replica whose answer was lost what became of it.
 
     update_id: of the push, rollback or reload; the same at every replica.
@@ -40,7 +42,7 @@ def resolve(results: Mapping[ControlClient, "dict[str, Any] | SyncError"], updat
     Where some have committed, those that have not are fenced: they must not answer as if they had. Asking ends the
     update there, so that it cannot go live after this.
     """
-    outcome = Outcome(version)
+    outcome = CommitOutcome(version)
     for client, result in results.items():
         if isinstance(result, SyncError):
             _ask(client, result, update_id, outcome)
@@ -52,7 +54,7 @@ def resolve(results: Mapping[ControlClient, "dict[str, Any] | SyncError"], updat
     return outcome
 
 
-def _ask(client: ControlClient, lost: SyncError, update_id: str, outcome: Outcome) -> None:
+def _ask(client: ControlClient, lost: SyncError, update_id: str, outcome: CommitOutcome) -> None:
     try:
         answer = client.abort_weight_update(str(lost), RESOLVE_TIMEOUT_S, update_id=update_id)
     except SyncError as problem:
@@ -65,7 +67,7 @@ def _ask(client: ControlClient, lost: SyncError, update_id: str, outcome: Outcom
             outcome.failed[client] = lost
 
 
-def _fence(client: ControlClient, update_id: str, outcome: Outcome) -> None:
+def _fence(client: ControlClient, update_id: str, outcome: CommitOutcome) -> None:
     reason = f"{outcome.version} is live at {', '.join(names(outcome.committed))}"
     try:
         answer = client.fence(reason, RESOLVE_TIMEOUT_S, unless_committed=update_id)

@@ -11,14 +11,14 @@ from sync.weights.check import FittedSource, ServedModel, fit
 from sync.weights.device_source import gpu_problem
 from sync.weights.weight_source import WeightSource
 
-from .host_memory import MachineMemory, Transport, join_machines, machine_id
+from .host_memory import MachineMemory, TransportKind, join_machines, machine_id
 
 # What the server's --weight-transfer-config calls the other end of a backend.
 SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}
 
 
 @dataclass(frozen=True)
-class Replica:
+class ReplicaInfo:
     """What one replica says of itself: the answer to `status`, and the tensors it serves."""
 
     target: str
@@ -72,13 +72,13 @@ class Replica:
             return None
         return MachineMemory(self.machine, self.world_size, available, self.status.get("host_memory_held", 0))
 
-    def shortage(self, num_bytes: int, transport: Transport, *, keep_previous: bool) -> str | None:
+    def shortage(self, num_bytes: int, transport: TransportKind, *, keep_previous: bool) -> str | None:
         """Why its host memory does not do for pushes of `num_bytes`; None when it does, or is not known."""
         return self.memory.shortage(num_bytes, transport, keep_previous=keep_previous) if self.memory else None
 
 
 @dataclass(frozen=True)
-class Trainer:
+class TrainerInfo:
     """This end: who it is, where it would listen, and how it would use host memory (gloo)."""
 
     holder: str
@@ -89,20 +89,20 @@ class Trainer:
     shared_memory: bool = True
     machine: str = field(default_factory=machine_id)
 
-    def transport(self, replicas: Sequence[Replica]) -> Transport:
+    def transport(self, replicas: Sequence[ReplicaInfo]) -> TransportKind:
         """How the bytes would go: through memory when every worker is on this machine."""
         is_shared = self.shared_memory and all(replica.machine == self.machine for replica in replicas)
         return "shared" if is_shared else "broadcast"
 
 
-def require_ready(replicas: Sequence[Replica], trainer: Trainer) -> None:
+def require_ready(replicas: Sequence[ReplicaInfo], trainer: TrainerInfo) -> None:
     """Raises ConflictError or InvalidError when one of them cannot take a push now."""
     for replica in replicas:
         if problem := replica.conflict(trainer.holder) or replica.misconfiguration(trainer.backend):
             raise problem
 
 
-def require_alike(replicas: Sequence[Replica], weights: WeightSource, *, partial: bool = False) -> FittedSource:
+def require_alike(replicas: Sequence[ReplicaInfo], weights: WeightSource, *, partial: bool = False) -> FittedSource:
     """The tensors to send to all of them. Raises CheckError, or InvalidError when they serve different checkpoints."""
     asked = [replica for replica in replicas if replica.served is not None]
     if other := _unlike(asked):
@@ -111,7 +111,12 @@ def require_alike(replicas: Sequence[Replica], weights: WeightSource, *, partial
 
 
 def require_all(
-    replicas: Sequence[Replica], weights: WeightSource, trainer: Trainer, *, is_connected: bool, partial: bool = False
+    replicas: Sequence[ReplicaInfo],
+    weights: WeightSource,
+    trainer: TrainerInfo,
+    *,
+    is_connected: bool,
+    partial: bool = False,
 ) -> None:
     """Everything that stands against a push, in one CheckError."""
     problems = list(_problems(replicas, weights, trainer, is_connected=is_connected, partial=partial))
@@ -120,7 +125,7 @@ def require_all(
 
 
 def _problems(
-    replicas: Sequence[Replica], weights: WeightSource, trainer: Trainer, *, is_connected: bool, partial: bool
+    replicas: Sequence[ReplicaInfo], weights: WeightSource, trainer: TrainerInfo, *, is_connected: bool, partial: bool
 ) -> Iterator[str]:
     fits = _Fits(weights, partial=partial)
     num_bytes: int | None = None
@@ -149,7 +154,7 @@ def _problems(
             yield str(error)
 
 
-def _shortages(replicas: Sequence[Replica], num_bytes: int, trainer: Trainer) -> Iterator[str]:
+def _shortages(replicas: Sequence[ReplicaInfo], num_bytes: int, trainer: TrainerInfo) -> Iterator[str]:
     """Of each machine once, named by its replicas."""
     transport = trainer.transport(replicas)
     for machine in join_machines(replica.memory for replica in replicas if replica.memory is not None):
@@ -184,13 +189,13 @@ class _Fits:
         return any(isinstance(found, CheckError) for _, found in self._found)
 
 
-def _served(replica: Replica) -> ServedModel:
+def _served(replica: ReplicaInfo) -> ServedModel:
     if replica.served is None:
         raise InvalidError(replica.target, "parameters", "the replica did not tell its tensors")
     return replica.served
 
 
-def _unlike(replicas: Sequence[Replica]) -> Replica | None:
+def _unlike(replicas: Sequence[ReplicaInfo]) -> ReplicaInfo | None:
     """The first replica that loads other tensors than the first."""
     asked = [replica for replica in replicas if replica.served is not None]
     return next((replica for replica in asked[1:] if not _served(replica).loads_as(_served(asked[0]))), None)

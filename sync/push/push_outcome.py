@@ -10,26 +10,26 @@ from sync.errors import SyncError, TransferError
 
 from .report import PushReport
 
-Outcome = dict[str, Any]
+EncodedOutcome = dict[str, Any]
 """{"report": fields} or {"error": {"type", "message", "fields"}}."""
 
 
-def encode_report(report: PushReport) -> Outcome:
+def encode_report(report: PushReport) -> EncodedOutcome:
     return {"report": asdict(report)}
 
 
-def encode_error(error: BaseException) -> Outcome:
+def encode_error(error: BaseException) -> EncodedOutcome:
     return {"error": _error_fields(error)}
 
 
-def decode_outcome(outcome: Outcome, source: str) -> PushReport:
+def decode_outcome(outcome: EncodedOutcome, source: str) -> PushReport:
     """The report; raises the error, if it is one, with a note that it comes from `source` ("rank 0")."""
     if "error" not in outcome:
         return PushReport(**{name: _frozen(value) for name, value in outcome["report"].items()})
     raise decode_error(outcome, source)
 
 
-def decode_error(outcome: Outcome, source: str) -> SyncError:
+def decode_error(outcome: EncodedOutcome, source: str) -> SyncError:
     error = _read_error(outcome["error"])
     error.add_note(f"raised at {source}")
     return error

@@ -15,7 +15,6 @@ client), but it needs no vLLM.
 
 import os
 import secrets
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ from sync.transport.descriptors import ensure_descriptors, gloo_descriptors
 from sync.transport.gloo import GlooGroup, Membership, devices_for
 from sync.transport.link import STALL_TIMEOUT_S
 from sync.transport.messages import MessageCode
+from sync.transport.progress import Progress
 from sync.transport.trainer.broadcast_sender import BroadcastSender
 from sync.transport.trainer.frame_sender import FrameSender
 from sync.transport.trainer.frame_writer import FrameWriter
@@ -32,15 +32,17 @@ from sync.transport.trainer.store import trainer_store
 from sync.transport.trainer.worker_links import WorkerLinks
 from sync.weights.weight_source import ParamMeta, WeightSource
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes sent so far and the bytes in all."""
 SECRET_BYTES = 32
 
 
-class SyncClient(Protocol):
-    """vLLM's `VLLMWeightSyncClient`, as far as it is needed here."""
+class JoinClient(Protocol):
+    """Calls the workers into the trainer's group."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None: ...
+
+
+class UpdateClient(Protocol):
+    """The control calls of one update: the rest of vLLM's `VLLMWeightSyncClient`."""
 
     def start_weight_update(self) -> None: ...
 
@@ -67,15 +69,10 @@ class GlooTrainerInitInfo:
 
 
 class GlooTrainer:
-    """Rank 0 of the group; `source` is replaced before each `send_weights`."""
+    """Rank 0 of the group (a push's `TrainerEngine`)."""
 
-    def __init__(
-        self, init_info: GlooTrainerInitInfo, client: SyncClient, source: WeightSource, progress: Progress | None = None
-    ) -> None:
+    def __init__(self, init_info: GlooTrainerInitInfo, client: JoinClient) -> None:
         """Call the workers in, and wait until all have joined. Raises TransferError, ValueError."""
-        self.client = client
-        self.source = source
-        self.progress = progress
         num_workers = init_info.world_size - 1
         if num_workers < 1:
             raise ValueError(f"world_size: must be at least 2, the trainer and a worker, got {init_info.world_size}")
@@ -114,17 +111,17 @@ class GlooTrainer:
         """How the bytes go, for a report."""
         return self._sender.transport
 
-    def send_weights(self) -> None:
-        """One update: start, transfer, finish.
+    def send_weights(self, client: UpdateClient, source: WeightSource, progress: Progress | None = None) -> None:
+        """One update: start, transfer, finish. `progress` is called after each tensor.
 
         Before `finish`, raises RejectedError when a worker rejects the update, SourceError when the source does not
         yield what it announced, and TransferError when tensors changed while they were read; the group can be used
         again. Raises TransferError when a worker is lost; then, as after a control call that failed, it cannot.
         """
         try:
-            metas = self.source.metadata()
-            self.client.start_weight_update()
-            self.client.update_weights(
+            metas = source.metadata()
+            client.start_weight_update()
+            client.update_weights(
                 {
                     "names": [meta.name for meta in metas],
                     "dtype_names": [meta.dtype_name for meta in metas],
@@ -136,15 +133,15 @@ class GlooTrainer:
             raise
         try:
             self._workers.wait_for_acks(MessageCode.READY, "does not take the update")
-            digests = self._send(metas)
-            self._require_unchanged()
+            digests = self._send(source, metas, progress)
+            _require_unchanged(source)
             self._workers.signal(MessageCode.DIGESTS, digests=digests)
             self._sender.hand_over()
             self._workers.wait_for_acks(MessageCode.STAGED, "rejects what arrived")
         except BaseException as error:
             self._cancel(error)
             raise
-        self.client.finish_weight_update()
+        client.finish_weight_update()
 
     def shutdown(self) -> None:
         """Leave the group; returns at once. Any thread may call it; a `send_weights` under way ends."""
@@ -156,25 +153,17 @@ class GlooTrainer:
         """After a failure: as `shutdown`, which waits for nothing."""
         self.shutdown()
 
-    def _send(self, metas: list[ParamMeta]) -> list[int]:
+    def _send(self, source: WeightSource, metas: list[ParamMeta], progress: Progress | None) -> list[int]:
         """Send all tensors; returns their digests."""
         writer = FrameWriter(metas, self._sender)
         total, before = sum(meta.num_bytes for meta in metas), self._sender.num_sent
-        for name, tensor in self.source:
+        report = progress if progress is not None else _report_nothing
+        for name, tensor in source:
             writer.write(name, tensor)
-            self._report(min(self._sender.num_sent - before, total), total)
+            report(min(self._sender.num_sent - before, total), total)
         digests = writer.finish()
-        self._report(total, total)
+        report(total, total)
         return digests
-
-    def _report(self, sent: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(sent, total)
-
-    def _require_unchanged(self) -> None:
-        find_changed = getattr(self.source, "changed", None)
-        if changed := list(find_changed()) if find_changed is not None else []:
-            raise ChangedError(f"changed while they were read: {', '.join(changed)}; push when training stands still")
 
     def _cancel(self, error: BaseException) -> None:
         """End the update at the workers; leave the group where that is not possible."""
@@ -187,6 +176,16 @@ class GlooTrainer:
                 self._workers.cancel(str(error) or type(error).__name__)
         except TransferError:
             self.shutdown()
+
+
+def _report_nothing(sent: int, total: int) -> None:
+    """For a push whose caller asks for no progress."""
+
+
+def _require_unchanged(source: WeightSource) -> None:
+    """Raises ChangedError when tensors changed while the source was read."""
+    if changed := source.changed():
+        raise ChangedError(f"changed while they were read: {', '.join(changed)}; push when training stands still")
 
 
 def _share_ring(workers: WorkerLinks) -> FrameSender | None:
