@@ -167,14 +167,3 @@ class ControlClient(Closing):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.target)!r})"
-
-
-def connect(target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> ControlClient:
-    """The client for the target's scheme; opens no connection yet."""
-    if target.is_grpc:
-        from .grpc_control import GrpcControl
-
-        return GrpcControl(target, timeout)
-    from .http_control import HttpControl
-
-    return HttpControl(target, timeout)

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from sync import CommitError, SyncError, WeightSync
-from sync.control.client import ControlClient, connect
+from sync.control.client import ControlClient
+from sync.control.connect import connect
 from sync.control.target import Target
 from sync.push.fleet_update import FleetUpdate
 from tests.answers import PROMPT, Weights
