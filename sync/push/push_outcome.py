@@ -1,4 +1,4 @@
-"""How a push ended, as JSON: what rank 0 of a trainer tells the other ranks, which end the same way.
+"""The outcome of a push as JSON: rank 0 of a trainer sends it to the other ranks, which end the same way.
 
 An error travels as the name of its class and its fields, so that every rank raises the same type. No pickle.
 """
@@ -23,7 +23,7 @@ def encode_error(error: BaseException) -> EncodedOutcome:
 
 
 def decode_outcome(outcome: EncodedOutcome, source: str) -> PushReport:
-    """The report; raises the error, if it is one, with a note that it comes from `source` ("rank 0")."""
+    """Return the report, or raise the error with a note that it comes from `source` ("rank 0")."""
     if "error" not in outcome:
         return PushReport(**{name: _frozen(value) for name, value in outcome["report"].items()})
     raise decode_error(outcome, source)
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 def _read_error(fields: dict[str, Any]) -> SyncError:
     kind = _kinds().get(fields["type"], SyncError)
     error = kind.__new__(kind, fields["message"])
-    # Each class has a constructor of its own: its attributes are put back instead.
+    # The classes have different constructors, so the attributes are set directly.
     Exception.__init__(error, fields["message"])
     for name, value in fields["fields"].items():
         if name != "__notes__":
@@ -66,7 +66,7 @@ def _read_error(fields: dict[str, Any]) -> SyncError:
 
 
 def _frozen(value: Any) -> Any:
-    """Sequences are tuples in reports and errors; JSON has lists only."""
+    """JSON's lists as tuples, as reports and errors hold them."""
     if isinstance(value, list):
         return tuple(_frozen(item) for item in value)
     if isinstance(value, dict):

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from sync.errors import CheckError, SourceError
+from sync.weights.experts import Index, Part, has_slot, indexed, slots_of
 
 from .dtypes import CASTABLE
-from .experts import Index, Part, has_place, indexed, slots_of
 from .fitted import FittedSource, Routes
 from .served_model import ServedModel, quantization_advice
 from .sources import StreamSource
@@ -110,7 +110,7 @@ class _Comparison:
 def mismatch(meta: ParamMeta, part: Part, wanted: ParamMeta) -> str | None:
     """Why a tensor's part cannot be sent as the served model's `wanted`; None when it can."""
     shape, served_shape = part.shape_of(meta.shape), indexed(wanted.shape, part.slot)
-    if shape != served_shape or not has_place(wanted.shape, part.slot):
+    if shape != served_shape or not has_slot(wanted.shape, part.slot):
         place = f"{meta.name} for {wanted.name}" if meta.name != wanted.name else meta.name
         return f"{place}: shape is {list(meta.shape)}, served is {list(wanted.shape)}"
     if wanted.dtype_name != meta.dtype_name and not {wanted.dtype_name, meta.dtype_name} <= CASTABLE:

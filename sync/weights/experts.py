@@ -33,19 +33,19 @@ SINGLE = re.compile(r"(?P<head>.+\.experts)\.(?P<expert>\d+)\.(?P<leaf>\w+)\.wei
 
 @dataclass(frozen=True)
 class Part:
-    """How a tensor of the source fills a served one: `tensor[cut]` is `served[slot]`; `()` is all of it."""
+    """How a tensor of the source fills a served one: `tensor[source_slot]` is `served[slot]`; `()` is all of it."""
 
     name: str
-    cut: Index = ()
+    source_slot: Index = ()
     slot: Index = ()
 
     def of(self, tensor: "torch.Tensor") -> "torch.Tensor":
         """The part's view of the source's tensor."""
-        return tensor[slices(self.cut)] if self.cut else tensor
+        return tensor[slices(self.source_slot)] if self.source_slot else tensor
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of `of`, from the tensor's."""
-        return indexed(shape, self.cut)
+        return indexed(shape, self.source_slot)
 
 
 def parts_of(name: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta]) -> list[Part]:
@@ -54,9 +54,9 @@ def parts_of(name: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta])
         if candidate in served:
             return [Part(candidate)]
         if match := FUSED.fullmatch(candidate):
-            parts = _split(match["head"], match["leaf"], shape, served)
+            parts = _fused_parts(match["head"], match["leaf"], shape, served)
         elif match := SINGLE.fullmatch(candidate):
-            parts = _place(match["head"], int(match["expert"]), match["leaf"], served)
+            parts = _expert_parts(match["head"], int(match["expert"]), match["leaf"], served)
         else:
             continue
         if parts:
@@ -79,7 +79,7 @@ def indexed(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
     return (*(end - start for start, end in (key for key in index if isinstance(key, tuple))), *shape[len(index) :])
 
 
-def has_place(shape: tuple[int, ...], slot: Index) -> bool:
+def has_slot(shape: tuple[int, ...], slot: Index) -> bool:
     """Whether a fused tensor has the slot's expert."""
     return not slot or (isinstance(slot[0], int) and slot[0] < shape[0])
 
@@ -93,7 +93,7 @@ def _spellings(name: str) -> list[str]:
     return [name, *(name.replace(old, new) for old, new in BLOCKS if old in name)]
 
 
-def _split(head: str, leaf: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta]) -> list[Part]:
+def _fused_parts(head: str, leaf_name: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta]) -> list[Part]:
     """A fused tensor, cut into the served model's experts."""
     if len(shape) != 3:
         return []
@@ -102,7 +102,7 @@ def _split(head: str, leaf: str, shape: tuple[int, ...], served: Mapping[str, Pa
     for gate, up, down in LEAVES:
         if f"{head}.0.{down}.weight" not in served:
             continue
-        if leaf == "down_proj":
+        if leaf_name == "down_proj":
             return [Part(f"{head}.{expert}.{down}.weight", (expert,)) for expert in range(experts)]
         return [
             Part(f"{head}.{expert}.{name}.weight", (expert, span))
@@ -112,9 +112,9 @@ def _split(head: str, leaf: str, shape: tuple[int, ...], served: Mapping[str, Pa
     return []
 
 
-def _place(head: str, expert: int, leaf: str, served: Mapping[str, ParamMeta]) -> list[Part]:
+def _expert_parts(head: str, expert: int, leaf_name: str, served: Mapping[str, ParamMeta]) -> list[Part]:
     """One expert's tensor, and its place in the served model's fused one."""
-    role = next((leaves.index(leaf) for leaves in LEAVES if leaf in leaves), None)
+    role = next((leaves.index(leaf_name) for leaves in LEAVES if leaf_name in leaves), None)
     if role is None:
         return []
     fused = f"{head}.{'down_proj' if role == 2 else 'gate_up_proj'}"

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sync.errors import SourceError
+from sync.weights.experts import Assembly, Part, has_slot, indexed, parts_of
 
 from .dtypes import CASTABLE
-from .experts import Assembly, Part, has_place, indexed, parts_of
 from .names import refuse_peft_names, without_ddp, without_wrappers
 from .served_model import ServedModel
 from .sources import StreamSource
@@ -110,7 +110,7 @@ def _checked(name: str, piece: "torch.Tensor", part: Part, meta: ParamMeta) -> "
     """The piece. Raises SourceError when it is not what the model loads there."""
     own = ParamMeta.of(name, piece)
     wanted = indexed(meta.shape, part.slot)
-    if not has_place(meta.shape, part.slot):
+    if not has_slot(meta.shape, part.slot):
         raise SourceError(f"weights: {name}: {meta.name} has {meta.shape[0]} experts")
     if own.shape != wanted:
         raise SourceError(f"weights: {name}: shape is {list(own.shape)}, served is {list(wanted)}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Group:
+class ConversionGroup:
     """Tensors of the module that make some tensors of the checkpoint together."""
 
     names: list[str]
@@ -28,7 +28,7 @@ class Group:
 class HubNamesSource(WeightSource):
     """The checkpoint's tensors, converted from the module's while they are read."""
 
-    def __init__(self, tensors: IndexedSource, model: Any, groups: list[Group]) -> None:
+    def __init__(self, tensors: IndexedSource, model: Any, groups: list[ConversionGroup]) -> None:
         self._tensors = tensors
         self._model = model
         self._groups = groups
@@ -77,12 +77,14 @@ def _revert(model: Any, tensors: "dict[str, torch.Tensor]") -> "dict[str, torch.
         ) from error
 
 
-def _groups(model: Any, metas: list[ParamMeta]) -> list[Group]:
+def _groups(model: Any, metas: list[ParamMeta]) -> list[ConversionGroup]:
     """The smallest groups whose conversion does not depend on other tensors. Nothing is computed: tensors are meta."""
     try:
         import transformers.core_model_loading  # noqa: F401 - is it there
     except ImportError:
-        return [Group([meta.name], [meta]) for meta in metas]  # before 5 the module's names are the checkpoint's
+        return [
+            ConversionGroup([meta.name], [meta]) for meta in metas
+        ]  # before 5 the module's names are the checkpoint's
     names: dict[int, list[str]] = {}
     owner: dict[str, int] = {}  # group by the name that it makes
     shapes = {meta.name: meta for meta in metas}
@@ -99,12 +101,12 @@ def _groups(model: Any, metas: list[ParamMeta]) -> list[Group]:
     groups = []
     for members in names.values():
         converted = _revert(model, _on_meta([shapes[name] for name in members]))
-        groups.append(Group(members, [ParamMeta.of(name, tensor) for name, tensor in converted.items()]))
+        groups.append(ConversionGroup(members, [ParamMeta.of(name, tensor) for name, tensor in converted.items()]))
     _check_whole(model, metas, groups)
     return groups
 
 
-def _check_whole(model: Any, metas: list[ParamMeta], groups: list[Group]) -> None:
+def _check_whole(model: Any, metas: list[ParamMeta], groups: list[ConversionGroup]) -> None:
     """Raises SourceError when the groups do not make what all tensors together make."""
     whole = {ParamMeta.of(name, tensor) for name, tensor in _revert(model, _on_meta(metas)).items()}
     parts = {meta for group in groups for meta in group.made}

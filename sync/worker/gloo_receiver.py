@@ -28,12 +28,11 @@ from sync.transport.worker.handshake import join
 from sync.transport.worker.memory import MemoryPool, StagingMemoryError
 from sync.transport.worker.store import worker_store
 from sync.weights.weight_source import ParamMeta
+from sync.worker.staged_update import StagedUpdate
 from tritonlive.wire.rejection import RejectCode, Rejection
 
-from .update import Update
 
-
-class State(StrEnum):
+class ReceiverState(StrEnum):
     JOINING = "joining"
     READY = "ready"
     RECEIVING = "receiving"
@@ -56,20 +55,20 @@ class GlooReceiver:
         """Begin to join the trainer's group; updates are staged in memory from the pool."""
         self._membership = membership
         self._pool = pool
-        self._state = State.JOINING
+        self._state = ReceiverState.JOINING
         self._changed = threading.Condition()
         self._announcements: queue.SimpleQueue[tuple[Announcement, int]] = queue.SimpleQueue()
         self._num_drops = 0  # an announcement from before the last one is not wanted any more
         self._closed = threading.Event()
         self._link: Link | None = None
-        self._update: Update | None = None
+        self._update: StagedUpdate | None = None
         self._reason = ""
         self._rejection: Rejection | None = None  # where the reason is one
         self._thread = threading.Thread(target=self._run, name="gloo-receiver", daemon=True)
         self._thread.start()
 
     @property
-    def state(self) -> State:
+    def state(self) -> ReceiverState:
         with self._changed:
             return self._state
 
@@ -82,24 +81,24 @@ class GlooReceiver:
     def announce(self, announcement: Announcement) -> None:
         """Expect an update next. What is wrong with it, the trainer hears over the link."""
         with self._changed:
-            if self._state is not State.FAILED:
-                self._state, self._reason, self._rejection = State.RECEIVING, "", None
+            if self._state is not ReceiverState.FAILED:
+                self._state, self._reason, self._rejection = ReceiverState.RECEIVING, "", None
             self._announcements.put((announcement, self._num_drops))
 
-    def take(self, timeout: float) -> Update:
+    def take(self, timeout: float) -> StagedUpdate:
         """The update that is staged; waits for one that is being received.
 
         Raises RejectedError or TransferError, with the reason, when there is none.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._state is not State.RECEIVING, timeout)
+            self._changed.wait_for(lambda: self._state is not ReceiverState.RECEIVING, timeout)
             if self._update is None:
                 if self._rejection is not None:
                     raise RejectedError(self._reason, {self._membership.rank: self._rejection})
                 raise TransferError(self._reason or f"gloo: no update has arrived (state: {self._state})")
             update, self._update = self._update, None
-            if self._state is State.STAGED:
-                self._state = State.READY
+            if self._state is ReceiverState.STAGED:
+                self._state = ReceiverState.READY
             return update
 
     def drop(self) -> None:
@@ -126,13 +125,13 @@ class GlooReceiver:
             incoming = self._open_transport(link)
             link.signal(MessageCode.JOINED)
             with self._changed:
-                if self._state is State.JOINING:  # an announcement may have come meanwhile
-                    self._state = State.READY
+                if self._state is ReceiverState.JOINING:  # an announcement may have come meanwhile
+                    self._state = ReceiverState.READY
             while True:
                 announcement, num_drops = self._next(link)
                 self._receive(link, incoming, announcement, num_drops)
         except (SyncError, RuntimeError, OSError, MemoryError, ValueError, KeyError) as error:
-            self._move(State.FAILED, str(error) if isinstance(error, SyncError) else f"gloo: {error!r}")
+            self._move(ReceiverState.FAILED, str(error) if isinstance(error, SyncError) else f"gloo: {error!r}")
         finally:
             if incoming is not None:
                 incoming.discard()
@@ -203,8 +202,8 @@ class GlooReceiver:
             found = dict(zip(layout.metas, findings.digests, strict=True))
             with self._changed:
                 if num_drops == self._num_drops:
-                    self._update = Update(layout.view_tensors(memory.data), found, memory)
-                    self._move(State.STAGED, "")
+                    self._update = StagedUpdate(layout.view_tensors(memory.data), found, memory)
+                    self._move(ReceiverState.STAGED, "")
                 else:
                     rejection = Rejection(RejectCode.DROPPED, "the replica dropped the update meanwhile")
         if rejection is not None:
@@ -244,7 +243,7 @@ class GlooReceiver:
                 return None
 
     def _reject(self, link: Link, rejection: Rejection) -> None:
-        self._move(State.READY, f"gloo: {rejection}", rejection)
+        self._move(ReceiverState.READY, f"gloo: {rejection}", rejection)
         link.signal(MessageCode.REJECTED, **rejection.to_fields())
 
     def _end_cancelled(self, link: Link, message: Message) -> None:
@@ -252,17 +251,17 @@ class GlooReceiver:
             self._unstage()
             if not self._reason:  # else this worker knows better why
                 self._reason = f"gloo: the trainer cancelled the update: {message.fields['reason']}"
-            self._move(State.READY, self._reason, self._rejection)
+            self._move(ReceiverState.READY, self._reason, self._rejection)
         link.signal(MessageCode.CANCELLED)
 
     def _unstage(self) -> None:
         if self._update is not None:
             self._pool.release(self._update.memory)
             self._update = None
-        if self._state is State.STAGED:
-            self._state = State.READY
+        if self._state is ReceiverState.STAGED:
+            self._state = ReceiverState.READY
 
-    def _move(self, state: State, reason: str, rejection: Rejection | None = None) -> None:
+    def _move(self, state: ReceiverState, reason: str, rejection: Rejection | None = None) -> None:
         # An error would keep all that its traceback knows, memory included, until the receiver goes.
         with self._changed:
             self._state, self._reason, self._rejection = state, reason, rejection

@@ -17,12 +17,11 @@ from sync.transport.gloo import Membership
 from sync.weights.check import ServedModel, fit
 from sync.weights.sources import TensorSource
 from sync.weights.weight_source import ParamMeta
+from sync.worker.gloo_receiver import Announcement, GlooReceiver
+from sync.worker.staged_update import StagedUpdate
+from sync.worker.weight_history import merge
+from sync.worker.worker_weights import WorkerError, WorkerWeights
 from tritonlive.wire.outcomes import Code
-
-from .gloo_receiver import Announcement, GlooReceiver
-from .update import Update
-from .weight_history import merge
-from .worker_weights import WorkerError, WorkerWeights
 
 # `prepare` comes after the trainer has heard that all is staged; what is left is a thread's last few instructions.
 TAKE_TIMEOUT_S = 5.0
@@ -79,7 +78,7 @@ class StagedWeights(WorkerWeights):
     def __init__(self, vllm_config: VllmConfig, model: torch.nn.Module) -> None:
         super().__init__(vllm_config, model)
         self._receiver: GlooReceiver | None = None
-        self._prepared: Update | None = None
+        self._prepared: StagedUpdate | None = None
         self._is_partial = False
 
     @cached_property

@@ -1,6 +1,6 @@
 """The versions of the weights that a worker has loaded, and which of them the model holds now.
 
-    a push stages ──► Update ──add──► an entry under the push's id ──► loaded: `current` is that id
+    a push stages ──► StagedUpdate ──add──► an entry under the push's id ──► loaded: `current` is that id
                                                       └── the load failed: `current` is None
 
 A worker knows what its model holds only from what it loaded itself: before the first push, after a failed load, and
@@ -20,14 +20,13 @@ import xxhash
 from sync.errors import TransferError
 from sync.transport.worker.memory import MemoryPool, UpdateMemory
 from sync.weights.digest import Digests
-
-from .update import Update
+from sync.worker.staged_update import StagedUpdate
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Entry:
+class HistoryEntry:
     """One version: the digest of each tensor, and the tensors unless only digests are kept."""
 
     update_id: str
@@ -51,13 +50,13 @@ class WeightHistory:
         self.current: str | None = None
         """The id of what the model holds; None when that is unknown."""
         self._pool = pool
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, HistoryEntry] = {}
 
-    def entry(self, update_id: str) -> Entry | None:
+    def entry(self, update_id: str) -> HistoryEntry | None:
         return self._entries.get(update_id)
 
     @property
-    def current_entry(self) -> Entry | None:
+    def current_entry(self) -> HistoryEntry | None:
         return self._entries.get(self.current) if self.current is not None else None
 
     def describe(self) -> list[dict[str, str | bool]]:
@@ -67,12 +66,12 @@ class WeightHistory:
             for entry in self._entries.values()
         ]
 
-    def is_unchanged(self, update: Update) -> bool:
+    def is_unchanged(self, update: StagedUpdate) -> bool:
         """Whether the model is known to hold exactly these tensors already."""
         current = self.current_entry
         return current is not None and current.digests == update.digests
 
-    def add(self, update_id: str, update: Update, *, base: Entry | None = None) -> Entry:
+    def add(self, update_id: str, update: StagedUpdate, *, base: HistoryEntry | None = None) -> HistoryEntry:
         """An entry with the update's tensors; those that it lacks are the base's (a partial push)."""
         entry = self._entries[update_id] = merge(update_id, update, base)
         return entry
@@ -86,7 +85,7 @@ class WeightHistory:
     def drop_tensors(self) -> None:
         """Keep digests only: after a load, where no rollback is wanted."""
         dropped = list(self._entries.values())
-        self._entries = {e.update_id: Entry(e.update_id, e.digests, None, ()) for e in dropped}
+        self._entries = {e.update_id: HistoryEntry(e.update_id, e.digests, None, ()) for e in dropped}
         self._release(dropped)
 
     def require(self, update_id: str) -> Tensors:
@@ -96,7 +95,7 @@ class WeightHistory:
             raise TransferError(f"this worker does not hold the tensors of {update_id}")
         return entry.tensors
 
-    def _release(self, dropped: Collection[Entry]) -> None:
+    def _release(self, dropped: Collection[HistoryEntry]) -> None:
         """Memory that no entry needs any more: a partial push shares its base's."""
         needed = {id(memory) for entry in self._entries.values() for memory in entry.memories}
         released: set[int] = set()
@@ -107,7 +106,7 @@ class WeightHistory:
                     self._pool.release(memory)
 
 
-def merge(update_id: str, update: Update, base: Entry | None) -> Entry:
+def merge(update_id: str, update: StagedUpdate, base: HistoryEntry | None) -> HistoryEntry:
     """The version that a model holds after the update; the tensors that the update lacks are the base's."""
     memories = (update.memory,) if update.memory is not None else ()
     tensors, digests = dict(update.tensors), dict(update.digests)
@@ -116,4 +115,4 @@ def merge(update_id: str, update: Update, base: Entry | None) -> Entry:
         digests |= {meta: value for meta, value in base.digests.items() if meta.name not in names}
         tensors = dict(base.tensors or {}) | tensors
         memories += base.memories
-    return Entry(update_id, digests, tensors, memories)
+    return HistoryEntry(update_id, digests, tensors, memories)

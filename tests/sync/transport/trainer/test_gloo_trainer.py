@@ -21,7 +21,7 @@ from sync.transport.worker.assembler import Assembler
 from sync.transport.worker.memory import HostMemory, MemoryPool, StagingMemoryError
 from sync.transport.worker.segments import Segment
 from sync.weights.weight_source import ParamMeta, WeightSource
-from sync.worker.gloo_receiver import Announcement, GlooReceiver, State
+from sync.worker.gloo_receiver import Announcement, GlooReceiver, ReceiverState
 from tests.sync.driven_trainer import DrivenTrainer
 from tritonlive.wire.rejection import RejectCode
 
@@ -97,7 +97,7 @@ class Workers:
             raise RuntimeError(f"{name} failed")
 
     @property
-    def states(self) -> set[State]:
+    def states(self) -> set[ReceiverState]:
         return {receiver.state for receiver in self.receivers}
 
 
@@ -216,7 +216,7 @@ def test_nothing_is_staged_of_what_the_source_breaks(connect, workers, source, k
     with pytest.raises(error, match=why):
         trainer.push()
     assert "finish" not in workers.calls
-    assert workers.states == {State.READY}
+    assert workers.states == {ReceiverState.READY}
     for receiver in workers.receivers:
         with pytest.raises(TransferError, match=f"the trainer cancelled the update: .*{why}"):
             receiver.take(1)
@@ -320,7 +320,7 @@ def test_an_update_that_the_replica_drops_meanwhile(connect, workers):
     trainer.progress = drop
     with pytest.raises(RejectedError, match=r"worker 1 .*: the replica dropped the update meanwhile"):
         trainer.push()
-    assert workers.states == {State.READY}
+    assert workers.states == {ReceiverState.READY}
     with pytest.raises(TransferError, match="cancelled"):
         workers.receivers[1].take(1)
     trainer.progress = None
@@ -415,7 +415,7 @@ def test_a_control_call_that_fails_ends_the_group(connect, workers, operation):
         trainer.push()
     for receiver in workers.receivers:
         receiver.close()
-    assert workers.states == {State.FAILED}
+    assert workers.states == {ReceiverState.FAILED}
     workers.failing = ""
     with pytest.raises(TransferError, match="closed"):
         trainer.push()
@@ -433,9 +433,9 @@ def test_a_shutdown_by_another_thread_ends_a_push(connect, workers):
     with pytest.raises(TransferError, match="closed"):
         trainer.push()
     deadline = time.monotonic() + 5
-    while workers.states != {State.FAILED} and time.monotonic() < deadline:
+    while workers.states != {ReceiverState.FAILED} and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert workers.states == {State.FAILED}
+    assert workers.states == {ReceiverState.FAILED}
     assert all(receiver.reason.startswith("the trainer is gone") for receiver in workers.receivers)
 
 
@@ -445,7 +445,7 @@ def test_what_is_staged_stays_when_the_trainer_goes(connect, workers):
     trainer.push()
     trainer.shutdown()
     time.sleep(0.6)
-    assert workers.states == {State.FAILED}
+    assert workers.states == {ReceiverState.FAILED}
     assert_staged(workers)
     for receiver in workers.receivers:
         with pytest.raises(TransferError, match="the trainer is gone"):

@@ -9,7 +9,7 @@ from sync.weights.digest import Digests
 
 
 @dataclass
-class Update:
+class StagedUpdate:
     """Checkpoint-format tensors, views of `memory`, in the order announced, and the digest of each."""
 
     tensors: list[tuple[str, torch.Tensor]]
