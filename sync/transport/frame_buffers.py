@@ -1,4 +1,4 @@
-"""Memory for the frames of a broadcast that is under way."""
+"""Memory for the frames of broadcasts."""
 
 from collections import deque
 
@@ -10,13 +10,13 @@ from .layout import host_buffer
 
 
 class FrameBuffers:
-    """Memory for the frames under way, each used again when its broadcast is over."""
+    """Memory for the frames in flight. A buffer is reused when its broadcast is over."""
 
     def __init__(self) -> None:
         self._frames = deque([torch.empty(0, dtype=torch.uint8)] * FRAMES_UNDER_WAY)
 
     def next(self) -> torch.Tensor:
-        """uint8[FRAME_BYTES], the one whose broadcast began first."""
+        """uint8[FRAME_BYTES]: the buffer whose broadcast started first."""
         frame = self._frames.popleft()
         if not len(frame):
             frame = host_buffer(FRAME_BYTES)

@@ -1,10 +1,10 @@
-"""The frames that a push's bytes travel in; each says itself which parts of which tensors it holds.
+"""The format of the frames that carry a push's bytes. Each frame lists the parts of tensors that it holds.
 
     frame, at most FRAME_BYTES:  [header, HEADER_BYTES: number of parts, then a table of PART]  [part]  [part]  …
 
-A part is (index in the announcement, length, offset in the tensor). Its bytes follow in the table's order, each part at
-a multiple of ALIGNMENT. Tensors may come in any order, so that a source can yield them as it has them; a tensor's own
-parts come from its beginning to its end. Large tensors are split over frames, small ones share a frame.
+A table entry is (index in the announcement, length, offset in the tensor). The parts' bytes follow in the table's
+order, each at a multiple of ALIGNMENT. Tensors may come in any order, as the source yields them; the parts of one
+tensor come from its beginning to its end. Large tensors are split over frames, small ones share a frame.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from sync.transport.layout import ALIGNMENT
 
-# Small enough for a processor's cache to hold what was just copied, large enough for signals about it to cost little.
+# Small enough to stay in a processor's cache after a copy, large enough to make the messages about frames cheap.
 FRAME_BYTES = 4 * 2**20
 HEADER_BYTES = 16 * 2**10
 PART = np.dtype([("tensor", "<u4"), ("length", "<u4"), ("offset", "<u8")])
@@ -27,6 +27,6 @@ def write_header(frame: np.ndarray, parts: Sequence[tuple[int, int, int]]) -> No
 
 
 def read_header(frame: np.ndarray) -> list[tuple[int, int, int]]:
-    """The parts (index, length, offset) of uint8 frame[num_bytes]; more than it can hold are cut off."""
+    """The parts (index, length, offset) of uint8 frame[num_bytes], at most MAX_PARTS whatever the header says."""
     count = min(int(frame[:4].view("<u4")[0]), MAX_PARTS)
     return frame[ALIGNMENT : ALIGNMENT + count * PART.itemsize].view(PART).tolist()

@@ -3,7 +3,7 @@
     message:  [length of the payload, 4 bytes]  [HMAC-SHA256, 32 bytes]  [payload: JSON, "code" and further fields]
 
 The HMAC covers the direction and the message's number too, so a message cannot be forged, repeated, left out or sent
-back. The key is made for this connection when it is opened (handshake.py). Messages are not encrypted.
+back. The key is made for this connection when it is opened (proofs.py). Messages are not encrypted.
 """
 
 import hmac
@@ -22,23 +22,23 @@ from sync.errors import TransferError
 
 from .messages import Message, MessageCode
 
-# How often a wait looks whether it is still wanted.
+# How often a wait checks whether it should end.
 POLL_S = 0.25
-# A peer that takes nothing for that long, and shows no progress, is given up.
+# A peer that reads nothing and shows no progress for that long is lost.
 STALL_TIMEOUT_S = 30.0
 MAC_BYTES = 32
 PREFIX_BYTES = 4 + MAC_BYTES
 MAX_PAYLOAD_BYTES = 2**28  # digests of ten million tensors
 RECEIVE_BYTES = 2**16
-# Linux tells at once that the peer has gone, also while messages of its are unread.
+# Linux reports at once that the peer is gone, even while messages of it are unread.
 HANG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 class Link(Closing):
-    """One end. `close` may be called by any thread, all else by one."""
+    """One end of the connection. Any thread may call `close`; all other methods belong to one thread."""
 
     def __init__(self, connection: socket.socket, key: bytes, peer: str, *, is_trainer: bool) -> None:
-        """peer: how errors name the other end."""
+        """peer: the name of the other end, for error messages."""
         connection.settimeout(0)
         self._connection = connection
         self._key = key
@@ -49,10 +49,10 @@ class Link(Closing):
         self._is_closed = False
         self.peer = peer
         self.is_local = connection.family == getattr(socket, "AF_UNIX", None)
-        """Whether the peer is on this machine, so that descriptors can be sent."""
+        """Whether the peer is on this machine: only then descriptors can be sent."""
 
     def fileno(self) -> int:
-        """For `poll`; -1 when closed."""
+        """The descriptor, for `poll`; -1 when the link is closed."""
         return self._connection.fileno()
 
     def signal(self, code: MessageCode, *, descriptor: int = -1, **fields: Any) -> None:
@@ -84,7 +84,7 @@ class Link(Closing):
                 self._poll(select.POLLIN, left)
 
     def wait(self, timeout_s: float) -> Message:
-        """The next message. Raises TransferError as `receive`, and when the peer says nothing for `timeout_s`."""
+        """The next message. Raises TransferError as `receive`, and when no message arrives within `timeout_s`."""
         message = self.receive(timeout_s)
         if message is None:
             raise TransferError(f"{self.peer} sent nothing for {timeout_s:g} s")
@@ -98,7 +98,7 @@ class Link(Closing):
             raise TransferError(f"{self.peer} is gone")
 
     def close(self) -> None:
-        """Close the connection: whoever waits on either end gets a TransferError at once."""
+        """Close the connection. Waits on both ends raise TransferError at once."""
         self._is_closed = True
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
@@ -110,7 +110,7 @@ class Link(Closing):
         return hmac.digest(self._key, direction + number.to_bytes(8, "little") + payload, "sha256")
 
     def _parse(self) -> Message | None:
-        """The first message of what is unread, if it is there whole."""
+        """The first unread message; None when it has not arrived completely."""
         if len(self._unread) < PREFIX_BYTES:
             return None
         length = int.from_bytes(self._unread[:4], "little")
@@ -129,10 +129,10 @@ class Link(Closing):
         return Message(code, fields, descriptor)
 
     def _recv(self) -> bool:
-        """Read what has arrived; False when nothing has."""
+        """Read the bytes that have arrived. False when there are none."""
         try:
             if self.is_local:
-                # The kernel ends what it gives at a descriptor: no call brings two.
+                # The kernel ends a read at a descriptor, so no call returns two.
                 data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
                 self._descriptors += descriptors
             else:

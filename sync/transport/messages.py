@@ -1,4 +1,4 @@
-"""What the trainer and its workers say to each other over a link."""
+"""The messages between the trainer and its workers."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,19 +8,28 @@ from typing import Any
 class MessageCode(StrEnum):
     """What a message is about: first the codes that the trainer sends, then those that workers send."""
 
-    TRANSPORT = "transport"  # how bytes will come: `name`; the leader also gets the ring's descriptor
+    TRANSPORT = (
+        "transport"  # how the bytes will travel: `name`, a TransportName; the leader also gets the ring's descriptor
+    )
     STORE = "store"  # `key` and `value` of the group's rendezvous (relay_store.py); workers send it too
-    FRAME = "frame"  # one of `num_bytes` is there (shared memory) or comes (gloo)
-    DIGESTS = "digests"  # all frames are sent; `digests` of all tensors
-    SEGMENT = "segment"  # the leader's, with its descriptor; the trainer passes it on
-    CANCEL = "cancel"  # the update ends here; `reason`
-    JOINED = "joined"
-    PROGRESS = "progress"  # `bytes` of memory allocated, or sent, so far; the trainer sends it too
-    READY = "ready"  # an announced update is expected, and there is memory for it
-    TAKEN = "taken"  # one more frame
-    STAGED = "staged"  # an update has arrived whole
-    REJECTED = "rejected"  # the update, or the group; fields of a Rejection
-    CANCELLED = "cancelled"  # nothing of the update is left
+    FRAME = "frame"  # a frame of `num_bytes` has been written (shared memory) or will be broadcast (gloo)
+    DIGESTS = "digests"  # all frames have been sent; `digests` of all tensors
+    SEGMENT = "segment"  # the leader's segment, by its descriptor; the trainer passes it on to the followers
+    CANCEL = "cancel"  # the trainer ends the update; `reason`
+    JOINED = "joined"  # the worker is ready for announcements
+    PROGRESS = "progress"  # `bytes` allocated or sent so far; the trainer sends it too
+    READY = "ready"  # the worker accepts the announced update and has memory for it
+    TAKEN = "taken"  # the worker has read a frame
+    STAGED = "staged"  # an update has arrived complete and undamaged
+    REJECTED = "rejected"  # the worker rejects the update, or the group; fields of a Rejection
+    CANCELLED = "cancelled"  # the worker has dropped the cancelled update
+
+
+class TransportName(StrEnum):
+    """How a push's bytes travel: in messages to the workers, and in a push's report."""
+
+    SHARED_MEMORY = "shared memory"
+    GLOO = "gloo"
 
 
 @dataclass(frozen=True)

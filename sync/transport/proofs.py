@@ -1,19 +1,19 @@
-"""How the trainer and its workers find each other and prove who they are.
+"""The handshake: how the trainer and its workers find each other and prove their identity.
 
     trainer: listens at master_address (TCP) and, for workers on its machine, at a Unix socket
-    worker:  connects to the Unix socket if it is there, else to the other
+    worker:  connects to the Unix socket if it can, otherwise to the TCP address
     worker → trainer   rank, nonce
     trainer → worker   nonce, HMAC(secret, "trainer", both nonces, rank)
     worker → trainer   HMAC(secret, "worker", both nonces, rank)
 
-The secret is made for each group. It travels only in the control call that calls the workers in, which needs the
-control key, and nothing of it can be learnt from what is sent here. At the Unix socket both ends also compare the other
-process's user with their own. The key of the link that follows (link.py) depends on both nonces.
+Each group has a fresh secret. It travels only in the control call that calls the workers in, which needs the control
+key. The messages below reveal nothing of it. At the Unix socket both ends also compare the other process's user with
+their own. The key of the link that follows (link.py) depends on both nonces.
 
-A connection that says nothing gets no byte and stays open until the trainer leaves, and so does the TCP listener: a
+A connection that sends nothing gets no byte and stays open until the trainer leaves. So does the TCP listener: a
 replica holds such a connection to notice that its trainer is gone (tritonlive/backend/weights/trainer_watch.py).
 
-The network must be trusted nevertheless: messages and weights are not encrypted (gloo.py).
+The network must still be trusted: messages and weights are not encrypted (gloo.py).
 """
 
 import hmac
@@ -27,7 +27,7 @@ NONCE_BYTES = 32
 RANK_BYTES = 4
 HELLO_BYTES = RANK_BYTES + NONCE_BYTES
 ANSWER_BYTES = NONCE_BYTES + MAC_BYTES
-# A machine that is lost without a word is noticed within half a minute. Linux's names; others have their own defaults.
+# A lost machine is noticed within half a minute. These are Linux's names; other systems keep their defaults.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 
 

@@ -1,7 +1,7 @@
 """The rendezvous of a gloo group, over the authenticated links of its members.
 
-A TCPStore would be a port at which any stranger can list and change the members' addresses. This store has no port:
-what a member sets goes to the trainer, which passes it on to all others.
+A TCPStore would open a port at which any stranger can list and change the members' addresses. This store has no port:
+a member sends each value to the trainer, which passes it on to all others.
 """
 
 import time
@@ -15,10 +15,10 @@ from sync.transport.messages import Message
 
 
 class RelayStore(distributed.Store):
-    """A member's copy. It must be kept for as long as the group: torch does not."""
+    """One member's copy. Keep a reference for as long as the group lives: torch keeps none."""
 
     def __init__(self, send: Callable[[str, str], None], receive: Callable[[], None], timeout_s: float) -> None:
-        """send: tells others of a key and its value; receive: waits a little for theirs, which come by `put`."""
+        """send: sends a key and its value to the others. receive: waits briefly for theirs, and calls `put`."""
         super().__init__()
         self._timeout_s = timeout_s
         self._send = send
@@ -26,10 +26,10 @@ class RelayStore(distributed.Store):
         self._values: dict[str, bytes] = {}
 
     def put(self, message: Message) -> None:
-        """What another member has set."""
+        """Store a value that another member has set."""
         self._values[message.fields["key"]] = bytes.fromhex(message.fields["value"])
 
-    # ---- what gloo calls; exceptions get through it to whoever forms the group ------------------------------------
+    # ---- gloo calls these; their exceptions pass through it to the code that forms the group -----------------------
 
     def set(self, key: str, value: bytes) -> None:  # ty: ignore[incompatible-method-override]
         self._values[key] = value
@@ -40,7 +40,7 @@ class RelayStore(distributed.Store):
         return self._values[key]
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
-        """Until all are there. Raises TransferError when they do not come in time, or a member is gone."""
+        """Wait until all keys are set. Raises TransferError when they are not in time, or a member is gone."""
         give_up = time.monotonic() + (self._timeout_s if timeout is None else timeout.total_seconds())
         while missing := [key for key in keys if key not in self._values]:
             if time.monotonic() > give_up:

@@ -21,7 +21,7 @@ from sync.transport.descriptors import ensure_descriptors, gloo_descriptors
 from sync.transport.gloo import GlooGroup, Membership
 from sync.transport.layout import Layout
 from sync.transport.link import POLL_S, Link
-from sync.transport.messages import Message, MessageCode
+from sync.transport.messages import Message, MessageCode, TransportName
 from sync.transport.worker.broadcast_receiver import BroadcastReceiver
 from sync.transport.worker.frame_receiver import FrameReceiver
 from sync.transport.worker.handshake import join
@@ -153,7 +153,7 @@ class GlooReceiver:
         message = link.wait(own.timeout_s)
         if message.code is not MessageCode.TRANSPORT:
             raise TransferError(f"gloo: expected the trainer's choice of transport, got {message.code}")
-        if message.fields["name"] == "gloo":
+        if message.fields["name"] == TransportName.GLOO:
             try:
                 ensure_descriptors(
                     gloo_descriptors(own.world_size, own.num_devices), "this worker's place in the group"

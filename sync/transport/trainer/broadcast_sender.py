@@ -1,4 +1,4 @@
-"""A push's bytes by gloo broadcasts: to workers anywhere."""
+"""The trainer's side of a push by gloo broadcasts, to workers on any machine."""
 
 from collections import deque
 
@@ -7,15 +7,15 @@ import torch
 
 from sync.transport.frame_buffers import FrameBuffers
 from sync.transport.gloo import FRAMES_UNDER_WAY, GlooGroup, Work
-from sync.transport.messages import MessageCode
+from sync.transport.messages import MessageCode, TransportName
 from sync.transport.trainer.frame_sender import FrameSender
 from sync.transport.trainer.worker_links import WorkerLinks
 
 
 class BroadcastSender(FrameSender):
-    """The trainer's end; some broadcasts are under way at a time."""
+    """Broadcasts frames, several at a time."""
 
-    transport = "gloo"
+    transport = TransportName.GLOO
 
     def __init__(self, group: GlooGroup, workers: WorkerLinks) -> None:
         self._group = group
@@ -27,7 +27,7 @@ class BroadcastSender(FrameSender):
 
     def free_frame(self) -> np.ndarray:
         """As the base class."""
-        self._workers.poll(0)  # read what they report, so that they can go on reporting
+        self._workers.poll(0)  # read the workers' messages, so that they can send more
         while len(self._under_way) >= FRAMES_UNDER_WAY:
             self._wait_for_oldest()
         self._frame = self._frames.next()
@@ -50,7 +50,7 @@ class BroadcastSender(FrameSender):
     def _wait_for_oldest(self) -> None:
         num_bytes, work = self._under_way.popleft()
         self._num_over += 1
-        # The workers' answers tell a slow worker from one that stands still; gloo's operation alone does not.
+        # The workers' messages distinguish a slow worker from a stalled one; gloo's operation alone does not.
         self._workers.wait(self._workers.ranks, lambda rank: self._workers.num_taken[rank] >= self._num_over)
         self._group.wait(work)
         self.num_sent += num_bytes

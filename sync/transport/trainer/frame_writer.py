@@ -15,7 +15,7 @@ from .frame_sender import FrameSender
 
 
 class FrameWriter:
-    """Packs tensors into frames, in any order. Copies a tensor's bytes before it returns: the source may reuse them."""
+    """Packs tensors into frames, in any order. `write` copies the bytes, so the source may reuse its memory."""
 
     def __init__(self, metas: Sequence[ParamMeta], sender: FrameSender) -> None:
         self._metas = metas
@@ -24,13 +24,13 @@ class FrameWriter:
         self._sender = sender
         self._frame: np.ndarray | None = None
         self._parts: list[tuple[int, int, int]] = []
-        self._end = HEADER_BYTES  # of the frame's parts so far, a multiple of ALIGNMENT
+        self._end = HEADER_BYTES  # end of the frame's parts so far, a multiple of ALIGNMENT
 
     @torch.no_grad()
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Send one tensor; its last bytes may wait for the next one's.
+        """Send one tensor. Its last bytes may wait in a frame for the next tensor.
 
-        Raises SourceError when it is not what was announced under its name, or came before; TransferError.
+        Raises SourceError when the tensor differs from its announcement, or was written before; TransferError.
         """
         index = self._check(name, tensor)
         data = tensor.to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -41,7 +41,7 @@ class FrameWriter:
         self._digests[index] = hasher.intdigest()
 
     def finish(self) -> list[int]:
-        """Send what is left; returns the tensors' digests (digest.py), in the order announced.
+        """Send the last frame. Returns the tensors' digests (weights/digest.py), in the order announced.
 
         Raises SourceError when a tensor is missing; TransferError.
         """
@@ -64,7 +64,7 @@ class FrameWriter:
         return index
 
     def _write_part(self, index: int, data: np.ndarray, offset: int, hasher: "xxhash.xxh3_64") -> int:
-        """Copy what fits of data[offset:] into the current frame; returns its length."""
+        """Copy as much of data[offset:] as fits into the current frame; returns the length of that part."""
         if self._frame is None:
             self._frame = self._sender.free_frame()
         length = min(len(data) - offset, FRAME_BYTES - self._end)

@@ -1,16 +1,16 @@
-"""The trainer's end of a gloo push: announces tensors, sends their bytes in frames, and hears what the workers say.
+"""The trainer's engine for backend "gloo": it announces tensors, and sends their bytes in frames.
 
-One update, in this order (links.Code has the messages):
+One update, in this order (messages.MessageCode):
 
     control call                announces every tensor's name, dtype and shape
     worker → trainer   READY    when it has memory for them, or REJECTED; PROGRESS meanwhile
-    trainer → workers  frames   in whatever order the source yields tensors; each worker answers TAKEN
+    trainer → workers  frames   in the order in which the source yields tensors; each worker answers TAKEN
     trainer → workers  DIGESTS  of all tensors
-    worker → trainer   STAGED   when what arrived is what was sent, and finite; or REJECTED
+    worker → trainer   STAGED   when the bytes that arrived are those sent, and finite; or REJECTED
     control call                finish
 
-Shaped like vLLM's `TrainerWeightTransferEngine` (`send_weights` drives start, transfer and finish through the control
-client), but it needs no vLLM.
+Like vLLM's `TrainerWeightTransferEngine` it drives start, transfer and finish through the control client, but it needs
+no vLLM.
 """
 
 import os
@@ -55,8 +55,8 @@ class UpdateClient(Protocol):
 class GlooTrainerInitInfo:
     """The group: `world_size` counts the trainer; port 0 picks a free one; timeouts in seconds.
 
-    With `shared_memory` the bytes go through memory if all workers are on this machine. A worker that is waited for and
-    shows no progress for `stall_timeout_s` is given up; as long as it does, it may take any time.
+    With `shared_memory` the bytes travel through memory if all workers are on this machine. A worker that shows no
+    progress for `stall_timeout_s` while it is waited for is lost; while it shows progress it may take any time.
     """
 
     master_address: str
@@ -108,7 +108,7 @@ class GlooTrainer:
 
     @property
     def transport(self) -> str:
-        """How the bytes go, for a report."""
+        """How the bytes travel, for a report."""
         return self._sender.transport
 
     def send_weights(self, client: UpdateClient, source: WeightSource, progress: Progress | None = None) -> None:
@@ -144,13 +144,13 @@ class GlooTrainer:
         client.finish_weight_update()
 
     def shutdown(self) -> None:
-        """Leave the group; returns at once. Any thread may call it; a `send_weights` under way ends."""
+        """Leave the group. Returns at once. Any thread may call it; a running `send_weights` ends."""
         self._workers.close()
         self._sender.close()
         self._handshake.close()
 
     def abort(self) -> None:
-        """After a failure: as `shutdown`, which waits for nothing."""
+        """Give up after a failure: the same as `shutdown`, which waits for nothing."""
         self.shutdown()
 
     def _send(self, source: WeightSource, metas: list[ParamMeta], progress: Progress | None) -> list[int]:
@@ -166,7 +166,7 @@ class GlooTrainer:
         return digests
 
     def _cancel(self, error: BaseException) -> None:
-        """End the update at the workers; leave the group where that is not possible."""
+        """End the update at the workers. Leave the group when that is not possible."""
         is_lost = isinstance(error, TransferError) and not isinstance(error, RejectedError | ChangedError)
         try:
             if is_lost:
@@ -189,7 +189,7 @@ def _require_unchanged(source: WeightSource) -> None:
 
 
 def _share_ring(workers: WorkerLinks) -> FrameSender | None:
-    """The way through shared memory; None when a worker is on another machine, or there is no memory for a ring."""
+    """A sender through shared memory; None when a worker is on another machine, or memory for a ring is lacking."""
     if not workers.are_local:
         return None
     from sync.transport.ring import (
@@ -212,7 +212,7 @@ def _share_ring(workers: WorkerLinks) -> FrameSender | None:
 
 
 def _form_group(workers: WorkerLinks, membership: Membership) -> FrameSender:
-    """The way by broadcasts. Raises TransferError."""
+    """A sender by gloo broadcasts. Raises TransferError."""
     needed = gloo_descriptors(membership.world_size, membership.num_devices)
     ensure_descriptors(needed, f"a gloo group of {membership.world_size} members")
     workers.signal(MessageCode.TRANSPORT, name=BroadcastSender.transport)

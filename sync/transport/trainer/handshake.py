@@ -15,16 +15,16 @@ from sync.errors import TransferError
 from sync.transport.link import MAC_BYTES, POLL_S, Link
 from sync.transport.proofs import HELLO_BYTES, NONCE_BYTES, RANK_BYTES, is_same_user, keep_alive, prove
 
-# A connection that has begun to speak and has not proved itself by then is closed.
+# A connection that has sent something is closed unless it proves itself within this time.
 GREETING_TIMEOUT_S = 10.0
-# Connections that say nothing. Beyond that many the newest go, if they had time to speak: replicas come early.
+# Limit of silent connections. Beyond it the newest are closed, once they had time to send: replicas connect early.
 MAX_SILENT = 256
 BACKLOG = 4096
 
 
 @dataclass
 class _Greeting:
-    """A connection that has yet to prove that it is a worker's."""
+    """A connection that has not proved yet that it is a worker's."""
 
     connection: socket.socket
     began: float = field(default_factory=time.monotonic)
@@ -33,7 +33,7 @@ class _Greeting:
     """Both nonces and the rank, once the trainer has answered."""
 
     def receive(self, secret: bytes) -> bool:
-        """Read what is there and answer a hello; True when the connection is of no use: it ended, or failed."""
+        """Read what has arrived, and answer a hello. True when the connection is useless: it ended, or failed."""
         expected = HELLO_BYTES + MAC_BYTES if self.context else HELLO_BYTES
         try:
             data = self.connection.recv(expected - len(self.data))
@@ -41,7 +41,9 @@ class _Greeting:
             if len(self.data) == HELLO_BYTES and not self.context:
                 nonce = secrets.token_bytes(NONCE_BYTES)
                 self.context = nonce + bytes(self.data)
-                self.connection.send(nonce + prove(secret, b"trainer", self.context))  # a new connection has room
+                self.connection.send(
+                    nonce + prove(secret, b"trainer", self.context)
+                )  # the send buffer of a new connection is empty
         except BlockingIOError:
             return False
         except OSError:
@@ -58,7 +60,7 @@ class _Greeting:
 
 
 class TrainerHandshake(Closing):
-    """The trainer's end. It stays open until the trainer leaves."""
+    """Admits workers to the trainer's group. It listens until the trainer leaves."""
 
     def __init__(self, address: str, port: int, secret: str, *, is_local_wanted: bool = True) -> None:
         """Listen; port 0 picks a free one. Raises TransferError as `listen`."""
@@ -67,7 +69,7 @@ class TrainerHandshake(Closing):
         self._listeners = [listen(address, port)]
         self.port = self._listeners[0].getsockname()[1]
         self.local_address = ""
-        """Name of the Unix socket, in Linux's abstract namespace: a killed process leaves no file. Empty: none."""
+        """Name of the Unix socket; empty when there is none. It is abstract (Linux): no file is left behind."""
         if is_local_wanted and hasattr(os, "memfd_create"):
             self.local_address = f"tritonlive-{secrets.token_hex(16)}"
             self._listeners.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -93,7 +95,7 @@ class TrainerHandshake(Closing):
         return links
 
     def close(self) -> None:
-        """Stop listening, and close whatever is no link."""
+        """Stop listening, and close all connections that are no links."""
         for listener in self._listeners:
             listener.close()
         for descriptor in list(self._greetings):
@@ -128,7 +130,7 @@ class TrainerHandshake(Closing):
             self._greetings[connection.fileno()] = _Greeting(connection)
 
     def _sort_out(self) -> None:
-        """Close connections that do not go on: those that began to speak, and silent ones that are too many."""
+        """Close connections that do not finish the handshake in time, and silent ones beyond the limit."""
         now = time.monotonic()
         late = [greeting for greeting in self._greetings.values() if now - greeting.began > GREETING_TIMEOUT_S]
         silent = [greeting for greeting in late if not greeting.data]
@@ -137,7 +139,7 @@ class TrainerHandshake(Closing):
             greeting.connection.close()
 
     def _admit(self, greeting: _Greeting, num_workers: int, links: dict[int, Link]) -> bool:
-        """Whether it is a worker that has proved itself, of a rank that is free; then there is a link to it."""
+        """Add a link when the connection proves itself as a worker of a free rank. False when it does not."""
         proof = bytes(greeting.data[HELLO_BYTES:])
         if not hmac.compare_digest(proof, prove(self._secret, b"worker", greeting.context)):
             return False

@@ -1,32 +1,32 @@
-"""A push's bytes through memory that the trainer and the workers on its machine share. Linux only.
+"""The trainer's side of a push through memory that it shares with the workers on its machine. Linux only.
 
-That saves most of what a broadcast costs: the kernel copies every byte twice for each worker.
+This saves most of the cost of a broadcast, for which the kernel copies every byte twice per worker.
 
     trainer   fills the ring's next slot with a frame      ──FRAME──►    leader   copies its parts into its segment
-              fills that slot again when it was taken      ◄──TAKEN──             and examines them
-              passes the segment of a whole update on      ◄─SEGMENT─
+              reuses the slot when the leader has read it  ◄──TAKEN──             and checks them
+              passes the complete segment on               ◄─SEGMENT─
                                     followers   ◄─SEGMENT──┘
 
-The leader is the worker with the lowest rank: it stages the update and examines it, once for the whole machine. The
-others, the followers, load from its memory, and judge by the report it wrote there (segments.py). No memory has a name
-(sealed.py), so a killed process leaves nothing behind.
+The leader is the worker with the lowest rank (worker/shared_receivers.py). It stages and checks the update, once for
+the whole machine. The other workers, the followers, load from its memory. No memory has a name (sealed.py), so a killed
+process leaves nothing behind.
 """
 
 import numpy as np
 
-from sync.transport.messages import MessageCode
+from sync.transport.messages import MessageCode, TransportName
 from sync.transport.ring import LEADER_RANK, NUM_SLOTS
 from sync.transport.trainer.frame_sender import FrameSender
 from sync.transport.trainer.worker_links import WorkerLinks
 
-# How many frames go by between two signs of life to the followers, which get no frames.
+# Frames between two PROGRESS messages to the followers, which get no frames.
 FRAMES_PER_SIGN = 16
 
 
 class SharedSender(FrameSender):
-    """The trainer's end."""
+    """Writes frames into the ring's slots, in turn."""
 
-    transport = "shared memory"
+    transport = TransportName.SHARED_MEMORY
 
     def __init__(self, ring: np.ndarray, workers: WorkerLinks) -> None:
         """ring: uint8[NUM_SLOTS, FRAME_BYTES]."""
@@ -36,7 +36,7 @@ class SharedSender(FrameSender):
         self._num_frames = 0
 
     def free_frame(self) -> np.ndarray:
-        """As the base class: a slot whose frame the leader has taken."""
+        """As the base class: a slot whose frame the leader has read."""
         self._wait_until_taken(self._num_frames - NUM_SLOTS + 1)
         return self._slots[self._num_frames % NUM_SLOTS]
 
@@ -53,15 +53,15 @@ class SharedSender(FrameSender):
         self._wait_until_taken(self._num_frames)
 
     def hand_over(self) -> None:
-        """As the base class: the leader's segment."""
+        """As the base class: sends the leader's segment to the followers."""
         workers = self._workers
         workers.wait([LEADER_RANK], lambda rank: workers.segment >= 0)
         workers.signal(MessageCode.SEGMENT, self._followers, descriptor=workers.segment)
         workers.close_segment()
 
     def close(self) -> None:
-        """Nothing: the ring goes with its last user."""
+        """Do nothing: the kernel frees the ring with its last user."""
 
     def _wait_until_taken(self, count: int) -> None:
-        self._workers.poll(0)  # notice workers that are gone also when nothing must be waited for
+        self._workers.poll(0)  # notices lost workers even when there is nothing to wait for
         self._workers.wait([LEADER_RANK], lambda rank: self._workers.num_taken[rank] >= count)

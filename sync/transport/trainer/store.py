@@ -8,7 +8,7 @@ from .worker_links import WorkerLinks
 
 
 def trainer_store(workers: WorkerLinks, timeout_s: float) -> RelayStore:
-    """The trainer's: it passes every worker's keys on to the others."""
+    """The trainer's copy. It passes every worker's values on to the other workers."""
 
     def receive() -> None:
         workers.poll(POLL_S)

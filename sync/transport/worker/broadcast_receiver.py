@@ -19,7 +19,7 @@ from .memory import HostMemory, MemoryPool, UpdateMemory
 
 
 class BroadcastReceiver(FrameReceiver):
-    """A worker's end."""
+    """Receives broadcast frames, several at a time, and assembles the update from them."""
 
     def __init__(self, group: GlooGroup, link: Link, pool: MemoryPool) -> None:
         self._group = group
@@ -47,7 +47,7 @@ class BroadcastReceiver(FrameReceiver):
         self._under_way.append((frame, self._group.broadcast(frame)))
 
     def settle(self) -> bool:
-        """Wait for the frame that was taken first, and place its parts."""
+        """Wait for the oldest frame, and copy its parts into the update."""
         if not self._under_way:
             return False
         frame, work = self._under_way.popleft()
@@ -68,7 +68,7 @@ class BroadcastReceiver(FrameReceiver):
         return memory, findings
 
     def discard(self) -> None:
-        """As the base class. Frames under way have memory of their own, which gloo may still write to."""
+        """As the base class. Frames in flight have separate memory, which gloo may still write to."""
         self._pool.release(self._memory)
         self._memory = self._assembler = None
 

@@ -1,4 +1,4 @@
-"""The worker's end of a transport (broadcasts.py, shared_transfer.py); frames.FrameSender is the trainer's."""
+"""The worker's interface of a transport: shared memory (shared_receivers.py) or gloo (broadcast_receiver.py)."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from sync.transport.worker.memory import UpdateMemory
 from sync.weights.findings import Findings
 
 ReportBytes = Callable[[int], None]
-"""Called with the bytes of memory allocated so far, so that a long allocation counts as progress."""
+"""Called with the bytes allocated so far: a long allocation counts as progress."""
 
 
 class FrameReceiver(Closing):
-    """Receives one update after another: prepare, take every frame, finish; or discard at any point."""
+    """Receives updates: `prepare`, `take` for every frame, `finish`; or `discard` at any point."""
 
     @abstractmethod
     def prepare(self, layout: Layout, report: ReportBytes) -> None:
@@ -22,15 +22,15 @@ class FrameReceiver(Closing):
 
     @abstractmethod
     def take(self, message: Message) -> None:
-        """Take the frame that the message is about, now or in `settle`. Raises TransferError."""
+        """Begin to read the frame that the message announces; `settle` may finish it. Raises TransferError."""
 
     def settle(self) -> bool:
-        """Go on with what `take` has begun; False when there is nothing. Raises TransferError."""
+        """Finish the oldest frame that `take` began. False when there is none. Raises TransferError."""
         return False
 
     @abstractmethod
     def finish(self) -> tuple[UpdateMemory, Findings]:
-        """The update's memory and what was found in it, when all frames were taken. Raises TransferError."""
+        """After the last frame: the update's memory, and the findings in it. Raises TransferError."""
 
     @abstractmethod
     def discard(self) -> None:

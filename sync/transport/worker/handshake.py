@@ -20,10 +20,10 @@ from sync.transport.proofs import (
 
 
 def join(address: str, port: int, local_address: str, secret: str, rank: int, timeout_s: float) -> Link:
-    """A worker's link to the trainer. Raises TransferError when there is none, or it does not know the secret.
+    """A worker's link to the trainer. Raises TransferError when no trainer answers, or it does not know the secret.
 
-    Waits until the trainer, which may still call other workers in, has answered; at most `timeout_s` seconds. A trainer
-    of another user closes the connection to its Unix socket; then the other address is tried.
+    Waits at most `timeout_s` seconds for the trainer's answer: the trainer may still be calling other workers in. A
+    trainer of another user closes the connection to its Unix socket; then the worker tries the TCP address.
     """
     deadline = time.monotonic() + timeout_s
     where = f"the trainer at {address}:{port}"
@@ -52,7 +52,10 @@ def _refused(where: str, rank: int, error: OSError) -> TransferError:
 
 
 def _introduce(connection: socket.socket, where: str, secret: str, rank: int, deadline: float) -> Link:
-    """Both ends prove themselves. Raises OSError, with the connection closed; TransferError when the other cannot."""
+    """Exchange proofs.
+
+    Raises OSError, or TransferError when the trainer's proof is wrong; the connection is closed then.
+    """
     try:
         key = bytes.fromhex(secret)
         hello = rank.to_bytes(RANK_BYTES, "little") + secrets.token_bytes(NONCE_BYTES)
@@ -69,7 +72,7 @@ def _introduce(connection: socket.socket, where: str, secret: str, rank: int, de
 
 
 def _connect_locally(local_address: str) -> socket.socket | None:
-    """To the trainer's Unix socket; None when it is on another machine, in another container, or another user's."""
+    """Connect to the trainer's Unix socket. None when the trainer is elsewhere, or is another user's process."""
     if not hasattr(os, "memfd_create"):
         return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -23,7 +23,7 @@ from .segments import Segment, SegmentView
 
 
 class Leader(FrameReceiver):
-    """The end of the worker that stages for all."""
+    """Stages the update for all workers of the machine."""
 
     def __init__(self, ring: np.ndarray, link: Link, pool: MemoryPool) -> None:
         """ring: uint8[NUM_SLOTS, FRAME_BYTES], read-only."""
@@ -53,7 +53,7 @@ class Leader(FrameReceiver):
         self._link.signal(MessageCode.TAKEN)
 
     def finish(self) -> tuple[UpdateMemory, Findings]:
-        """As the base class; offers the segment to the followers."""
+        """As the base class; sends the segment, for the followers."""
         if self._segment is None or self._assembler is None:
             raise TransferError("shared memory: no update was announced")
         findings = self._assembler.finish()
@@ -68,14 +68,14 @@ class Leader(FrameReceiver):
         self._segment = self._assembler = None
 
     def close(self) -> None:
-        """Nothing: the ring goes with its last user."""
+        """Do nothing: the kernel frees the ring with its last user."""
 
 
 class Follower(FrameReceiver):
-    """The end of a worker that loads what the leader staged."""
+    """Loads from the memory in which the leader staged the update."""
 
     def __init__(self, link: Link, pool: MemoryPool, timeout_s: float) -> None:
-        """timeout_s: how long the leader may take to finish its report, once the trainer has sent everything."""
+        """timeout_s: how long the leader may take to finish its report after the trainer has sent everything."""
         self._link = link
         self._pool = pool
         self._timeout_s = timeout_s
@@ -86,11 +86,11 @@ class Follower(FrameReceiver):
         self._layout = layout
 
     def take(self, message: Message) -> None:
-        """Raises TransferError: the leader alone takes frames."""
-        raise TransferError("shared memory: a frame came to a worker that does not stage")
+        """Raises TransferError: only the leader gets frames."""
+        raise TransferError("shared memory: a worker that does not stage got a frame")
 
     def finish(self) -> tuple[UpdateMemory, Findings]:
-        """As the base class: what the leader staged and found."""
+        """As the base class: the leader's memory and findings."""
         if self._layout is None:
             raise TransferError("shared memory: no update was announced")
         layout, self._layout = self._layout, None
@@ -109,11 +109,11 @@ class Follower(FrameReceiver):
         return view, view.findings()
 
     def discard(self) -> None:
-        """As the base class: there is none."""
+        """As the base class: a follower has no memory before `finish`."""
         self._layout = None
 
     def close(self) -> None:
-        """Nothing: the link is closed by itself."""
+        """Do nothing: the link has another owner."""
 
     def _receive_segment(self) -> int:
         message = self._link.wait(self._timeout_s)

@@ -6,7 +6,7 @@ from sync.transport.relay_store import RelayStore
 
 
 def worker_store(link: Link, timeout_s: float) -> RelayStore:
-    """A worker's."""
+    """A worker's copy."""
 
     def receive() -> None:
         message = link.receive(POLL_S)
