@@ -1,12 +1,12 @@
-"""The worker's end of a gloo push: one thread that joins the group, then receives update after update.
+"""The worker's side of a push: one thread that joins the trainer's group, then receives updates.
 
     JOINING ──► READY ──announce──► RECEIVING ──all arrived, as sent, finite──► STAGED ──take──► READY
        └───────────┴───────────────────┴──── any failure, close ────► FAILED (a new receiver is needed)
 
-An update that is rejected (rejection.py) or cancelled by the trainer is no failure: READY follows. So it is with one
-that was dropped here while it was received.
+READY follows an update that this worker rejects (tritonlive/wire/rejection.py), that the trainer cancels, or that is
+dropped here while it arrives: none of these is a failure.
 
-A worker's RPCs run between the engine's steps, so none of them may wait for the network: that is done here.
+A worker's RPCs run between the engine's steps and must not wait for the network, so this thread does.
 """
 
 import os
@@ -42,14 +42,14 @@ class ReceiverState(StrEnum):
 
 @dataclass(frozen=True)
 class Announcement:
-    """What the trainer is about to send; `reject_reason` is why it is not wanted, empty when it is."""
+    """The tensors that the trainer will send. `reject_reason` is empty, or says why this worker refuses them."""
 
     metas: list[ParamMeta]
     reject_reason: str = ""
 
 
 class GlooReceiver:
-    """Receives updates in the background. Its methods return at once, unless they say how long they may take."""
+    """Receives updates in the background. Methods return at once, except those with a `timeout`."""
 
     def __init__(self, membership: Membership, pool: MemoryPool) -> None:
         """Begin to join the trainer's group; updates are staged in memory from the pool."""
@@ -58,12 +58,12 @@ class GlooReceiver:
         self._state = ReceiverState.JOINING
         self._changed = threading.Condition()
         self._announcements: queue.SimpleQueue[tuple[Announcement, int]] = queue.SimpleQueue()
-        self._num_drops = 0  # an announcement from before the last one is not wanted any more
+        self._num_drops = 0  # drops announcements that came before the last `drop`
         self._closed = threading.Event()
         self._link: Link | None = None
         self._update: StagedUpdate | None = None
         self._reason = ""
-        self._rejection: Rejection | None = None  # where the reason is one
+        self._rejection: Rejection | None = None  # set when the reason is a rejection
         self._thread = threading.Thread(target=self._run, name="gloo-receiver", daemon=True)
         self._thread.start()
 
@@ -74,19 +74,19 @@ class GlooReceiver:
 
     @property
     def reason(self) -> str:
-        """Why the last update was not staged, or why the receiver failed; empty when neither is so."""
+        """Why the last update was not staged, or why the receiver failed; otherwise empty."""
         with self._changed:
             return self._reason
 
     def announce(self, announcement: Announcement) -> None:
-        """Expect an update next. What is wrong with it, the trainer hears over the link."""
+        """Expect an update next. The trainer gets this worker's rejection over the link."""
         with self._changed:
             if self._state is not ReceiverState.FAILED:
                 self._state, self._reason, self._rejection = ReceiverState.RECEIVING, "", None
             self._announcements.put((announcement, self._num_drops))
 
     def take(self, timeout: float) -> StagedUpdate:
-        """The update that is staged; waits for one that is being received.
+        """The staged update. Waits for an update that is arriving.
 
         Raises RejectedError or TransferError, with the reason, when there is none.
         """
@@ -102,13 +102,13 @@ class GlooReceiver:
             return update
 
     def drop(self) -> None:
-        """Forget what is staged, and do not stage what is being received."""
+        """Drop the staged update, and do not stage an update that is arriving."""
         with self._changed:
             self._num_drops += 1
             self._unstage()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Leave the group. Waits at most `timeout` seconds; a join under way ends at its own deadline by itself."""
+        """Leave the group. Waits at most `timeout` seconds; a running join ends at its own deadline."""
         self._closed.set()
         if self._link is not None:
             self._link.close()
@@ -125,7 +125,7 @@ class GlooReceiver:
             incoming = self._open_transport(link)
             link.signal(MessageCode.JOINED)
             with self._changed:
-                if self._state is ReceiverState.JOINING:  # an announcement may have come meanwhile
+                if self._state is ReceiverState.JOINING:  # an announcement may have arrived meanwhile
                     self._state = ReceiverState.READY
             while True:
                 announcement, num_drops = self._next(link)
@@ -148,7 +148,7 @@ class GlooReceiver:
         return self._link
 
     def _open_transport(self, link: Link) -> FrameReceiver:
-        """The transport that the trainer has chosen."""
+        """Open the transport that the trainer has chosen."""
         own = self._membership
         message = link.wait(own.timeout_s)
         if message.code is not MessageCode.TRANSPORT:
@@ -176,7 +176,7 @@ class GlooReceiver:
         return Follower(link, self._pool, own.timeout_s)
 
     def _next(self, link: Link) -> tuple[Announcement, int]:
-        """The next announcement; as long as there is none, listen to the trainer."""
+        """The next announcement. Reads the trainer's messages until there is one."""
         while True:
             try:
                 return self._announcements.get(timeout=POLL_S)
@@ -186,7 +186,7 @@ class GlooReceiver:
                 self._end_cancelled(link, message)
 
     def _receive(self, link: Link, incoming: FrameReceiver, announcement: Announcement, num_drops: int) -> None:
-        """Receive and stage one update, or tell the trainer why not."""
+        """Receive and stage one update, or send the trainer a rejection."""
         layout = Layout(announcement.metas)
         rejection = self._prepare(link, incoming, announcement, layout)
         if rejection is not None:
@@ -224,7 +224,7 @@ class GlooReceiver:
         return None
 
     def _take_frames(self, link: Link, incoming: FrameReceiver) -> list[int] | None:
-        """Take all frames; returns the trainer's digests of the tensors, None when it cancelled the update."""
+        """Read all frames. Returns the trainer's digests of the tensors; None when the trainer cancelled the update."""
         while True:
             message = link.receive(0)
             if message is None:
@@ -249,7 +249,7 @@ class GlooReceiver:
     def _end_cancelled(self, link: Link, message: Message) -> None:
         with self._changed:
             self._unstage()
-            if not self._reason:  # else this worker knows better why
+            if not self._reason:  # otherwise this worker has a better reason
                 self._reason = f"gloo: the trainer cancelled the update: {message.fields['reason']}"
             self._move(ReceiverState.READY, self._reason, self._rejection)
         link.signal(MessageCode.CANCELLED)
@@ -262,17 +262,17 @@ class GlooReceiver:
             self._state = ReceiverState.READY
 
     def _move(self, state: ReceiverState, reason: str, rejection: Rejection | None = None) -> None:
-        # An error would keep all that its traceback knows, memory included, until the receiver goes.
+        # The reason is a string: an error's traceback would keep the update's memory alive.
         with self._changed:
             self._state, self._reason, self._rejection = state, reason, rejection
             self._changed.notify_all()
 
 
 def use_any_core() -> None:
-    """Let this thread, and those it starts, run on all of the machine's cores.
+    """Let this thread, and the threads it starts, run on all cores of the machine.
 
-    On a CPU vLLM binds a worker to the cores it computes on, and with them every thread started later: a receiver would
-    wait for the very cores that generation keeps busy.
+    On a CPU vLLM binds a worker, and every thread that it starts later, to the cores it computes on. A receiver there
+    would wait for cores that generation keeps busy.
     """
-    if hasattr(os, "sched_setaffinity"):  # Linux; the kernel leaves out what the container may not use
+    if hasattr(os, "sched_setaffinity"):  # Linux; the kernel ignores cores that the container may not use
         os.sched_setaffinity(0, range(os.cpu_count() or 1))

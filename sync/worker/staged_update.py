@@ -1,4 +1,4 @@
-"""An update that has arrived at a worker and is not loaded yet."""
+"""An update that has arrived at a worker but is not loaded."""
 
 from dataclasses import dataclass
 

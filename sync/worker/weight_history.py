@@ -1,13 +1,13 @@
-"""The versions of the weights that a worker has loaded, and which of them the model holds now.
+"""The weight versions that a worker has loaded, and the one that the model holds now.
 
     a push stages ──► StagedUpdate ──add──► an entry under the push's id ──► loaded: `current` is that id
                                                       └── the load failed: `current` is None
 
-A worker knows what its model holds only from what it loaded itself: before the first push, after a failed load, and
-after anything else that touched the weights (sleep, reset), `current` is None, and no push counts as "unchanged".
+A worker knows its model's weights only from its own loads. Before the first push, after a failed load, and after any
+other change of the weights (sleep, reset), `current` is None, and no push counts as "unchanged".
 
-All ranks of an engine add the same ids in the same order, whether their loads succeed or not, and drop the same ones.
-So an id means the same tensors at every rank.
+All ranks of an engine add the same ids in the same order, even when a load fails, and drop the same ids. So an id means
+the same tensors at every rank.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,7 +27,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One version: the digest of each tensor, and the tensors unless only digests are kept."""
+    """One version: the digest of each tensor, and the tensors themselves unless only digests are kept."""
 
     update_id: str
     digests: Digests
@@ -42,13 +42,13 @@ class HistoryEntry:
 
 
 class WeightHistory:
-    """The entries that can be loaded again, oldest first, and the one that the model holds."""
+    """The entries, oldest first, and the id of the one that the model holds."""
 
     def __init__(self, pool: MemoryPool) -> None:
         self.keeps_tensors = True
-        """Whether entries keep their tensors, for a rollback, or their digests only."""
+        """Whether entries keep their tensors, for a rollback, or only their digests."""
         self.current: str | None = None
-        """The id of what the model holds; None when that is unknown."""
+        """The id of the version that the model holds; None when it is unknown."""
         self._pool = pool
         self._entries: dict[str, HistoryEntry] = {}
 
@@ -67,23 +67,23 @@ class WeightHistory:
         ]
 
     def is_unchanged(self, update: StagedUpdate) -> bool:
-        """Whether the model is known to hold exactly these tensors already."""
+        """Whether the model already holds exactly these tensors."""
         current = self.current_entry
         return current is not None and current.digests == update.digests
 
     def add(self, update_id: str, update: StagedUpdate, *, base: HistoryEntry | None = None) -> HistoryEntry:
-        """An entry with the update's tensors; those that it lacks are the base's (a partial push)."""
+        """Add an entry with the update's tensors. Tensors that a partial push lacks come from the base."""
         entry = self._entries[update_id] = merge(update_id, update, base)
         return entry
 
     def keep_only(self, update_ids: Collection[str]) -> None:
-        """Drop the other entries; their memory is used again."""
+        """Drop all other entries, and release their memory to the pool."""
         dropped = [entry for update_id, entry in self._entries.items() if update_id not in update_ids]
         self._entries = {update_id: entry for update_id, entry in self._entries.items() if update_id in update_ids}
         self._release(dropped)
 
     def drop_tensors(self) -> None:
-        """Keep digests only: after a load, where no rollback is wanted."""
+        """Keep only digests: after a load, when no rollback is wanted."""
         dropped = list(self._entries.values())
         self._entries = {e.update_id: HistoryEntry(e.update_id, e.digests, None, ()) for e in dropped}
         self._release(dropped)
@@ -96,7 +96,7 @@ class WeightHistory:
         return entry.tensors
 
     def _release(self, dropped: Collection[HistoryEntry]) -> None:
-        """Memory that no entry needs any more: a partial push shares its base's."""
+        """Release the memory that no entry uses any more; a partial push shares memory with its base."""
         needed = {id(memory) for entry in self._entries.values() for memory in entry.memories}
         released: set[int] = set()
         for entry in dropped:
@@ -107,7 +107,7 @@ class WeightHistory:
 
 
 def merge(update_id: str, update: StagedUpdate, base: HistoryEntry | None) -> HistoryEntry:
-    """The version that a model holds after the update; the tensors that the update lacks are the base's."""
+    """The version that a model holds after the update. Tensors that the update lacks come from the base."""
     memories = (update.memory,) if update.memory is not None else ()
     tensors, digests = dict(update.tensors), dict(update.digests)
     if base is not None:
