@@ -1,4 +1,4 @@
-"""Pushing LoRA adapters: what a trainer has as one blob, and the blob to every replica or to none."""
+"""Pushing LoRA adapters: an adapter becomes one blob, which every replica gets, or none."""
 
 import json
 import time
@@ -22,7 +22,7 @@ from tritonlive.wire.versions import next_version
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter as it travels: the bytes of PEFT's adapter_model.safetensors and what its adapter_config.json says."""
+    """An adapter as it travels: the bytes of PEFT's adapter_model.safetensors, and its adapter_config.json."""
 
     payload: bytes
     config: dict[str, Any]
@@ -42,10 +42,10 @@ class AdapterReport:
     num_bytes: int
     num_tensors: int
     seconds: float
-    """Until every replica serves it and its front ends know."""
+    """Until every replica serves it and its front ends know it."""
     targets: tuple[str, ...]
     unchanged: tuple[str, ...] = ()
-    """The targets that served this very version already."""
+    """Targets that served exactly this version before."""
 
     def __str__(self) -> str:
         same = f", unchanged at {', '.join(self.unchanged)}" if self.unchanged else ""
@@ -73,13 +73,13 @@ def open_adapter(source: Any, config: Any = None) -> Adapter:
         raise SourceError(f"adapter: expected a PEFT model, a folder, or a state dict with config=, got {kind}")
     if config is None:
         raise SourceError("adapter: a state dict needs config= (r, lora_alpha, target_modules, …)")
-    # Copied: tensors that share memory, which safetensors refuses, are two tensors here.
+    # Copied: safetensors refuses tensors that share memory.
     tensors = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in TensorSource(source)}
     return Adapter(save(tensors), plain(config))
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """An adapter's configuration as JSON has it, without what is not set. Raises SourceError."""
+    """An adapter's configuration as JSON, without unset fields. Raises SourceError."""
     values = config.to_dict() if hasattr(config, "to_dict") else config
     if not isinstance(values, Mapping):
         raise SourceError(f"config: expected a dict or a LoraConfig, got {type(values).__name__}")
@@ -90,13 +90,16 @@ def plain(config: Any) -> dict[str, Any]:
         raise SourceError(f"config: {error}") from None
     known = json.loads(text)
     if isinstance(modules := known.get("target_modules"), list):
-        # For "all-linear" peft lists every single layer, more than a header holds; the tensors' names say it anyway.
+        # For "all-linear" peft lists every layer, too much for a header. The tensors' names contain the same.
         known["target_modules"] = sorted({str(module).rpartition(".")[2] for module in modules})
     return known
 
 
 def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None, deadline: Deadline) -> AdapterReport:
-    """Have every replica check and load it, and only then serve it. Raises what a replica says, or CommitError."""
+    """Every replica checks and loads the adapter; only then all serve it.
+
+    Raises ControlError or DeadlineError when nothing changed, CommitError when only some replicas serve it.
+    """
     began = time.perf_counter()
     if version is None:
         listed = fleet.each("adapters", lambda client, seconds: client.adapters(seconds), deadline)
@@ -144,7 +147,9 @@ def _check_there(client: ControlClient, name: str, version: str, seconds: float)
     there = [each for each in client.adapters(seconds) if each["name"] == name and each["version"] == version]
     if not any(each["state"] in ("staged", "serving") for each in there):
         raise ConflictError(
-            str(client.target), "activate_adapter", f"{name}@{version} is gone: pushed by another, too?"
+            str(client.target),
+            "activate_adapter",
+            f"{name}@{version} is gone: another trainer may push the same adapter",
         )
 
 

@@ -106,7 +106,7 @@ class Pusher:
         return [ReplicaInfo(*each) for each in zip(targets, statuses, self._served, strict=True)]
 
     def leave(self) -> None:
-        """Leave the group and release the replicas. They keep serving what they serve."""
+        """Leave the group and release the replicas. They keep serving their current weights."""
         if self._heartbeat is not None:
             self._heartbeat.stop()
         if self._engine is not None:

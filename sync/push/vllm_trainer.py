@@ -1,7 +1,7 @@
 """NCCL and CUDA IPC pushes: vLLM's own trainer engines, driven through our control client.
 
-Needs vLLM, and a GPU in the trainer's process. What connects, refuses and gives up is tested without one; the transfer
-itself and the abort of a communicator are not (docs/gpu.md says what has run).
+It needs vLLM, and a GPU in the trainer's process. Connecting, refusals and giving up are tested without a GPU; the
+transfer itself and the abort of a communicator are not (docs/gpu.md lists what has run).
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from sync.transport.progress import Progress
 
-# How long the replicas have to answer after a rendezvous was called off.
+# How long to wait for the replicas' answers after a cancelled rendezvous.
 CALLED_OFF_TIMEOUT_S = 10.0
 
 
@@ -75,13 +75,13 @@ class VllmTrainer:
         self._engine.send_weights()
 
     def shutdown(self) -> None:
-        """Leave the group after a push that went well."""
+        """Leave the group after pushes that succeeded."""
         self._engine.shutdown()
 
     def abort(self) -> None:
-        """Give up after a failure; returns at once, whatever a thread of this trainer waits for.
+        """Give up after a failure. Returns at once, even while the engine still runs in another thread.
 
-        The engine may still be running in that thread. It can commit nothing more.
+        The engine cannot commit afterwards.
         """
         self._client.is_over = True
 
@@ -94,8 +94,8 @@ class NcclTrainer(VllmTrainer):
     def __init__(self, workers: WorkerCall, source: WeightSource, master_address: str, master_port: int) -> None:
         """Call the workers in and form the group.
 
-        When one replica refuses, the workers of the others are called off: they would else wait, and their engines
-        with them, for 300 s.
+        When one replica refuses, the rendezvous is cancelled for the other replicas' workers: otherwise these and their
+        engines would wait 300 s.
         """
         super().__init__(workers)
         buffer_bytes = packed_buffer_bytes(source)
@@ -140,9 +140,9 @@ class NcclTrainer(VllmTrainer):
         wait(spawn(send, "nccl-send"), client.context.deadline, "nccl: the transfer", refusal)
 
     def abort(self) -> None:
-        """As the base class; a stuck communicator is aborted, which ends what its thread waits for.
+        """As the base class. Aborts the communicator, which ends the wait of a stuck thread.
 
-        vLLM's `destroy` is ncclCommAbort, in a thread of its own that it waits 5 s for. Not run on a GPU yet.
+        vLLM's `destroy` runs ncclCommAbort in a separate thread, and waits up to 5 s for it. Not run on a GPU yet.
         """
         super().abort()
         communicator, self._engine.model_update_group = self._engine.model_update_group, None
@@ -151,7 +151,7 @@ class NcclTrainer(VllmTrainer):
 
 
 class IpcTrainer(VllmTrainer):
-    """The trainer of a replica whose one worker is on the same GPU."""
+    """The trainer of a replica whose only worker is on the same GPU."""
 
     transport = "ipc"
 
@@ -170,8 +170,8 @@ class IpcTrainer(VllmTrainer):
 class SingleRankIpcEngine(IPCTrainerWeightTransferEngine):
     """Sends this rank's handles only.
 
-    vLLM's gathers those of all ranks of torch.distributed, as pickles; in our pushes rank 0 sends alone, and the others
-    would not come (collective_push.py).
+    vLLM's engine gathers the handles of all ranks of torch.distributed, as pickles. In our pushes only rank 0 sends;
+    the other ranks take no part in that collective (collective_push.py).
     """
 
     def _all_gather_and_merge_handles(self, handles: list[dict[str, tuple]]) -> list[dict[str, tuple]]:
@@ -230,7 +230,7 @@ class EngineClient:
 
 
 class JsonHandlesClient:
-    """For vLLM's IPC engine: its handles leave as JSON, where vLLM's own HTTP client would pickle them."""
+    """The client of vLLM's IPC engine. It sends handles as JSON, where vLLM's own HTTP client would pickle them."""
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
@@ -242,7 +242,7 @@ class JsonHandlesClient:
         self._client.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        if isinstance(update_info, list):  # vLLM's IPC engine sends one for all ranks
+        if isinstance(update_info, list):  # vLLM's IPC engine sends one object for all ranks
             raise TypeError("update_info: expected one object for all ranks")
         self._client.update_weights(update_info | {"ipc_handles": encode_handles(update_info["ipc_handles"])})
 
@@ -252,14 +252,14 @@ class JsonHandlesClient:
 
 
 def packed_buffer_bytes(source: WeightSource) -> int:
-    """vLLM's size of a packed buffer, or the largest tensor's: its IPC engine refuses a tensor that is larger."""
+    """vLLM's size of a packed buffer, or the largest tensor's size: vLLM's IPC engine refuses larger tensors."""
     return max([DEFAULT_PACKED_BUFFER_SIZE_BYTES, *(meta.num_bytes for meta in source.metadata())])
 
 
 def create_communicator(group: "StatelessProcessGroup") -> Any:
-    """vLLM's NCCL communicator on this thread's GPU; all ranks of the group must be here.
+    """vLLM's NCCL communicator on this thread's GPU.
 
-    Blocks in NCCL until they are, and nothing can abort it there: it has no communicator yet.
+    Blocks in NCCL until all ranks of the group call it. It cannot be aborted: there is no communicator yet.
     """
     from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
     from vllm.utils.nccl import unpinned_nccl_env
@@ -278,7 +278,7 @@ def _set_first(failure: "Future[None]", error: BaseException | None) -> None:
 
 
 def _note_others(error: BaseException, joining: "Future[None]") -> None:
-    """Wait until every replica has answered, and note what those said that did not cause `error`."""
+    """Wait until every replica has answered, and add their other errors to `error` as notes."""
     try:
         wait(joining, Deadline(CALLED_OFF_TIMEOUT_S), "nccl: init_weight_transfer_engine after it was called off")
     except SyncError as other:

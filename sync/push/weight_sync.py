@@ -43,21 +43,21 @@ DEFAULT_LEASE_S = 30.0
 class WeightSync(Closing):
     """Pushes weights to one or more replicas.
 
-    targets: `http://host:9000` (a front end), `grpc://host:8001` (a Triton server), or several of them. A key may
-        stand in the address (`http://user:key@host`), else `control_key` or $TRITONLIVE_CONTROL_KEY is used.
-    backend: "nccl" (GPUs), "ipc" (trainer and replica on the same GPU) or "gloo" (CPU memory, any device). The
-        replicas must have been started with the same one.
-    timeout: seconds a whole push may take; nothing waits longer.
+    targets: `http://host:9000` (a front end), `grpc://host:8001` (a Triton server), or several of them. An address may
+        contain the control key (`http://user:key@host`); otherwise `control_key` or $TRITONLIVE_CONTROL_KEY is used.
+    backend: "nccl" (GPUs), "ipc" (trainer and replica on the same GPU) or "gloo" (host memory, any device). The
+        replicas must have been started with the same backend.
+    timeout: seconds that a whole push may take; no call waits longer.
     master_address, master_port: where this process listens for the replicas' workers (nccl, gloo): an address of this
-        machine that they reach. It listens there only. Port 0 picks a free one.
-    lease: seconds after which the replicas let go of this trainer if they hear nothing of it. While it is connected a
-        thread renews it; other trainers are refused meanwhile.
-    keep_previous: whether the workers keep the version before in host memory, for `rollback` (gloo).
-    shared_memory: whether the bytes go through memory when all workers are on this machine (gloo); else, and without
-        it, they are broadcast.
+        machine that the workers reach. It listens only there. Port 0 picks a free port.
+    lease: seconds without a renewal after which the replicas release this trainer. A thread renews the lease while the
+        trainer is connected; meanwhile the replicas refuse other trainers.
+    keep_previous: whether the workers keep the previous version in host memory, for `rollback` (gloo).
+    shared_memory: whether the bytes travel through shared memory when all workers are on this machine (gloo). Without
+        it, or with workers elsewhere, they are broadcast.
 
-    The group formed by the first push is kept for the next ones. After any failure, Ctrl-C included, the update is
-    aborted at every replica and the group torn down; the next push forms a new one. Not safe for several threads.
+    The first push forms a group with the workers, and the next pushes reuse it. After any failure, Ctrl-C included, the
+    update is aborted at every replica and the group is dissolved; the next push forms a new one. Not thread-safe.
     """
 
     def __init__(
@@ -106,25 +106,24 @@ class WeightSync(Closing):
         partial: bool = False,
         collective: bool | None = None,
     ) -> PushReport:
-        """Make the weights live at every replica and return what it took.
+        """Make the weights live at every replica, and return a report.
 
         source: an `nn.Module`, a state dict, an iterable of `(name, tensor)`, or a checkpoint directory; names, shapes
             and dtypes as in the served checkpoint. A floating-point dtype other than the served one is cast here.
-        version: what responses report from now on; by default "v<n+1>" after the highest "v<n>" that a replica has
-            served since its server started.
-        progress: called with bytes sent and bytes in all (gloo).
-        in_flight: what becomes of running requests: they go on with the new weights ("keep"), the commit waits for
-            them ("wait"), or they end with finish reason "abort".
-        partial: push only some of the tensors; the others stay as the push before left them (gloo).
+        version: the version that responses report from now on; by default "v<n+1>" after the highest "v<n>" that a
+            replica has served since its server started.
+        progress: called with the bytes sent so far and the bytes in all.
+        in_flight: running requests continue with the new weights ("keep"), the commit waits for them ("wait"), or they
+            end with finish reason "abort" ("abort").
+        partial: push only some of the tensors; all others keep the values of the previous push (gloo).
+        collective: whether every rank of the trainer takes part. All ranks gather the tensors that rank 0 sends, and
+            return its report or raise its error. The default is True when the weights are sharded (DTensor), or come
+            from a source with `is_collective`; otherwise the caller pushes alone.
 
-        collective: whether every rank of the trainer takes part: they gather what rank 0 sends, and all return its
-            report or raise its error. By default they must when the weights are sharded (DTensor), or come from a
-            source that says `is_collective`; else the caller pushes alone.
-
-        Raises SourceError when a rank of the trainer does not come, CheckError (nothing was sent), ControlError,
-        TransferError, or DeadlineError: nothing changed (gloo). Raises CommitError, which names the replicas that took
-        the weights and those that did not; these are fenced. Raises UnknownOutcomeError when a replica cannot be asked
-        whether it did, VerifyError when a `verify(gate=True)` before found the replicas wrong.
+        Raises SourceError when a rank of the trainer is missing, CheckError (nothing was sent), ControlError,
+        TransferError, or DeadlineError: nothing changed (gloo). Raises CommitError, which names the replicas that
+        committed and those that did not; the latter are fenced. Raises UnknownOutcomeError when a replica does not
+        report whether it committed, and VerifyError after a `verify(gate=True)` that failed.
         """
         if partial and self.backend != "gloo":
             raise ValueError(f"partial: needs backend 'gloo', which stages; backend is {self.backend!r}")
@@ -142,9 +141,10 @@ class WeightSync(Closing):
         return collective_push(ranks, weights, push, self.timeout, why)
 
     def catch_up(self, source: Any, version: str | int) -> PushReport | None:
-        """Bring the replicas that do not serve `version`, or refuse to serve at all, up to it; the rest is left alone.
+        """Push to the replicas that do not serve `version`, or refuse to serve; the others are not touched.
 
-        For a replica that was fenced, or restarted and serves its checkpoint. None when all serve `version`.
+        Use it for a replica that was fenced, or that restarted and serves its checkpoint. Returns None when all
+        replicas serve `version`.
         Raises as `push`.
         """
         statuses = ask_statuses(self._fleet, self._deadline())
@@ -166,30 +166,30 @@ class WeightSync(Closing):
     def rollback(self, to: str | int | None = None, *, in_flight: InFlight = "keep") -> str:
         """Serve an earlier version again, at every replica, and return it.
 
-        to: the version; by default the newest that all replicas have at hand and that does not serve at all of them.
-            After a CommitError that is the one before the push.
+        to: the version; by default the newest that all replicas hold and that does not serve at all of them. After a
+            CommitError that is the version before the push.
 
-        Raises ConflictError, with nothing changed, when a rank of a replica does not have it (after a restart of the
-        engine, or with keep_previous=False); CommitError when a replica fails to load it.
+        Raises ConflictError, with nothing changed, when a rank of a replica does not hold it (after a restart of
+        the engine, or with keep_previous=False); CommitError when a replica fails to load it.
         """
         return roll_back(self._fleet, self.holder, _text(to), in_flight, self._deadline())
 
     def reload(self, version: str | int | None = None) -> str:
         """Serve the checkpoint on the replicas' disks again, and return its version's name.
 
-        version: needed when the files have changed since the engines started.
+        version: required when the files have changed since the engines started.
 
-        Raises ConflictError when it is needed and not given; CommitError when a replica fails to load it.
+        Raises ConflictError when it is required and missing; CommitError when a replica fails to load it.
         """
         return reload_checkpoint(self._fleet, self.holder, _text(version), self._deadline())
 
     def verify(
         self, model: "torch.nn.Module", prompts: "Prompts", atol: float = 1e-2, *, gate: bool = False
     ) -> "CanaryReport":
-        """Compare the logprobs of the prompts' tokens, served and by a forward pass of `model`, at every replica.
+        """Compare every replica's logprobs of the prompts' tokens with those of a forward pass of `model`.
 
-        model: a transformers causal LM. prompts: lists of at least 2 token ids. atol: the largest difference allowed.
-        gate: after a failure refuse to push until a later `verify` succeeds.
+        model: a transformers causal LM. prompts: lists of at least 2 token ids. atol: the largest allowed difference.
+        gate: after a failure refuse pushes until a later `verify` succeeds.
 
         Raises VerifyError when a difference is larger, ControlError, DeadlineError.
         """
@@ -203,12 +203,12 @@ class WeightSync(Closing):
         return report
 
     def check(self, source: Any) -> None:
-        """Find out whether a push would work at every replica, without sending or changing anything.
+        """Check whether a push would succeed at every replica, without sending or changing anything.
 
-        Compares names, shapes and dtypes; whether each replica could take a push now, over this backend and with its
-        world size; its host memory; and whether this process can listen where the workers would join it.
+        Checks names, shapes and dtypes; whether each replica accepts a push now, over this backend and with its world
+        size; its host memory; and whether this process can listen at its `master_address`.
 
-        Raises CheckError with everything that stands against it, ControlError when a replica does not answer.
+        Raises CheckError with every problem found, ControlError when a replica does not answer.
         """
         replicas = self._pusher.ask(self._deadline(), must_be_ready=False)
         require_all(replicas, open_source(source), self._info, is_connected=self._pusher.is_connected)
@@ -221,9 +221,9 @@ class WeightSync(Closing):
         source: a PEFT model, whose active adapter it is; a folder that PEFT saved; or a state dict with PEFT's names
             (`base_model.model.….lora_A.weight` [rank, in], `….lora_B.weight` [out, rank]) of any float dtype.
         config: for a state dict the adapter's configuration, a dict (r, lora_alpha, target_modules, …) or a LoraConfig.
-        version: what answers report, as NAME@VERSION; by default "v<n+1>" after the highest "v<n>" of that name.
+        version: reported by answers as NAME@VERSION; by default "v<n+1>" after the highest "v<n>" of that name.
 
-        Requests that arrive after this are made by the new version; running ones end with the version they began with.
+        Later requests use the new version; running requests finish with the version that they began with.
 
         Raises SourceError, ControlError, DeadlineError (nothing changed), or CommitError, which names the replicas that
         serve it and those that do not.
@@ -234,13 +234,13 @@ class WeightSync(Closing):
         return push_adapter(self._fleet, name, open_adapter(source, config), _text(version), deadline)
 
     def remove_adapter(self, name: str) -> None:
-        """Serve the adapter no more; running requests end with it. Raises ControlError, DeadlineError."""
+        """Stop serving the adapter; running requests finish with it. Raises ControlError, DeadlineError."""
         self._fleet.each(
             "remove_adapter", lambda client, seconds: client.remove_adapter(name, seconds), self._deadline()
         )
 
     def close(self) -> None:
-        """Leave the group and let the replicas go. They keep serving what they serve."""
+        """Leave the group and release the replicas. They keep serving their current weights."""
         self._pusher.leave()
         for client in self._clients:
             client.close()

@@ -7,8 +7,8 @@
                  L.mlp.experts.down_proj    [E, H, I]
 
 Checkpoints of Qwen, DeepSeek, GLM and Mixtral models have the first form, their modules in transformers 5 the second.
-Fused tensors of another orientation ([E, H, 2·I]: Llama 4, GPT-OSS) are the same in module and checkpoint, so they need
-no cutting. A shape does not tell the two apart when 2·I is H: names are cut as transformers 5 has them.
+Fused tensors of another orientation ([E, H, 2·I]: Llama 4, GPT-OSS) are the same in module and checkpoint, so they are
+not split. A shape does not distinguish the two orientations when 2·I is H, so the names decide, as in transformers 5.
 """
 
 import re
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import torch
 
 Index = tuple[int | tuple[int, int], ...]
-"""Positions from the front: one of them, or a range (start, end)."""
+"""Positions in the leading dimensions: an index, or a range (start, end)."""
 # Names of gate, up and down projection in a checkpoint with one tensor for each expert.
 LEAVES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
-# Transformers 5 calls Mixtral's block as all others; its checkpoints do not.
+# Transformers 5 names Mixtral's block like all others; Mixtral's checkpoints do not.
 BLOCKS = ((".mlp.", ".block_sparse_moe."), (".block_sparse_moe.", ".mlp."))
 FUSED = re.compile(r"(?P<head>.+\.experts)\.(?P<leaf>gate_up_proj|down_proj)(?:\.weight)?")
 SINGLE = re.compile(r"(?P<head>.+\.experts)\.(?P<expert>\d+)\.(?P<leaf>\w+)\.weight")
@@ -49,7 +49,7 @@ class Part:
 
 
 def parts_of(name: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta]) -> list[Part]:
-    """What a tensor of the source fills; empty when the served model has no such name in either form."""
+    """The parts that a tensor of the source fills; empty when the served model has its name in neither form."""
     for candidate in _spellings(name):
         if candidate in served:
             return [Part(candidate)]
@@ -75,7 +75,7 @@ def slots_of(meta: ParamMeta) -> set[Index]:
 
 
 def indexed(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
-    """Shape of what `index` takes of a tensor."""
+    """Shape of `tensor[index]`, from the tensor's shape."""
     return (*(end - start for start, end in (key for key in index if isinstance(key, tuple))), *shape[len(index) :])
 
 
@@ -85,7 +85,7 @@ def has_slot(shape: tuple[int, ...], slot: Index) -> bool:
 
 
 def slices(index: Index) -> tuple[int | slice, ...]:
-    """As torch takes it."""
+    """The index in torch's form."""
     return tuple(slice(*key) if isinstance(key, tuple) else key for key in index)
 
 
@@ -94,7 +94,7 @@ def _spellings(name: str) -> list[str]:
 
 
 def _fused_parts(head: str, leaf_name: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta]) -> list[Part]:
-    """A fused tensor, cut into the served model's experts."""
+    """A fused tensor, split into the served model's experts."""
     if len(shape) != 3:
         return []
     experts, rows, _ = shape
@@ -113,7 +113,7 @@ def _fused_parts(head: str, leaf_name: str, shape: tuple[int, ...], served: Mapp
 
 
 def _expert_parts(head: str, expert: int, leaf_name: str, served: Mapping[str, ParamMeta]) -> list[Part]:
-    """One expert's tensor, and its place in the served model's fused one."""
+    """One expert's tensor, and its slot in the served model's fused tensor."""
     role = next((leaves.index(leaf_name) for leaves in LEAVES if leaf_name in leaves), None)
     if role is None:
         return []
@@ -127,13 +127,13 @@ def _expert_parts(head: str, expert: int, leaf_name: str, served: Mapping[str, P
 
 
 class Assembly:
-    """Fused tensors that are being filled, expert by expert; one layer's at a time when the source keeps that order."""
+    """Fused tensors that are being filled, expert by expert. One layer at a time when the source is in that order."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[torch.Tensor, set[Index]]] = {}
 
     def add(self, meta: ParamMeta, slot: Index, piece: "torch.Tensor") -> "torch.Tensor | None":
-        """Copy a piece to its slot; the tensor when that was the last. Raises KeyError when a slot is filled twice."""
+        """Copy a piece into its slot. Returns the complete tensor after the last. Raises KeyError for a filled slot."""
         import torch
 
         if meta.name not in self._open:

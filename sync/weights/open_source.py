@@ -1,4 +1,4 @@
-"""Open whatever a caller has as a source of weights."""
+"""Opening a caller's weights as a source."""
 
 from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def open_source(weights: Any) -> WeightSource:
-    """A source over what the caller has.
+    """A source for weights in any supported form. Raises SourceError for any other object.
 
-    Takes an `nn.Module`, a mapping of name to tensor, pairs of `(name, tensor)`, a path to a checkpoint directory, or a
-    `WeightSource`. A list, a tuple or `items()` is held as it is; any other iterable is read while it is sent.
+    weights: an `nn.Module`, a mapping of name to tensor, pairs of `(name, tensor)`, a path to a checkpoint directory,
+    or a `WeightSource`. A list, a tuple or `items()` is read at once; any other iterable is read while it is sent.
     """
     if isinstance(weights, WeightSource):
         return weights

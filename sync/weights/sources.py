@@ -1,8 +1,8 @@
 """Where a push takes its weights from: a module, a state dict, pairs of name and tensor, or a checkpoint on disk.
 
 Sources have the two channels of vLLM's `WeightSource` (`metadata()` and iteration), so its trainer engines take them;
-vLLM itself is not imported, since a trainer that pushes over gloo need not have it. Neither is torch, which takes
-seconds, before there are tensors: `python -m sync check` compares what files and servers say of theirs.
+vLLM is not imported: a trainer that pushes over gloo does not need it. Neither is torch, whose import takes
+seconds: `python -m sync check` compares metadata of files and servers only.
 """
 
 from abc import abstractmethod
@@ -20,11 +20,11 @@ Pairs = Iterable[tuple[str, "torch.Tensor"]]
 
 
 class IndexedSource(WeightSource):
-    """A source whose tensors can be had one by one."""
+    """A source whose tensors can be read one by one, by name."""
 
     @abstractmethod
     def full(self, name: str) -> "torch.Tensor":
-        """One whole tensor, gathered where it is a shard."""
+        """One whole tensor, gathered if it is a shard."""
 
     def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         for meta in self.metadata():
@@ -53,7 +53,7 @@ class TensorSource(IndexedSource):
         return [ParamMeta.of(name, tensor) for name, tensor in self._tensors.items()]
 
     def full(self, name: str) -> "torch.Tensor":
-        """One whole tensor, gathered where it is a shard; its sample is remembered for `changed`."""
+        """One whole tensor, gathered if it is a shard. Keeps a sample of it for `changed`."""
         tensor = self._tensors[name]
         self._samples.take(name, tensor)
         return gathered(tensor)
@@ -84,7 +84,7 @@ class TensorSource(IndexedSource):
         return self._samples.changed(self._tensors)
 
     def _same_memory(self, *, only_strided: bool = False) -> list[list[str]]:
-        """Names of tensors that are the very same view of memory; of those with gaps in it, if `only_strided`."""
+        """Groups of names with identical views of memory; with `only_strided` only of non-contiguous views."""
         groups: dict[Any, list[str]] = {}
         for name, own in self._own_memory():
             if only_strided and own.is_contiguous():
@@ -102,10 +102,10 @@ class TensorSource(IndexedSource):
 
 
 class StreamSource(WeightSource):
-    """Pairs of name and tensor that are read as they are sent: an export that gathers or converts on its way.
+    """Pairs of name and tensor that are read while they are sent: an export that gathers or converts its tensors.
 
-    Names and shapes come from the served model, and each tensor is compared with it when it passes. Consecutive
-    tensors may share a buffer.
+    Names and shapes come from the served model, and each tensor is checked when it is read. Consecutive tensors may
+    share a buffer.
 
     pairs: an iterator, which can be read once; an iterable; or a function that begins a new export.
     """
@@ -115,7 +115,7 @@ class StreamSource(WeightSource):
         self._is_read = False
 
     def metadata(self) -> list[ParamMeta]:
-        """Raises SourceError: only its names' owner, the served model, knows what will pass."""
+        """Raises SourceError: a stream's names are unknown until it is read."""
         raise SourceError(
             "weights: a stream of pairs has no metadata before it is read, which backends nccl and ipc need in its "
             "order; push a module, a state dict, or a WeightSource with metadata() instead"
@@ -146,6 +146,6 @@ def require_tensor(name: Any, tensor: Any) -> None:
 
 
 def gathered(tensor: "torch.Tensor") -> "torch.Tensor":
-    """The whole tensor of a DTensor, which is a collective; any other tensor itself; without its gradient."""
+    """The whole tensor, detached. For a DTensor this is a collective; any other tensor is returned as it is."""
     gather = getattr(tensor, "full_tensor", None)
     return (gather() if callable(gather) else tensor).detach()

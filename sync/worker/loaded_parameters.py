@@ -40,7 +40,7 @@ class LoadedParameter:
     """Where a checkpoint's tensor goes on this rank."""
 
     dtype_name: str
-    """the parameter's dtype before quantisation; the wider of the parameter's and the checkpoint's dtype when the loader
+    """the parameter's dtype before quantisation; the wider of the parameter's and the checkpoint's when the loader
     computes with the tensor"""
     parameters: tuple[str, ...]
     """the names, in the model, of the tensors that it reaches; tied tensors share a name"""
