@@ -47,7 +47,7 @@ class Membership:
 
     master_address: str
     master_port: int
-    """Where the trainer listens for links (handshake.py)."""
+    """Where the trainer listens for links (proofs.py)."""
     rank: int
     world_size: int
     """Number of members, the trainer included."""

@@ -193,16 +193,7 @@ class VLLMClient(Closing, RolloutsClient):
 
     def init_communicator(self, device: torch.device | str | int = 0) -> None:
         """Prepare pushes from any device. The first push forms the group with the replica's workers."""
-        if self.communicator is None:
-            self.communicator = WeightSync(
-                self.base_url,
-                backend=self.backend,
-                control_key=self._target.control_key,
-                timeout=self.timeout,
-                master_address=own_address_towards(self._target.host, self._target.port),
-                master_port=self.group_port,
-            )
-            atexit.register(self.close_communicator)
+        self._connected()
 
     @contextmanager
     def weight_update(self) -> Iterator[None]:
@@ -254,16 +245,29 @@ class VLLMClient(Closing, RolloutsClient):
         self._openai.close()
         self.session.close()
 
+    def _connected(self) -> WeightSync:
+        """The communicator, created at the first call."""
+        if self.communicator is None:
+            self.communicator = WeightSync(
+                self.base_url,
+                backend=self.backend,
+                control_key=self._target.control_key,
+                timeout=self.timeout,
+                master_address=own_address_towards(self._target.host, self._target.port),
+                master_port=self.group_port,
+            )
+            atexit.register(self.close_communicator)
+        return self.communicator
+
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         device = "cpu" if self.backend == "gloo" else tensor.device
         return tensor.detach().to(device, copy=True)
 
     def _push(self, weights: nn.Module | dict[str, torch.Tensor]) -> None:
-        self.init_communicator()
-        assert self.communicator is not None  # noqa: S101 - for the type checker
+        communicator = self._connected()
         last = self.weight_version or self._get(f"{self.base_url}/weight_info")["weight_version"]
         version = next_step(str(last))
-        self.last_push = self.communicator.push(weights, version)
+        self.last_push = communicator.push(weights, version)
         self.weight_version = version
 
 
