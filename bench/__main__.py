@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from bench import machine
-from bench.measure import Effort, Load, run_load
-from bench.plan import extras, plan
+from bench.measure import Effort, run_load
+from bench.plan import PlannedLoad, extras, plan
 from bench.report import Report, print_report, write_results
 from bench.systems import AGAIN, MODELS, SYSTEMS, Settings, Systems, model_path
 from sync import SyncError
@@ -99,7 +99,9 @@ def run(
     raise typer.Exit(0 if all(report.is_ok for report in reports) else 1)
 
 
-def measure_model(name: str, labels: tuple[str, str], settings: Settings, loads: list[Load], effort: Effort) -> Report:
+def measure_model(
+    name: str, labels: tuple[str, str], settings: Settings, loads: list[PlannedLoad], effort: Effort
+) -> Report:
     """Run the loads of one model and print the table, after a Ctrl-C of what was measured before it."""
     report = Report(Path(name).name)
     try:
@@ -109,7 +111,9 @@ def measure_model(name: str, labels: tuple[str, str], settings: Settings, loads:
     return report
 
 
-def run_loads(report: Report, labels: tuple[str, str], settings: Settings, loads: list[Load], effort: Effort) -> None:
+def run_loads(
+    report: Report, labels: tuple[str, str], settings: Settings, loads: list[PlannedLoad], effort: Effort
+) -> None:
     """Run the loads for a report, starting what they need. One that fails ends no other."""
 
     def say(text: str) -> None:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 from bench.array_client import MODULE, ArrayJob, run_array_job
 from bench.client import Client
 from bench.measure import Figures
+from bench.server import Server
 from bench.server_load import ServerLoad
-from bench.systems import Server
 
 TOKEN_IDS = (1000, 30_000)
 """From where to where a prompt's are: ordinary tokens of any vocabulary."""

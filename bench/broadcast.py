@@ -18,7 +18,7 @@ from bench.child import serve
 from sync.transport.frames import FRAME_BYTES
 from sync.transport.gloo import FRAMES_UNDER_WAY
 from sync.transport.layout import Layout, host_buffer
-from sync.weights.sources import CheckpointSource
+from sync.weights.checkpoint_source import CheckpointSource
 
 TIMEOUT = timedelta(seconds=120)
 

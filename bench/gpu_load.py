@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.child import serve
-from sync.weights.sources import CheckpointSource
+from sync.weights.checkpoint_source import CheckpointSource
 
 
 class GpuLoadTimer:

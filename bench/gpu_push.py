@@ -16,7 +16,7 @@ from bench.child import Child
 from bench.random_checkpoint import SIZES, random_checkpoint
 from sync import PushReport, SyncError, WeightSync
 from sync.push.preflight import SERVER_BACKENDS
-from sync.weights.sources import CheckpointSource
+from sync.weights.checkpoint_source import CheckpointSource
 from tritonlive.launch import Stack, StackConfig, ports
 from tritonlive.launch.config import default_cache_dir
 from tritonlive.launch.default_model import default_model

@@ -10,8 +10,9 @@ import psutil
 from bench.client import MODULE, Client, Job, run_job
 from bench.helpers import Offline
 from bench.measure import Figures, Side
+from bench.server import Server
 from bench.server_load import WARM_UP_SEED, ServerLoad
-from bench.systems import Server, Systems
+from bench.systems import Systems
 
 WORDS = ("the", "of", "and", "to", "in", "is", "was", "for", "on", "are", "with", "as", "they", "be", "at", "one")
 """Words that are one token each, so that prompts have about the length they should."""

@@ -4,15 +4,12 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import psutil
 
 from bench.goals import Goal
 from bench.stats import Spread
-
-if TYPE_CHECKING:
-    from bench.systems import Systems
 
 SETTLE_S = 1.2
 """Rest before each run: an engine's processes look for work without pause for a second after they had some."""
@@ -52,10 +49,6 @@ class Load(Protocol):
 
     @property
     def goals(self) -> tuple[Goal, ...]: ...
-
-    def sides(self, systems: "Systems") -> tuple[Side, ...]:
-        """Ours and the one it is held against, if there is one; starts what they need."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import psutil
 
-if TYPE_CHECKING:
-    from bench.systems import Server
+from bench.server import Server
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Memory:
     """Of all processes, the front end's included."""
 
     @classmethod
-    def of(cls, server: "Server") -> Self:
+    def of(cls, server: Server) -> Self:
         """As it is now."""
         return cls(pss_mib(server.frontend_processes()), pss_mib(server.processes()))
 

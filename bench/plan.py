@@ -1,18 +1,27 @@
 """Which loads a model gets, and what each has to reach."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from bench.array_loads import Rollouts, TeacherScores
 from bench.goals import Goal
-from bench.hop.load import HopLoad
+from bench.hop_load import HopLoad
 from bench.loads import Chat, ChatBatch, Completions, Poisson, Teacher
-from bench.measure import Load
+from bench.measure import Load, Side
 from bench.push import MixedLoad, PushFleet, PushPause, PushTotal
 from bench.scale import Replicas, Workers
 from bench.start import StartFirstToken
+from bench.systems import Systems
 
 
-def plan(model: str, *, quick: bool) -> list[Load]:
+class PlannedLoad(Load, Protocol):
+    """A load that starts the systems it measures."""
+
+    def sides(self, systems: Systems) -> tuple[Side, ...]:
+        """Ours and the one it is held against, if there is one; starts what they need."""
+        ...
+
+
+def plan(model: str, *, quick: bool) -> list[PlannedLoad]:
     """The loads for a model: for `tiny` those where serving is all the work, else those where the model is.
 
     `quick` leaves out what is longest.
@@ -20,8 +29,8 @@ def plan(model: str, *, quick: bool) -> list[Load]:
     return _tiny(quick=quick) if model == "tiny" else _real(quick=quick)
 
 
-def _tiny(*, quick: bool) -> list[Load]:
-    loads: list[Load] = [HopLoad(concurrency=128, max_tokens=512, goals=hop())]
+def _tiny(*, quick: bool) -> list[PlannedLoad]:
+    loads: list[PlannedLoad] = [HopLoad(concurrency=128, max_tokens=512, goals=hop())]
     for concurrency in (64,) if quick else (16, 64, 128):
         num_requests = min(4 * concurrency, 256)
         size: dict[str, Any] = {"concurrency": concurrency, "num_requests": num_requests, "max_tokens": 64}
@@ -36,8 +45,8 @@ def _tiny(*, quick: bool) -> list[Load]:
     return loads
 
 
-def _real(*, quick: bool) -> list[Load]:
-    loads: list[Load] = []
+def _real(*, quick: bool) -> list[PlannedLoad]:
+    loads: list[PlannedLoad] = []
     for concurrency in (1, 16) if quick else (1, 16, 64):
         size: dict[str, Any] = {"concurrency": concurrency, "num_requests": max(6, concurrency), "max_tokens": 16}
         streaming = (throughput(0.99), *((first_token(2.0),) if concurrency == 1 else ()))
@@ -60,7 +69,7 @@ def _real(*, quick: bool) -> list[Load]:
     return loads if quick else [*loads, StartFirstToken(), PushFleet()]
 
 
-def extras() -> list[Load]:
+def extras() -> list[PlannedLoad]:
     """Loads of every model that are run only when they are asked for by name."""
     return [Workers(), Replicas()]
 

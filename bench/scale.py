@@ -7,8 +7,9 @@ import psutil
 from bench.goals import Goal
 from bench.loads import Completions
 from bench.measure import Side
+from bench.server import Server
 from bench.server_load import ServerSide
-from bench.systems import Server, Systems, TritonLive
+from bench.systems import Systems, TritonLive
 
 GOALS = (Goal("tokens/s", "higher"), Goal("ttft p50 ms", "lower", label="TTFT"))
 

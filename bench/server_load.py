@@ -11,7 +11,8 @@ import psutil
 from bench.client import Client
 from bench.goals import Goal
 from bench.measure import Figures, Side
-from bench.systems import Server, Systems
+from bench.server import Server
+from bench.systems import Systems
 
 WARM_UP_SEED = 1_000_000
 """Prompts of a warm-up are not those of a measurement."""

@@ -12,7 +12,8 @@ import psutil
 from bench.client import REQUEST_TIMEOUT_S, LoadError
 from bench.goals import Goal
 from bench.measure import Figures, Side
-from bench.systems import Server, Systems
+from bench.server import Server
+from bench.systems import Systems
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import psutil
 
@@ -15,6 +15,7 @@ from bench.helpers import Broadcast, Offline, bare_broadcast, offline_llm
 from bench.hop.server import Hop, hop
 from bench.memory import Memory
 from bench.peer import VllmServe
+from bench.server import Server
 from bench.trainer import Trainer
 from tritonlive.launch.config import StackConfig, default_cache_dir
 from tritonlive.launch.default_model import default_model
@@ -36,22 +37,6 @@ class Settings:
     args: tuple[str, ...] = ()
     """vLLM arguments, as on the command line of `vllm serve`."""
     served_name: str = "model"
-
-
-class Server(Protocol):
-    """A running system that speaks the OpenAI API."""
-
-    url: str
-    rollouts_url: str
-    """What a trainer asks for rollouts: `grpc://` where arrays come back, `http://` where JSON does."""
-
-    def processes(self) -> list[psutil.Process]:
-        """Every process of the system, for its processor time and memory."""
-        ...
-
-    def frontend_processes(self) -> list[psutil.Process]:
-        """Those of them that speak HTTP."""
-        ...
 
 
 class TritonLive:

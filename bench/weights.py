@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from sync.transport.layout import align, host_buffer
-from sync.weights.sources import CheckpointSource
+from sync.weights.checkpoint_source import CheckpointSource
 
 Weights = dict[str, torch.Tensor]
 

@@ -1,7 +1,7 @@
 """Push weights from a trainer into running tritonlive replicas, and get rollouts from them.
 
-with WeightSync("http://127.0.0.1:9000", backend="gloo", control_key=key) as sync:
-    report = sync.push(model)
+with WeightSync("http://127.0.0.1:9000", backend="gloo", control_key=key) as client:
+    report = client.push(model)
 with Rollouts("grpc://127.0.0.1:8001") as rollouts:
     batch = rollouts.generate(prompts, n=8, max_tokens=64)
 """

@@ -1,4 +1,4 @@
-"""This machine's addresses: where a trainer listens, and what others reach it by."""
+"""This machine's addresses: where a trainer listens, and how other machines reach it."""
 
 import socket
 
@@ -8,7 +8,7 @@ from .errors import TransferError
 def listen(address: str, port: int) -> socket.socket:
     """A socket that listens at one address only; port 0 picks a free one.
 
-    Raises TransferError when the address is not ours or the port is taken.
+    Raises TransferError when the address is not this machine's, or the port is taken.
     """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
@@ -29,7 +29,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 def own_address_towards(address: str, port: int) -> str:
-    """The address this machine has on the way to another one: what its end of the group listens on."""
+    """This machine's address on its route to another machine: its end of a group listens there."""
     family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(place)  # a datagram socket: nothing is sent

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
-from .control.client import connect
+from sync.control.connect import connect
+
 from .control.target import Target
 from .errors import CheckError, CommitError, DeadlineError, RefusedError, SyncError, UnavailableError
 from .push.weight_sync import WeightSync

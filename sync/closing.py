@@ -1,4 +1,4 @@
-"""Things that `with` closes."""
+"""Objects that a `with` block closes."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Closing(ABC):
-    """`with` calls `close` at its end, whatever happened in it."""
+    """A `with` block calls `close` at its end, after an error too."""
 
     @abstractmethod
     def close(self) -> None: ...

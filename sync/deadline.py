@@ -1,4 +1,4 @@
-"""Deadlines, and calls that may block but never for longer than one."""
+"""Deadlines, and waiting for calls until one."""
 
 import concurrent.futures
 import threading
@@ -20,7 +20,7 @@ class Deadline:
         self._at = time.monotonic() + seconds
 
     def remaining(self, what: str) -> float:
-        """Seconds left, more than zero. Raises DeadlineError, saying what was waited for, when there are none."""
+        """Seconds left, more than zero. Raises DeadlineError when there are none; its message names `what`."""
         left = self._at - time.monotonic()
         if left <= 0:
             raise DeadlineError(f"{what}: not done within {self.seconds:g} s")
@@ -28,13 +28,13 @@ class Deadline:
 
 
 def spawn(call: Callable[[], T], name: str) -> "Future[T]":
-    """Run the call in a daemon thread: unlike an executor's, one that never returns does not keep the process alive."""
+    """Run the call in a daemon thread. Unlike an executor's thread, it does not keep the process alive."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # carried to whoever waits
+        except BaseException as error:  # `wait` raises it
             future.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()
@@ -42,9 +42,9 @@ def spawn(call: Callable[[], T], name: str) -> "Future[T]":
 
 
 def wait(future: "Future[T]", deadline: Deadline, what: str, unless: "Future[None] | None" = None) -> T:
-    """The call's result; raises what it raised, or DeadlineError. Ctrl-C gets through while it waits.
+    """The call's result. Raises the call's error, or DeadlineError. Ctrl-C interrupts the wait.
 
-    unless: raises this future's error as soon as it has one, whether or not the call ever ends.
+    unless: a second future. As soon as it has an error, that error is raised, whether or not the call ever ends.
     """
     seconds = deadline.remaining(what)
     awaited: list[Future[Any]] = [future] if unless is None else [future, unless]

@@ -1,21 +1,21 @@
-"""Everything that can go wrong with a push, in one tree.
+"""The errors of this package, in one tree.
 
 SyncError
 ├── TargetError          the target is not an address this client understands
-├── SourceError          what was given as weights is not weights
+├── SourceError          the given weights are not weights that can be pushed
 ├── ControlError         a replica answered a control call with an error
-│   ├── RefusedError     no control key, or the wrong one (HTTP 401, 403)
+│   ├── RefusedError     the control key is missing or wrong (HTTP 401, 403)
 │   ├── ConflictError    the replica's state does not allow it now (409)
 │   ├── InvalidError     the replica does not accept the arguments (400, 404, 413, 422)
-│   └── UnavailableError nobody answers, or the engine is down (502, 503, connection refused)
+│   └── UnavailableError no server answers, or the engine is down (502, 503, connection refused)
 ├── DeadlineError        the deadline passed first
 ├── CheckError           the weights do not fit the served model; lists every mismatch
-├── TransferError        the bytes did not arrive whole; no replica changed
-│   ├── RejectedError    a worker does not take what was announced, or what arrived
+├── TransferError        the bytes did not arrive complete; no replica changed
+│   ├── RejectedError    a worker rejects the announcement, or what arrived
 │   └── ChangedError     the weights changed while the push was reading them
-├── VerifyError          a replica answers otherwise than the trainer's own model does
-└── CommitError          some replicas took the new weights and others did not
-    └── UnknownOutcomeError  a replica cannot be asked what became of its commit
+├── VerifyError          a replica's logprobs differ from those of the trainer's own model
+└── CommitError          some replicas committed the new weights and others did not
+    └── UnknownOutcomeError  a replica does not report whether it committed
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SyncError(Exception):
-    """Base of every error that `sync` raises by itself."""
+    """Base of every error that `sync` raises."""
 
 
 class TargetError(SyncError, ValueError):
@@ -34,7 +34,7 @@ class TargetError(SyncError, ValueError):
 
 
 class SourceError(SyncError, TypeError):
-    """What was given as weights is neither a module, nor a mapping, nor pairs of name and tensor."""
+    """The given weights are neither a module, nor a mapping, nor pairs of name and tensor."""
 
 
 class ControlError(SyncError):
@@ -48,7 +48,7 @@ class ControlError(SyncError):
 
 
 class RefusedError(ControlError):
-    """The replica wants the control key, or another one than it got."""
+    """The control key is missing or wrong."""
 
 
 class ConflictError(ControlError):
@@ -60,7 +60,7 @@ class InvalidError(ControlError):
 
 
 class UnavailableError(ControlError):
-    """Nobody answers at the target, or its engine is down."""
+    """No server answers at the target, or its engine is down."""
 
 
 class DeadlineError(SyncError, TimeoutError):
@@ -68,7 +68,7 @@ class DeadlineError(SyncError, TimeoutError):
 
 
 class CheckError(SyncError):
-    """The weights do not fit the served model."""
+    """The weights do not fit the served model. `mismatches` lists every reason."""
 
     def __init__(self, target: str, mismatches: Iterable[str]) -> None:
         self.target = target
@@ -80,13 +80,13 @@ class CheckError(SyncError):
 
 
 class TransferError(SyncError):
-    """The bytes did not arrive whole. No replica changed its weights."""
+    """The bytes did not arrive complete. No replica changed its weights."""
 
 
 class RejectedError(TransferError):
-    """A worker does not take what was announced, or found NaN or Inf in what arrived.
+    """A worker rejects the announcement, or found NaN or Inf in what arrived.
 
-    `rejections` has what each of these workers said (rejection.py), by rank.
+    `rejections` has the reason of each of these workers (tritonlive/wire/rejection.py), by rank.
     """
 
     def __init__(self, message: str, rejections: "Mapping[int, Rejection] | None" = None) -> None:
@@ -95,15 +95,15 @@ class RejectedError(TransferError):
 
 
 class ChangedError(TransferError):
-    """The weights changed while the push was reading them, as by a step of the optimizer. No replica changed."""
+    """The weights changed while the push read them, for example by an optimizer step. No replica changed."""
 
 
 class VerifyError(SyncError):
-    """A replica answers otherwise than the trainer's own model does."""
+    """A replica's logprobs differ from those of the trainer's own model."""
 
 
 class CommitError(SyncError):
-    """Some replicas took the new weights and others did not: `committed` and `failed` name them."""
+    """Some replicas committed the new weights and others did not: `committed` and `failed` name them."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class CommitError(SyncError):
 
 
 class UnknownOutcomeError(CommitError):
-    """A replica was asked to commit, and cannot be reached to say whether it did: `unknown` names it.
+    """A replica received the commit, and does not report whether it committed: `unknown` names it.
 
-    `status()` or `catch_up` finds out when it answers again; a front end over the fleet leaves it out until then.
+    When it answers again, `status()` or `catch_up` finds out. A front end over the fleet leaves it out until then.
     """

@@ -1,4 +1,4 @@
-"""Pushing LoRA adapters: what a trainer has as one blob, and the blob to every replica or to none."""
+"""Pushing LoRA adapters: an adapter becomes one blob, which every replica gets, or none."""
 
 import json
 import time
@@ -13,9 +13,9 @@ import xxhash
 from safetensors.torch import save
 
 from sync.control.client import ControlClient
+from sync.control.fleet import CLEAN_UP_TIMEOUT_S, Fleet
 from sync.deadline import Deadline
 from sync.errors import CommitError, ConflictError, SourceError, SyncError
-from sync.push.fleet import CLEAN_UP_TIMEOUT_S, Fleet
 from sync.weights.sources import TensorSource
 from tritonlive.wire.states import AdapterState
 from tritonlive.wire.versions import next_version
@@ -23,7 +23,7 @@ from tritonlive.wire.versions import next_version
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter as it travels: the bytes of PEFT's adapter_model.safetensors and what its adapter_config.json says."""
+    """An adapter as it travels: the bytes of PEFT's adapter_model.safetensors, and its adapter_config.json."""
 
     payload: bytes
     config: dict[str, Any]
@@ -43,10 +43,10 @@ class AdapterReport:
     num_bytes: int
     num_tensors: int
     seconds: float
-    """Until every replica serves it and its front ends know."""
+    """Until every replica serves it and its front ends know it."""
     targets: tuple[str, ...]
     unchanged: tuple[str, ...] = ()
-    """The targets that served this very version already."""
+    """Targets that served exactly this version before."""
 
     def __str__(self) -> str:
         same = f", unchanged at {', '.join(self.unchanged)}" if self.unchanged else ""
@@ -74,13 +74,13 @@ def open_adapter(source: Any, config: Any = None) -> Adapter:
         raise SourceError(f"adapter: expected a PEFT model, a folder, or a state dict with config=, got {kind}")
     if config is None:
         raise SourceError("adapter: a state dict needs config= (r, lora_alpha, target_modules, …)")
-    # Copied: tensors that share memory, which safetensors refuses, are two tensors here.
+    # Copied: safetensors refuses tensors that share memory.
     tensors = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in TensorSource(source)}
     return Adapter(save(tensors), plain(config))
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """An adapter's configuration as JSON has it, without what is not set. Raises SourceError."""
+    """An adapter's configuration as JSON, without unset fields. Raises SourceError."""
     values = config.to_dict() if hasattr(config, "to_dict") else config
     if not isinstance(values, Mapping):
         raise SourceError(f"config: expected a dict or a LoraConfig, got {type(values).__name__}")
@@ -91,16 +91,19 @@ def plain(config: Any) -> dict[str, Any]:
         raise SourceError(f"config: {error}") from None
     known = json.loads(text)
     if isinstance(modules := known.get("target_modules"), list):
-        # For "all-linear" peft lists every single layer, more than a header holds; the tensors' names say it anyway.
+        # For "all-linear" peft lists every layer, too much for a header. The tensors' names contain the same.
         known["target_modules"] = sorted({str(module).rpartition(".")[2] for module in modules})
     return known
 
 
-def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None) -> AdapterReport:
-    """Have every replica check and load it, and only then serve it. Raises what a replica says, or CommitError."""
+def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None, deadline: Deadline) -> AdapterReport:
+    """Every replica checks and loads the adapter; only then all serve it.
+
+    Raises ControlError or DeadlineError when nothing changed, CommitError when only some replicas serve it.
+    """
     began = time.perf_counter()
     if version is None:
-        listed = fleet.each("adapters", lambda client, seconds: client.adapters(seconds))
+        listed = fleet.each("adapters", lambda client, seconds: client.adapters(seconds), deadline)
         version = next_version(each["version"] for answer in listed for each in answer if each["name"] == name)
     with _discarded_on_failure(fleet, name, version):
         staged = fleet.each(
@@ -108,23 +111,24 @@ def push_adapter(fleet: Fleet, name: str, adapter: Adapter, version: str | None)
             lambda client, seconds: client.stage_adapter(
                 name, version, adapter.config, adapter.digest, adapter.payload, seconds
             ),
+            deadline,
         )
         if len(fleet.clients) > 1:
-            fleet.each("adapters", lambda client, seconds: _check_there(client, name, version, seconds))
-        _activate(fleet, name, version)
-    targets = [str(client.target) for client in fleet.clients]
+            fleet.each("adapters", lambda client, seconds: _check_there(client, name, version, seconds), deadline)
+        _activate(fleet, name, version, deadline)
+    targets = fleet.targets
     return AdapterReport(
         name=name,
         version=version,
         num_bytes=len(adapter.payload),
         num_tensors=staged[0]["tensors"],
         seconds=time.perf_counter() - began,
-        targets=tuple(targets),
+        targets=targets,
         unchanged=tuple(target for target, each in zip(targets, staged, strict=True) if not each["is_changed"]),
     )
 
 
-def _activate(fleet: Fleet, name: str, version: str) -> None:
+def _activate(fleet: Fleet, name: str, version: str, deadline: Deadline) -> None:
     committed: list[str] = []
 
     def activate(client: ControlClient, seconds: float) -> None:
@@ -132,9 +136,9 @@ def _activate(fleet: Fleet, name: str, version: str) -> None:
         committed.append(str(client.target))
 
     try:
-        fleet.each("activate_adapter", activate)
+        fleet.each("activate_adapter", activate, deadline)
     except SyncError as error:
-        failed = {str(client.target): error for client in fleet.clients if str(client.target) not in committed}
+        failed = {target: error for target in fleet.targets if target not in committed}
         if committed and failed:
             raise CommitError(f"{name}@{version}", committed, failed) from error
         raise
@@ -144,7 +148,9 @@ def _check_there(client: ControlClient, name: str, version: str, seconds: float)
     there = [each for each in client.adapters(seconds) if each["name"] == name and each["version"] == version]
     if not any(each["state"] in (AdapterState.STAGED, AdapterState.SERVING) for each in there):
         raise ConflictError(
-            str(client.target), "activate_adapter", f"{name}@{version} is gone: pushed by another, too?"
+            str(client.target),
+            "activate_adapter",
+            f"{name}@{version} is gone: another trainer may push the same adapter",
         )
 
 
@@ -153,9 +159,12 @@ def _discarded_on_failure(fleet: Fleet, name: str, version: str) -> Iterator[Non
     try:
         yield
     except BaseException as error:
-        fleet.deadline = Deadline(CLEAN_UP_TIMEOUT_S)
         try:
-            fleet.each("discard_adapter", lambda client, seconds: client.discard_adapter(name, version, seconds))
+            fleet.each(
+                "discard_adapter",
+                lambda client, seconds: client.discard_adapter(name, version, seconds),
+                Deadline(CLEAN_UP_TIMEOUT_S),
+            )
         except SyncError as problem:
             error.add_note(f"while giving up: {problem}")
         raise

@@ -1,13 +1,13 @@
-"""The accelerator stream of whoever calls push, which the push's own threads have to wait for.
+"""The accelerator stream of the thread that calls push; the push's own threads wait for it.
 
-A push reads tensors in another thread, whose current stream is another one, or the device's default: a kernel that the
-caller has queued, such as the optimizer's step, may still be writing them.
+A push reads tensors in other threads, which have other current streams. A kernel that the caller has queued, such as
+the optimizer's step, may still be writing those tensors.
 """
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from sync.weights.sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class CallerStream:
-    """Device and position in the stream of the thread that captured it. Does nothing without an accelerator."""
+    """The capturing thread's device and position in its stream. Does nothing without an accelerator."""
 
     def __init__(self, device_index: int | None = None, event: "torch.Event | None" = None) -> None:
         self._device_index = device_index
@@ -33,14 +33,14 @@ class CallerStream:
         return cls(device_index, torch.accelerator.current_stream().record_event())
 
     def wait(self) -> None:
-        """Let the calling thread's current stream wait for what the caller had queued; does not block the thread."""
+        """Make this thread's current stream wait for the work that the caller had queued. Does not block the thread."""
         import torch
 
         if self._event is not None:
             torch.accelerator.current_stream().wait_event(self._event)
 
     def bound(self, call: Callable[[], T]) -> Callable[[], T]:
-        """The call, to be made in another thread, on the caller's device and after the caller's work."""
+        """Wrap a call for another thread: it runs on the caller's device, after the caller's work."""
 
         def run() -> T:
             import torch
@@ -54,9 +54,9 @@ class CallerStream:
 
 
 class StreamOrderedSource(WeightSource):
-    """Waits for the caller's stream before each tensor, on the stream that is current then.
+    """Waits for the caller's stream before each tensor, on the stream that is current at that moment.
 
-    vLLM's packed broadcast reads its source on streams of its own, in turn: waiting once in the thread does not do.
+    vLLM's packed broadcast reads its source on several streams in turn, so one wait per thread is not enough.
     """
 
     def __init__(self, source: WeightSource, caller: CallerStream) -> None:
@@ -67,9 +67,7 @@ class StreamOrderedSource(WeightSource):
         return self._source.metadata()
 
     def changed(self) -> list[str]:
-        """Names of tensors that changed since they were read (check.FittedSource)."""
-        look = getattr(self._source, "changed", None)
-        return look() if look is not None else []
+        return self._source.changed()
 
     def __iter__(self) -> "Iterator[tuple[str, torch.Tensor]]":
         pairs = iter(self._source)

@@ -1,11 +1,11 @@
 """A push by all ranks of a trainer: rank 0 controls the replicas and sends, all ranks gather.
 
     every rank     meets the others (trainer_ranks.py)
-    rank 0         sends its tensors' names; the others compare them with theirs, and answer
-    rank 0         checks, connects, sends (`push`); whenever it iterates its source, the others iterate theirs
-    rank 0         sends how it ended; every rank returns the same report, or raises the same error
+    rank 0         sends its tensors' names; the others compare them with theirs, and report
+    rank 0         checks, connects, sends (`push`); when it iterates its source, the others iterate theirs
+    rank 0         sends the outcome; every rank returns the same report, or raises the same error
 
-Collectives run in threads of their own: a caller's thread ends by its deadline, whatever a collective waits for.
+Collectives run in separate threads, so a caller's thread ends by its deadline, whatever a collective waits for.
 """
 
 import threading
@@ -16,7 +16,7 @@ from typing import Any
 
 from sync.deadline import Deadline, spawn, wait
 from sync.errors import ConflictError, DeadlineError, SourceError, SyncError, TransferError
-from sync.weights.sources import WeightSource
+from sync.weights.weight_source import WeightSource
 
 from .caller_stream import CallerStream
 from .lead_source import LeadSource
@@ -25,18 +25,18 @@ from .push_outcome import decode_error, decode_outcome, encode_error, encode_rep
 from .report import PushReport
 from .trainer_ranks import TrainerRanks, poll
 
-Push = Callable[[WeightSource], PushReport]
+PushCall = Callable[[WeightSource], PushReport]
 WATCH_INTERVAL_S = 0.1
 # A field of the outcome: rank 0 has read its last iteration to the end, so every rank's iteration ends too.
 GATHERED = "gathered"
-# What rank 0 may need after its own deadline: to abort the update everywhere, and to leave the group.
+# Time that rank 0 may need after its deadline: to abort the update everywhere, and to leave the group.
 CLEAN_UP_S = 30.0
 
 
 def collective_reason(weights: Any) -> str | None:
-    """Why every rank must take part in a push of these weights; None when one process has them whole.
+    """Why every rank must take part in a push of these weights; None when one process has them complete.
 
-    weights: what a caller gives to `push`. A generator is not looked into: its export may be a collective already.
+    weights: as given to `push`. A generator is not inspected: reading it may already be a collective.
     """
     if getattr(weights, "is_collective", False):
         return "the weights are gathered from all ranks (is_collective)"
@@ -59,14 +59,15 @@ def is_sharded(tensor: Any) -> bool:
 def collective_push(
     ranks: TrainerRanks,
     source: WeightSource,
-    push: Push,
+    push: PushCall,
     timeout_s: float,
     why: str | None,
 ) -> PushReport:
-    """Run `push(source)` at rank 0, with all ranks where `why` (see `collective_reason`) says so; else right here.
+    """Run `push(source)`: at rank 0 with all ranks taking part when there is a `why`, otherwise at this rank alone.
 
-    timeout_s: what `push` takes at most. The other ranks wait that long, and for what rank 0 cleans up.
-    Raises what `push` raises, at every rank; SourceError when a rank does not come, or has other tensors.
+    why: as `collective_reason` returns it.
+    timeout_s: the longest that `push` takes. The other ranks wait that long, and for rank 0's clean-up.
+    Raises the errors of `push`, at every rank; SourceError when a rank is missing, or has other tensors.
     """
     if why is None or ranks.world_size == 1:
         return _push_alone(ranks, source, push)
@@ -76,7 +77,7 @@ def collective_push(
     return _follow(channel, source, timeout_s)
 
 
-def _push_alone(ranks: TrainerRanks, source: WeightSource, push: Push) -> PushReport:
+def _push_alone(ranks: TrainerRanks, source: WeightSource, push: PushCall) -> PushReport:
     try:
         return push(source)
     except ConflictError as error:
@@ -91,7 +92,9 @@ def _push_alone(ranks: TrainerRanks, source: WeightSource, push: Push) -> PushRe
 # ---- rank 0 -----------------------------------------------------------------------------------------------------
 
 
-def _lead(ranks: TrainerRanks, channel: PushChannel, source: WeightSource, push: Push, timeout_s: float) -> PushReport:
+def _lead(
+    ranks: TrainerRanks, channel: PushChannel, source: WeightSource, push: PushCall, timeout_s: float
+) -> PushReport:
     lead = LeadSource(source, channel)
     try:
         channel.send({"names": _names(source)})
@@ -116,7 +119,7 @@ def _expect_ready(ranks: TrainerRanks, channel: PushChannel) -> None:
     ready: dict[int, dict[str, Any]] = {}
 
     def are_ready() -> bool:
-        ready.update(channel.heard("ready"))
+        ready.update(channel.reports("ready"))
         return len(ready) == ranks.world_size - 1
 
     if not poll(are_ready, ranks.rank_timeout_s):
@@ -129,13 +132,13 @@ def _expect_ready(ranks: TrainerRanks, channel: PushChannel) -> None:
 
 @contextmanager
 def _watched(channel: PushChannel, lead: LeadSource) -> Iterator[None]:
-    """Tells `lead` of another rank's failure."""
+    """Pass another rank's failure on to `lead`."""
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(WATCH_INTERVAL_S):
             try:
-                failed = [decode_error(answer, f"rank {rank}") for rank, answer in channel.heard("failed").items()]
+                failed = [decode_error(answer, f"rank {rank}") for rank, answer in channel.reports("failed").items()]
             except RuntimeError as error:
                 failed = [TransferError(f"the store of torch.distributed failed: {error}")]
             if failed:
@@ -152,7 +155,7 @@ def _watched(channel: PushChannel, lead: LeadSource) -> Iterator[None]:
 
 
 def _finish(lead: LeadSource, timeout_s: float) -> None:
-    """Take part in the other ranks' collectives to their end: they must be over when the caller computes again."""
+    """Finish the collectives with the other ranks: they must be over when the caller computes again."""
     caller = CallerStream.capture()
     wait(spawn(caller.bound(lead.finish), "trainer-ranks-drain"), Deadline(timeout_s), "gathering the rest")
 
@@ -169,7 +172,7 @@ def _try_to_finish(lead: LeadSource, timeout_s: float) -> BaseException | None:
 
 
 def _follow(channel: PushChannel, source: WeightSource, timeout_s: float) -> PushReport:
-    # Rank 0 takes `timeout_s` to push, again so long at most to finish the iteration, and cleans up.
+    # Rank 0 may take `timeout_s` to push, the same again to finish the iteration, and then cleans up.
     deadline = Deadline(2 * timeout_s + CLEAN_UP_S)
     caller = CallerStream.capture()
     gathering = spawn(lambda: None, "trainer-ranks")  # the last iteration
@@ -177,7 +180,7 @@ def _follow(channel: PushChannel, source: WeightSource, timeout_s: float) -> Pus
         while True:
             command = _next_command(channel, deadline)
             if "names" in command:
-                channel.say("ready", _compare_names(command["names"], source, channel.rank))
+                channel.report("ready", _compare_names(command["names"], source, channel.rank))
             elif "iterate" in command:
                 wait(gathering, deadline, "the iteration before")
                 gathering = spawn(caller.bound(lambda: _iterate(channel, source)), "trainer-ranks-gather")
@@ -186,7 +189,7 @@ def _follow(channel: PushChannel, source: WeightSource, timeout_s: float) -> Pus
     except SyncError:
         raise
     except BaseException as error:  # Ctrl-C: rank 0 must not go on without this one
-        channel.say("failed", encode_error(error))
+        channel.report("failed", encode_error(error))
         raise
 
 
@@ -205,7 +208,7 @@ def _next_command(channel: PushChannel, deadline: Deadline) -> dict[str, Any]:
         raise TransferError(f"rank 0 is gone: the store of torch.distributed failed: {error}") from None
     if not is_in_time:
         error = DeadlineError(f"{what}: not done within {deadline.seconds:g} s")
-        channel.say("failed", encode_error(error))
+        channel.report("failed", encode_error(error))
         raise error
     return found[0]
 
@@ -215,14 +218,14 @@ def _iterate(channel: PushChannel, source: WeightSource) -> None:
         for _ in source:
             pass
     except BaseException as error:
-        channel.say("failed", encode_error(error))
+        channel.report("failed", encode_error(error))
         raise
 
 
 def _end(outcome: dict[str, Any], gathering: Future[None], deadline: Deadline) -> PushReport:
-    """Return or raise what rank 0 does.
+    """Return rank 0's report, or raise its error.
 
-    Waits for this rank's iteration where rank 0 has read its own to the end; else a collective may wait for ever.
+    Waits for this rank's iteration only when rank 0 has read its own to the end: otherwise a collective may never end.
     """
     if outcome.pop(GATHERED):
         try:
@@ -234,7 +237,7 @@ def _end(outcome: dict[str, Any], gathering: Future[None], deadline: Deadline) -
 
 
 def _names(source: WeightSource) -> list[str] | None:
-    """What iteration yields; None for a stream, which does not know before."""
+    """The names that iteration yields; None for a stream, which does not know them in advance."""
     try:
         return [meta.name for meta in source.metadata()]
     except SourceError:
@@ -242,7 +245,7 @@ def _names(source: WeightSource) -> list[str] | None:
 
 
 def _compare_names(lead_names: list[str] | None, source: WeightSource, rank: int) -> dict[str, Any]:
-    """{} when this rank iterates the same names in the same order, else the error."""
+    """{} when this rank iterates the same names in the same order; otherwise the encoded error."""
     try:
         own = _names(source)
     except Exception as error:

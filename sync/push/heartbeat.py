@@ -1,4 +1,4 @@
-"""Renews this trainer's leases while it computes."""
+"""Renews this trainer's leases while the trainer computes."""
 
 import threading
 import time
@@ -12,16 +12,16 @@ RENEWALS_PER_LEASE = 3
 
 
 class LeaseClient(Protocol):
-    """The part of `ControlClient` that is used here."""
+    """The part of `ControlClient` that a heartbeat uses."""
 
     def renew_lease(self, timeout: float | None = None) -> None: ...
 
 
 class Heartbeat:
-    """Renews one lease at each replica, each in a daemon thread of its own.
+    """Renews one lease at each replica, in one daemon thread per replica.
 
-    A replica that does not answer delays nobody else's renewals. It has at most one renewal under way, whose time is
-    up when the next one is due. The threads end with `stop`, or with the process.
+    A replica that does not answer does not delay the renewals at other replicas. Each replica has at most one renewal
+    under way, which times out when the next one is due. The threads end with `stop`, or with the process.
     """
 
     def __init__(self, clients: Sequence[LeaseClient], lease_s: float) -> None:
@@ -38,12 +38,12 @@ class Heartbeat:
     def _renew(self, client: LeaseClient) -> None:
         due = time.monotonic() + self._interval_s
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
-            # Counted from the start of this renewal, so that a slow answer does not put off the next one.
+            # Counted from the start of this renewal, so that a slow answer does not delay the next one.
             due = time.monotonic() + self._interval_s
             try:
                 client.renew_lease(self._interval_s)
             except SyncError:  # the replica is gone, or has released this trainer: the next push reports it
                 continue
-            except (RuntimeError, ValueError):  # what httpx and gRPC raise when the client was closed meanwhile
+            except (RuntimeError, ValueError):  # httpx and gRPC raise these when the client was closed meanwhile
                 if not self._stopped.is_set():
                     raise

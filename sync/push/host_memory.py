@@ -1,29 +1,29 @@
-"""Host memory that a push over gloo needs, by machine."""
+"""The host memory that pushes over gloo need, by machine."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Transport = Literal["shared", "broadcast"]
-"""How the bytes reach the workers: through memory of this machine, or to each worker's own."""
+TransportKind = Literal["shared", "broadcast"]
+"""How the bytes reach the workers: through shared memory of one machine, or into each worker's own memory."""
 
 
 @dataclass(frozen=True)
 class MachineMemory:
-    """What one machine has for its workers' copies of the weights."""
+    """The memory that one machine has for its workers' copies of the weights."""
 
     name: str
     workers: int
     available: float
     """bytes, as the operating system counts them now"""
     held: float = 0
-    """bytes of kept versions that a new update takes the place of, already counted as used"""
+    """bytes of kept versions that a new update replaces; they count as used now"""
 
-    def shortage(self, num_bytes: int, transport: Transport, *, keep_previous: bool) -> str | None:
+    def shortage(self, num_bytes: int, transport: TransportKind, *, keep_previous: bool) -> str | None:
         """Why it has too little for pushes of `num_bytes`; None when it has enough.
 
-        Each version is one copy on the machine by shared memory, whichever of its processes map it, the trainer's
-        included; by broadcast it is one in every worker.
+        With shared memory each version is one copy on the machine, which all its processes map, the trainer included.
+        With broadcasts each version is one copy in every worker.
         """
         copies = 3 if keep_previous else 1
         times = 1 if transport == "shared" else self.workers
@@ -40,7 +40,7 @@ class MachineMemory:
 
 
 def join_machines(machines: Iterable[MachineMemory]) -> list[MachineMemory]:
-    """One for each name: its replicas' workers and held bytes added up, the least that one of them found available."""
+    """One for each name, with the sum of its workers and held bytes, and the smallest of the available figures."""
     found: dict[str, MachineMemory] = {}
     for each in machines:
         if other := found.get(each.name):

@@ -1,4 +1,4 @@
-"""Rank 0's source in a push of several ranks: whenever it is iterated, the other ranks iterate theirs."""
+"""Rank 0's source in a push of several ranks: when rank 0 iterates it, the other ranks iterate theirs."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from sync.errors import SyncError, TransferError
-from sync.weights.sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 from .push_channel import PushChannel
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class LeadSource(WeightSource):
-    """Yields what `source` yields, whose iteration is a collective of the trainer's ranks.
+    """Yields the tensors of `source`, whose iteration is a collective of the trainer's ranks.
 
-    An iteration that is left before its end is read to its end (`finish`), since the other ranks would else wait in a
-    collective for this one.
+    `finish` reads an interrupted iteration to its end: otherwise the other ranks would wait in a collective for this
+    rank.
     """
 
     def __init__(self, source: WeightSource, channel: PushChannel) -> None:
@@ -26,8 +26,8 @@ class LeadSource(WeightSource):
         self._channel = channel
         self._iteration: _Iteration | None = None
         self.failure: Future[None] = Future()
-        """Ends with the error of another rank, should one fail; else never."""
-        # Whatever else a source can tell is told by this rank's own, without the others.
+        """Gets the error of another rank that fails; otherwise it never ends."""
+        # All other methods of a source are this rank's own; they need no other rank.
         for name in dir(WeightSource):
             if not name.startswith("_") and name not in vars(LeadSource) and name != "select":
                 setattr(self, name, getattr(source, name))
@@ -42,12 +42,12 @@ class LeadSource(WeightSource):
         return self._iteration
 
     def fail(self, error: SyncError) -> None:
-        """Another rank failed: the running iteration ends with its error, unless it waits in a collective."""
+        """Report that another rank failed: the running iteration raises its error, unless it waits in a collective."""
         if not self.failure.done():
             self.failure.set_exception(error)
 
     def finish(self) -> None:
-        """Read the rest of the last iteration, unless another rank failed and would not take part."""
+        """Read the rest of the last iteration. Does nothing when another rank failed: that rank would not take part."""
         if self._iteration is not None and not self.failure.done():
             self._iteration.drain()
 
@@ -57,7 +57,7 @@ class LeadSource(WeightSource):
 
 
 class _Iteration:
-    """An iterator that one thread reads and another one may read to its end."""
+    """An iterator that one thread reads, and that another thread may read to its end."""
 
     def __init__(self, pairs: "Iterator[tuple[str, torch.Tensor]]", check: Callable[[], None]) -> None:
         self._pairs = pairs
@@ -89,11 +89,11 @@ class _Iteration:
     def _advance(self) -> "tuple[str, torch.Tensor]":
         try:
             return next(self._pairs)
-        except RuntimeError as error:  # a collective's, or of memory
+        except RuntimeError as error:  # from a collective, or for lack of memory
             self._is_over = True
             raise TransferError(
                 f"a tensor could not be gathered at rank 0: {str(error).partition(chr(10))[0]}"
             ) from error
-        except BaseException:  # the end, or an error: in either case a generator yields nothing more
+        except BaseException:  # the end, or an error: after both a generator yields nothing
             self._is_over = True
             raise

@@ -1,7 +1,7 @@
-"""The logprob canary: do the replicas answer as the trainer's own model does?
+"""The logprob check: whether the replicas compute what the trainer's own model computes.
 
-Digests prove that the right bytes arrived; that they were loaded right (fused, tied, packed, quantized) shows only in
-what the model computes.
+Digests prove that the right bytes arrived. Whether they were loaded correctly (fused, tied, packed, quantized) shows
+only in the model's results.
 """
 
 import math
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from sync.control.client import ControlClient
+from sync.control.fleet import Fleet
+from sync.deadline import Deadline
 from sync.errors import VerifyError
 
 Prompts = Sequence[Sequence[int]]
@@ -53,8 +55,14 @@ def own_logprobs(model: torch.nn.Module, prompts: Prompts) -> list[torch.Tensor]
         model.train(was_training)
 
 
+def compare_all(fleet: Fleet, model: torch.nn.Module, prompts: Prompts, deadline: Deadline) -> CanaryReport:
+    """The largest differences of all replicas. Raises ControlError, DeadlineError, VerifyError as `compare`."""
+    own = own_logprobs(model, prompts)
+    return worst(fleet.each("score", lambda client, seconds: compare(client, prompts, own, seconds), deadline))
+
+
 def compare(client: ControlClient, prompts: Prompts, own: Sequence[torch.Tensor], timeout: float) -> CanaryReport:
-    """Ask one replica for the same logprobs. Raises ControlError, VerifyError when it serves no finite ones."""
+    """Ask one replica for the same logprobs. Raises ControlError; VerifyError when some are not finite."""
     answer: dict[str, Any] = client.score([list(prompt) for prompt in prompts], timeout)
     rows = [[math.nan if value is None else value for value in row] for row in answer["logprobs"]]
     served = torch.cat([torch.tensor(row, dtype=torch.float32) for row in rows])

@@ -1,4 +1,4 @@
-"""What became of a commit at each replica, found out by asking where a call was lost."""
+"""The outcome of a commit at each replica; a replica whose answer was lost is asked again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import Any
 from sync.control.client import ControlClient
 from sync.errors import CommitError, SyncError, UnknownOutcomeError
 
-# A commit that is still loading when its trainer's deadline has passed is waited for so long.
+# How long to wait for a commit that still loads after its trainer's deadline.
 RESOLVE_TIMEOUT_S = 30.0
 
 
 @dataclass
-class Outcome:
-    """The replicas by what became of a commit there."""
+class CommitOutcome:
+    """The replicas, by the outcome of one commit."""
 
     version: str
     committed: dict[ControlClient, dict[str, Any]] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
     def require(self) -> None:
-        """Raises CommitError unless all have committed, UnknownOutcomeError when one could not be asked."""
+        """Raises CommitError unless all have committed, UnknownOutcomeError when a replica did not answer."""
         if not self.failed and not self.unknown:
             return
         kind = UnknownOutcomeError if self.unknown else CommitError
@@ -32,15 +32,17 @@ class Outcome:
         raise error
 
 
-def resolve(results: Mapping[ControlClient, "dict[str, Any] | SyncError"], update_id: str, version: str) -> Outcome:
-    """Sort the answers to a commit, and ask each replica whose answer was lost what became of it.
+def resolve(
+    results: Mapping[ControlClient, "dict[str, Any] | SyncError"], update_id: str, version: str
+) -> CommitOutcome:
+    """Sort the answers to a commit. A replica whose answer was lost is asked for the update's outcome.
 
     update_id: of the push, rollback or reload; the same at every replica.
 
-    Where some have committed, those that have not are fenced: they must not answer as if they had. Asking ends the
-    update there, so that it cannot go live after this.
+    When some replicas have committed, the others are fenced: they must not serve the old weights any longer. The
+    question ends the update at its replica, so the update cannot go live later.
     """
-    outcome = Outcome(version)
+    outcome = CommitOutcome(version)
     for client, result in results.items():
         if isinstance(result, SyncError):
             _ask(client, result, update_id, outcome)
@@ -52,7 +54,7 @@ def resolve(results: Mapping[ControlClient, "dict[str, Any] | SyncError"], updat
     return outcome
 
 
-def _ask(client: ControlClient, lost: SyncError, update_id: str, outcome: Outcome) -> None:
+def _ask(client: ControlClient, lost: SyncError, update_id: str, outcome: CommitOutcome) -> None:
     try:
         answer = client.abort_weight_update(str(lost), RESOLVE_TIMEOUT_S, update_id=update_id)
     except SyncError as problem:
@@ -65,7 +67,7 @@ def _ask(client: ControlClient, lost: SyncError, update_id: str, outcome: Outcom
             outcome.failed[client] = lost
 
 
-def _fence(client: ControlClient, update_id: str, outcome: Outcome) -> None:
+def _fence(client: ControlClient, update_id: str, outcome: CommitOutcome) -> None:
     reason = f"{outcome.version} is live at {', '.join(names(outcome.committed))}"
     try:
         answer = client.fence(reason, RESOLVE_TIMEOUT_S, unless_committed=update_id)

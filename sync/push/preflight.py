@@ -1,4 +1,4 @@
-"""Whether a push could work: what stands against it at each replica, before a byte moves."""
+"""The checks before a push: every reason why it would fail, found before a byte is sent."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,15 +13,15 @@ from sync.weights.weight_source import WeightSource
 from tritonlive.wire.machine import machine_id
 from tritonlive.wire.states import State
 
-from .host_memory import MachineMemory, Transport, join_machines
+from .host_memory import MachineMemory, TransportKind, join_machines
 
-# What the server's --weight-transfer-config calls the other end of a backend.
+# The backend's name in the server's --weight-transfer-config.
 SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}
 
 
 @dataclass(frozen=True)
-class Replica:
-    """What one replica says of itself: the answer to `status`, and the tensors it serves."""
+class ReplicaInfo:
+    """What one replica reports of itself: its answer to `status`, and the tensors it serves."""
 
     target: str
     status: Mapping[str, Any]
@@ -29,7 +29,7 @@ class Replica:
 
     @property
     def world_size(self) -> int:
-        """Its workers, which all join the group; 0 while it is restarting."""
+        """Number of its workers, which all join the group; 0 while it restarts."""
         return int(self.status.get("world_size", 0))
 
     @property
@@ -37,7 +37,7 @@ class Replica:
         return self.status["state"] == State.RESTARTING
 
     def conflict(self, holder: str) -> ControlError | None:
-        """Why it could not take a push of `holder` now."""
+        """Why it would refuse a push of `holder` now; None when it would not."""
         state, lease = self.status["state"], (self.status.get("lease") or {}).get("holder")
         if self.is_restarting or (state == State.UPDATING and lease != holder):
             reason = self.status.get("reason") or f"{lease or 'another trainer'} is pushing; try again when it is done"
@@ -45,7 +45,7 @@ class Replica:
         return None
 
     def misconfiguration(self, backend: str) -> ControlError | None:
-        """Why it could never take one over `backend` as it was started."""
+        """Why it refuses every push over `backend`, as it was started; None when it does not."""
         if self.is_restarting:
             return None
         wanted, serves = SERVER_BACKENDS[backend], self.status.get("weight_transfer_backend")
@@ -68,20 +68,20 @@ class Replica:
 
     @property
     def memory(self) -> MachineMemory | None:
-        """Its machine's host memory; None where it does not say."""
+        """Its machine's host memory; None when it does not report it."""
         available = self.status.get("host_memory_available")
         if available is None:
             return None
         return MachineMemory(self.machine, self.world_size, available, self.status.get("host_memory_held", 0))
 
-    def shortage(self, num_bytes: int, transport: Transport, *, keep_previous: bool) -> str | None:
-        """Why its host memory does not do for pushes of `num_bytes`; None when it does, or is not known."""
+    def shortage(self, num_bytes: int, transport: TransportKind, *, keep_previous: bool) -> str | None:
+        """Why its host memory is too small for pushes of `num_bytes`; None when it is not, or is unknown."""
         return self.memory.shortage(num_bytes, transport, keep_previous=keep_previous) if self.memory else None
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """This end: who it is, where it would listen, and how it would use host memory (gloo)."""
+class TrainerInfo:
+    """This trainer: its name, where it listens, and how it uses host memory (gloo)."""
 
     holder: str
     backend: str
@@ -91,21 +91,21 @@ class Trainer:
     shared_memory: bool = True
     machine: str = field(default_factory=machine_id)
 
-    def transport(self, replicas: Sequence[Replica]) -> Transport:
-        """How the bytes would go: through memory when every worker is on this machine."""
+    def transport(self, replicas: Sequence[ReplicaInfo]) -> TransportKind:
+        """How the bytes will travel: through shared memory when every worker is on this machine."""
         is_shared = self.shared_memory and all(replica.machine == self.machine for replica in replicas)
         return "shared" if is_shared else "broadcast"
 
 
-def require_ready(replicas: Sequence[Replica], trainer: Trainer) -> None:
-    """Raises ConflictError or InvalidError when one of them cannot take a push now."""
+def require_ready(replicas: Sequence[ReplicaInfo], trainer: TrainerInfo) -> None:
+    """Raises ConflictError or InvalidError when a replica would refuse a push now."""
     for replica in replicas:
         if problem := replica.conflict(trainer.holder) or replica.misconfiguration(trainer.backend):
             raise problem
 
 
-def require_alike(replicas: Sequence[Replica], weights: WeightSource, *, partial: bool = False) -> FittedSource:
-    """The tensors to send to all of them. Raises CheckError, or InvalidError when they serve different checkpoints."""
+def require_alike(replicas: Sequence[ReplicaInfo], weights: WeightSource, *, partial: bool = False) -> FittedSource:
+    """The tensors to send to all replicas. Raises CheckError; InvalidError when they serve different checkpoints."""
     asked = [replica for replica in replicas if replica.served is not None]
     if other := _unlike(asked):
         raise InvalidError(other.target, "parameters", f"serves another checkpoint than {asked[0].target}")
@@ -113,16 +113,21 @@ def require_alike(replicas: Sequence[Replica], weights: WeightSource, *, partial
 
 
 def require_all(
-    replicas: Sequence[Replica], weights: WeightSource, trainer: Trainer, *, is_connected: bool, partial: bool = False
+    replicas: Sequence[ReplicaInfo],
+    weights: WeightSource,
+    trainer: TrainerInfo,
+    *,
+    is_connected: bool,
+    partial: bool = False,
 ) -> None:
-    """Everything that stands against a push, in one CheckError."""
+    """Raises CheckError with every reason why a push would fail."""
     problems = list(_problems(replicas, weights, trainer, is_connected=is_connected, partial=partial))
     if problems:
         raise CheckError(", ".join(replica.target for replica in replicas), problems)
 
 
 def _problems(
-    replicas: Sequence[Replica], weights: WeightSource, trainer: Trainer, *, is_connected: bool, partial: bool
+    replicas: Sequence[ReplicaInfo], weights: WeightSource, trainer: TrainerInfo, *, is_connected: bool, partial: bool
 ) -> Iterator[str]:
     fits = _Fits(weights, partial=partial)
     num_bytes: int | None = None
@@ -137,7 +142,7 @@ def _problems(
             num_bytes = fits.to(replica.served).num_bytes
         except CheckError as error:
             yield from (where + mismatch for mismatch in error.mismatches)
-    # A connected trainer's workers have their memory already.
+    # The workers of a connected trainer have allocated their memory already.
     if trainer.backend == "gloo" and not is_connected and num_bytes is not None:
         yield from _shortages(replicas, num_bytes, trainer)
     if not fits.failed and (other := _unlike(replicas)):
@@ -151,8 +156,8 @@ def _problems(
             yield str(error)
 
 
-def _shortages(replicas: Sequence[Replica], num_bytes: int, trainer: Trainer) -> Iterator[str]:
-    """Of each machine once, named by its replicas."""
+def _shortages(replicas: Sequence[ReplicaInfo], num_bytes: int, trainer: TrainerInfo) -> Iterator[str]:
+    """One line for each machine with too little memory; it names the machine's replicas."""
     transport = trainer.transport(replicas)
     for machine in join_machines(replica.memory for replica in replicas if replica.memory is not None):
         if short := machine.shortage(num_bytes, transport, keep_previous=trainer.keep_previous):
@@ -161,7 +166,7 @@ def _shortages(replicas: Sequence[Replica], num_bytes: int, trainer: Trainer) ->
 
 
 class _Fits:
-    """What of the weights goes to a served model, found out once for all replicas that serve the same."""
+    """The tensors that a served model takes of the weights, computed once for all replicas that serve the same."""
 
     def __init__(self, weights: WeightSource, *, partial: bool) -> None:
         self._weights = weights
@@ -186,13 +191,13 @@ class _Fits:
         return any(isinstance(found, CheckError) for _, found in self._found)
 
 
-def _served(replica: Replica) -> ServedModel:
+def _served(replica: ReplicaInfo) -> ServedModel:
     if replica.served is None:
-        raise InvalidError(replica.target, "parameters", "the replica did not tell its tensors")
+        raise InvalidError(replica.target, "parameters", "the replica did not list its tensors")
     return replica.served
 
 
-def _unlike(replicas: Sequence[Replica]) -> Replica | None:
-    """The first replica that loads other tensors than the first."""
+def _unlike(replicas: Sequence[ReplicaInfo]) -> ReplicaInfo | None:
+    """The first replica that loads other tensors than the first one; None when all load the same."""
     asked = [replica for replica in replicas if replica.served is not None]
     return next((replica for replica in asked[1:] if not _served(replica).loads_as(_served(asked[0]))), None)

@@ -1,4 +1,4 @@
-"""How a push ended, as JSON: what rank 0 of a trainer tells the other ranks, which end the same way.
+"""The outcome of a push as JSON: rank 0 of a trainer sends it to the other ranks, which end the same way.
 
 An error travels as the name of its class and its fields, so that every rank raises the same type. No pickle.
 """
@@ -10,26 +10,26 @@ from sync.errors import SyncError, TransferError
 
 from .report import PushReport
 
-Outcome = dict[str, Any]
+EncodedOutcome = dict[str, Any]
 """{"report": fields} or {"error": {"type", "message", "fields"}}."""
 
 
-def encode_report(report: PushReport) -> Outcome:
+def encode_report(report: PushReport) -> EncodedOutcome:
     return {"report": asdict(report)}
 
 
-def encode_error(error: BaseException) -> Outcome:
+def encode_error(error: BaseException) -> EncodedOutcome:
     return {"error": _error_fields(error)}
 
 
-def decode_outcome(outcome: Outcome, source: str) -> PushReport:
-    """The report; raises the error, if it is one, with a note that it comes from `source` ("rank 0")."""
+def decode_outcome(outcome: EncodedOutcome, source: str) -> PushReport:
+    """Return the report, or raise the error with a note that it comes from `source` ("rank 0")."""
     if "error" not in outcome:
         return PushReport(**{name: _frozen(value) for name, value in outcome["report"].items()})
     raise decode_error(outcome, source)
 
 
-def decode_error(outcome: Outcome, source: str) -> SyncError:
+def decode_error(outcome: EncodedOutcome, source: str) -> SyncError:
     error = _read_error(outcome["error"])
     error.add_note(f"raised at {source}")
     return error
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 def _read_error(fields: dict[str, Any]) -> SyncError:
     kind = _kinds().get(fields["type"], SyncError)
     error = kind.__new__(kind, fields["message"])
-    # Each class has a constructor of its own: its attributes are put back instead.
+    # The classes have different constructors, so the attributes are set directly.
     Exception.__init__(error, fields["message"])
     for name, value in fields["fields"].items():
         if name != "__notes__":
@@ -66,7 +66,7 @@ def _read_error(fields: dict[str, Any]) -> SyncError:
 
 
 def _frozen(value: Any) -> Any:
-    """Sequences are tuples in reports and errors; JSON has lists only."""
+    """JSON's lists as tuples, as reports and errors hold them."""
     if isinstance(value, list):
         return tuple(_frozen(item) for item in value)
     if isinstance(value, dict):

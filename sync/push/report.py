@@ -1,33 +1,33 @@
-"""What a push did."""
+"""The report of a push."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class PushReport:
-    """Figures of one push; times in seconds on the trainer's clock, unless they are the replicas' own."""
+    """Figures of one push. Times are in seconds, measured by the trainer unless a field says otherwise."""
 
     version: str
     num_bytes: int
     num_tensors: int
     seconds: float
     connect_s: float
-    """Asking the replicas what they are; the first time, also forming the group."""
+    """Asking the replicas for their status; the first push also forms the group."""
     check_s: float
     transfer_s: float
     """From the start of the update until all workers hold all bytes."""
     commit_s: float
     paused_s: float
-    """How long generation stood still, as the replicas measured it; the longest of them."""
+    """How long generation was paused, as measured by the replicas; the longest of them."""
     load_s: float
-    """The part of `paused_s` in which the workers loaded; the longest of them."""
+    """The part of `paused_s` in which the workers loaded the weights; the longest of them."""
     targets: tuple[str, ...]
     unchanged: tuple[str, ...] = ()
-    """The targets that served these very weights already: there only the version moved."""
+    """Targets that served exactly these weights before: only their version changed."""
     transport: str = ""
-    """How the bytes went: "shared memory", "gloo", "nccl" or "ipc"."""
+    """How the bytes travelled: "shared memory", "gloo", "nccl" or "ipc"."""
     kept_tensors: int = 0
-    """Tensors of the model that a partial push left as they were."""
+    """Tensors of the model that a partial push did not replace."""
 
     def __str__(self) -> str:
         same = f", unchanged at {', '.join(self.unchanged)}" if self.unchanged else ""

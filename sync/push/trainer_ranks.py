@@ -1,12 +1,12 @@
-"""The ranks of one trainer: they meet before a push, so that none waits in a collective for one that never comes.
+"""The ranks of one trainer. They meet before a push, so that no rank waits in a collective for one that is missing.
 
-How they meet, over the store of torch.distributed (keys, no collective; a push has no number, so that ranks which
-failed to meet once need not count alike):
+They meet over the store of torch.distributed, by keys and without a collective. Pushes have no numbers, so ranks that
+failed to meet once need not agree on a count:
 
-    rank r > 0    sets arrived/r to a token of its own, and waits for called/<token>
+    rank r > 0    sets arrived/r to a fresh token, and waits for called/<token>
     rank 0        waits for all arrived/r, takes each token away (compare_set), and answers called/<token> with the
                   push's id, or with the error that ends it
-    rank r > 0    when its time is up, takes its token back; if rank 0 was faster, it takes part
+    rank r > 0    when its time is up, takes its token back; if rank 0 was faster, the rank takes part
 """
 
 import json
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store
 
 DEFAULT_RANK_TIMEOUT_S = 10.0
-# Polled, as a blocking wait would lock the store's connection, which the trainer's own collectives use.
+# Polled: a blocking wait would lock the store's connection, which the trainer's own collectives use.
 FIRST_POLL_S, LONGEST_POLL_S = 0.002, 0.05
 LEAD_WAITS = "lead"  # a key: rank 0 is in push
-# What a token is replaced by: rank 0 counts on that rank; that rank has given up.
+# Values that replace a token: rank 0 has taken it; its rank has given up.
 TAKEN, GONE = "taken", "gone"
 
 
 class TrainerRanks:
-    """Rank, number of ranks and a store that all of them reach; rank 0 leads."""
+    """This rank, the number of ranks, and a store that all of them reach. Rank 0 leads."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class TrainerRanks:
         store: "Store | None" = None,
         rank_timeout_s: float = DEFAULT_RANK_TIMEOUT_S,
     ) -> None:
-        """A trainer of one process by default. rank_timeout_s: how long a rank waits for the others to call push."""
+        """By default a trainer of one process. rank_timeout_s: how long a rank waits for the others to call push."""
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: must be 0 to {world_size - 1}, got {rank}")
         if world_size > 1 and store is None:
@@ -58,7 +58,7 @@ class TrainerRanks:
     def current(
         cls, group: "ProcessGroup | None" = None, rank_timeout_s: float = DEFAULT_RANK_TIMEOUT_S
     ) -> "TrainerRanks":
-        """The ranks of torch.distributed's default group, or of `group`; a single one where it is not initialised."""
+        """The ranks of `group`, by default torch.distributed's default group; one rank when that is not initialised."""
         import torch.distributed as distributed
 
         if not distributed.is_available() or not distributed.is_initialized():
@@ -103,7 +103,7 @@ class TrainerRanks:
             error = SourceError(self._absence(missing, why))
             self._answer(tokens, encode_error(error))
             raise error
-        if self._last is not None:  # all are back: nobody reads the last push's keys any more
+        if self._last is not None:  # all ranks are back: none reads the last push's keys
             self._last.clear()
         push_id = secrets.token_hex(8)
         self._last = PushChannel(self._prefixed(push_id), 0, self.world_size)
@@ -136,7 +136,7 @@ class TrainerRanks:
         is_in, is_taken = False, False
         try:
             is_in = poll(is_called, self.rank_timeout_s)
-            if not is_in and store.check([LEAD_WAITS]):  # rank 0 came later, and waits for another rank
+            if not is_in and store.check([LEAD_WAITS]):  # rank 0 came late, and waits for another rank
                 is_in = poll(is_called, self.rank_timeout_s)
         finally:  # also when interrupted: rank 0 must not count on a rank that is gone
             if not is_in:
@@ -170,7 +170,7 @@ class TrainerRanks:
 
 
 def poll(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether the condition came true in time; looked at more and more rarely."""
+    """Whether the condition became true in time. Checks it at growing intervals."""
     ends, pause = time.monotonic() + seconds, FIRST_POLL_S
     while not condition():
         if (left := ends - time.monotonic()) <= 0:

@@ -1,12 +1,11 @@
 """NCCL and CUDA IPC pushes: vLLM's own trainer engines, driven through our control client.
 
-Needs vLLM, and a GPU in the trainer's process. What connects, refuses and gives up is tested without one; the transfer
-itself and the abort of a communicator are not (docs/gpu.md says what has run).
+It needs vLLM, and a GPU in the trainer's process. Connecting, refusals and giving up are tested without a GPU; the
+transfer itself and the abort of a communicator are not (docs/gpu.md lists what has run).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -18,26 +17,27 @@ from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER
 from sync.deadline import Deadline, spawn, wait
 from sync.errors import SyncError, TransferError
 from sync.transport.ipc_handles import encode_handles
-from sync.transport.nccl_rendezvous import NcclRendezvous
+from sync.transport.trainer.nccl_rendezvous import NcclRendezvous
 from sync.weights.aligned_source import aligned
 from sync.weights.device_source import DeviceSource, current_gpu, require_gpu
-from sync.weights.sources import WeightSource
+from sync.weights.weight_source import WeightSource
 
 from .caller_stream import CallerStream
-from .fleet import Fleet
+from .fleet_group import WorkerCall
+from .fleet_update import FleetUpdate
 
 if TYPE_CHECKING:
     from vllm.distributed.utils import StatelessProcessGroup
     from vllm.distributed.weight_transfer import WeightSource as VllmSource
 
-    from sync.transport.gloo_trainer import Progress
+    from sync.transport.progress import Progress
 
-# How long the replicas have to answer after a rendezvous was called off.
+# How long to wait for the replicas' answers after a cancelled rendezvous.
 CALLED_OFF_TIMEOUT_S = 10.0
 
 
 def vllm_trainer(
-    backend: str, master_address: str, master_port: int, fleet: Fleet, source: WeightSource
+    backend: str, master_address: str, master_port: int, workers: WorkerCall, source: WeightSource
 ) -> "VllmTrainer":
     """A connected trainer for backend "nccl" or "ipc".
 
@@ -45,41 +45,43 @@ def vllm_trainer(
     """
     require_gpu(backend)
     if backend == "ipc":
-        return IpcTrainer(fleet, source)
-    return NcclTrainer(fleet, source, master_address, master_port)
+        return IpcTrainer(workers, source)
+    return NcclTrainer(workers, source, master_address, master_port)
 
 
 class VllmTrainer:
-    """Shaped like `GlooTrainer`; `source` and `progress` are replaced before each `send_weights`."""
+    """One of vLLM's trainer engines as a push's `TrainerEngine`."""
 
     transport = ""
 
-    def __init__(self, fleet: Fleet, source: WeightSource) -> None:
-        self.source = source
-        self.progress: Progress | None = None
-        self._client = EngineClient(fleet)
+    def __init__(self, workers: WorkerCall) -> None:
+        self._client = EngineClient(workers)
         self._engine: Any = None
 
-    def send_weights(self) -> None:
+    def send_weights(self, client: FleetUpdate, source: WeightSource, progress: "Progress | None" = None) -> None:
         """One update: start, transfer, finish."""
-        total = sum(meta.num_bytes for meta in self.source.metadata())
+        self._client.begin(client)
+        self._run_engine(source, progress)
+
+    def _run_engine(self, source: WeightSource, progress: "Progress | None") -> None:
+        total = sum(meta.num_bytes for meta in source.metadata())
 
         def on_sent(num_bytes: int) -> None:
             self._client.require_running()
-            if self.progress is not None:
-                self.progress(num_bytes, total)
+            if progress is not None:
+                progress(num_bytes, total)
 
-        self._engine.source = DeviceSource(aligned(self.source), current_gpu(), on_sent)
+        self._engine.source = DeviceSource(aligned(source), current_gpu(), on_sent)
         self._engine.send_weights()
 
     def shutdown(self) -> None:
-        """Leave the group after a push that went well."""
+        """Leave the group after pushes that succeeded."""
         self._engine.shutdown()
 
     def abort(self) -> None:
-        """Give up after a failure; returns at once, whatever a thread of this trainer waits for.
+        """Give up after a failure. Returns at once, even while the engine still runs in another thread.
 
-        The engine may still be running in that thread. It can commit nothing more.
+        The engine cannot commit afterwards.
         """
         self._client.is_over = True
 
@@ -89,13 +91,13 @@ class NcclTrainer(VllmTrainer):
 
     transport = "nccl"
 
-    def __init__(self, fleet: Fleet, source: WeightSource, master_address: str, master_port: int) -> None:
+    def __init__(self, workers: WorkerCall, source: WeightSource, master_address: str, master_port: int) -> None:
         """Call the workers in and form the group.
 
-        When one replica refuses, the workers of the others are called off: they would else wait, and their engines
-        with them, for 300 s.
+        When one replica refuses, the rendezvous is cancelled for the other replicas' workers: otherwise these and their
+        engines would wait 300 s.
         """
-        super().__init__(fleet, source)
+        super().__init__(workers)
         buffer_bytes = packed_buffer_bytes(source)
         self._engine = NCCLTrainerWeightTransferEngine(
             client=cast("Any", self._client),
@@ -103,7 +105,7 @@ class NcclTrainer(VllmTrainer):
             packed=True,
             packed_buffer_size_bytes=buffer_bytes,
         )
-        rendezvous = NcclRendezvous(master_address, master_port, fleet.world_size + 1)
+        rendezvous = NcclRendezvous(master_address, master_port, workers.world_size + 1)
         info = NCCLWeightTransferInitInfo(
             master_address=master_address,
             master_port=rendezvous.port,
@@ -119,28 +121,28 @@ class NcclTrainer(VllmTrainer):
         )
         joining.add_done_callback(lambda future: _set_first(refusal, future.exception()))
         try:
-            group = rendezvous.wait(fleet.deadline, refusal)
+            group = rendezvous.wait(workers.deadline, refusal)
             self._engine.model_update_group = create_communicator(group)
-            wait(joining, fleet.deadline, "nccl: init_weight_transfer_engine")
+            wait(joining, workers.deadline, "nccl: init_weight_transfer_engine")
         except BaseException as error:
             rendezvous.call_off()
             _note_others(error, joining)
             raise
         rendezvous.close()
 
-    def send_weights(self) -> None:
-        """As the base class; ends as soon as one replica does not take the weights.
+    def send_weights(self, client: FleetUpdate, source: WeightSource, progress: "Progress | None" = None) -> None:
+        """As the base class; ends as soon as one replica refuses the weights.
 
         The broadcast would wait for that replica's workers, and so would those of the others. `abort` ends it.
         """
-        self._client.refusal = refusal = Future()
-        send = CallerStream.capture().bound(super().send_weights)
-        wait(spawn(send, "nccl-send"), self._client.deadline, "nccl: the transfer", refusal)
+        refusal = self._client.begin(client)
+        send = CallerStream.capture().bound(lambda: self._run_engine(source, progress))
+        wait(spawn(send, "nccl-send"), client.context.deadline, "nccl: the transfer", refusal)
 
     def abort(self) -> None:
-        """As the base class; a stuck communicator is aborted, which ends what its thread waits for.
+        """As the base class. Aborts the communicator, which ends the wait of a stuck thread.
 
-        vLLM's `destroy` is ncclCommAbort, in a thread of its own that it waits 5 s for. Not run on a GPU yet.
+        vLLM's `destroy` runs ncclCommAbort in a separate thread, and waits up to 5 s for it. Not run on a GPU yet.
         """
         super().abort()
         communicator, self._engine.model_update_group = self._engine.model_update_group, None
@@ -149,12 +151,12 @@ class NcclTrainer(VllmTrainer):
 
 
 class IpcTrainer(VllmTrainer):
-    """The trainer of a replica whose one worker is on the same GPU."""
+    """The trainer of a replica whose only worker is on the same GPU."""
 
     transport = "ipc"
 
-    def __init__(self, fleet: Fleet, source: WeightSource) -> None:
-        super().__init__(fleet, source)
+    def __init__(self, workers: WorkerCall, source: WeightSource) -> None:
+        super().__init__(workers)
         self._engine = SingleRankIpcEngine(
             client=cast("Any", JsonHandlesClient(self._client)),
             source=cast("VllmSource", source),
@@ -168,8 +170,8 @@ class IpcTrainer(VllmTrainer):
 class SingleRankIpcEngine(IPCTrainerWeightTransferEngine):
     """Sends this rank's handles only.
 
-    vLLM's gathers those of all ranks of torch.distributed, as pickles; in our pushes rank 0 sends alone, and the others
-    would not come (collective_push.py).
+    vLLM's engine gathers the handles of all ranks of torch.distributed, as pickles. In our pushes only rank 0 sends;
+    the other ranks take no part in that collective (collective_push.py).
     """
 
     def _all_gather_and_merge_handles(self, handles: list[dict[str, tuple]]) -> list[dict[str, tuple]]:
@@ -181,48 +183,46 @@ class SingleRankIpcEngine(IPCTrainerWeightTransferEngine):
 
 
 class EngineClient:
-    """The fleet for vLLM's engines: vLLM's four `VLLMWeightSyncClient` methods, refused after `is_over`.
+    """vLLM's `VLLMWeightSyncClient` for vLLM's engines, over the fleet. Every call is refused after `is_over`.
 
     An engine whose communicator was aborted runs on: its broadcast just returns.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet: Any = fleet
+    def __init__(self, workers: WorkerCall) -> None:
         self.is_over = False
-        self.refusal: Future[None] = Future()
-        """Gets the error of the first replica that does not take the weights, before the others have answered."""
+        self._workers = workers
+        self._update: FleetUpdate | None = None
+        self._refusal: Future[None] = Future()
 
-    @property
-    def deadline(self) -> Deadline:
-        return self._fleet.deadline
+    def begin(self, update: FleetUpdate) -> "Future[None]":
+        """Direct the calls that follow to this update.
+
+        The result gets the error of the first replica that refuses the weights, before the others have answered. A
+        failed commit is no refusal: there the answers of all replicas count together.
+        """
+        self._update, self._refusal = update, Future()
+        return self._refusal
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any], refusal: "Future[None] | None" = None) -> None:
         """`refusal` gets the error of the first replica that refuses, before the others have answered."""
         self.require_running()
-        with self._told(refusal or Future()):
-            self._fleet.init_weight_transfer_engine(init_info)
+        self._workers.init_weight_transfer_engine(init_info, _setter_of(refusal or Future()))
 
     def start_weight_update(self) -> None:
-        self.require_running()
-        self._fleet.start_weight_update()
+        self._running_update.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        self.require_running()
-        with self._told(self.refusal):
-            self._fleet.update_weights(update_info)
+        self._running_update.update_weights(update_info, _setter_of(self._refusal))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self.require_running()
-        self._fleet.finish_weight_update(weight_version)
+        self._running_update.finish_weight_update(weight_version)
 
-    @contextmanager
-    def _told(self, refusal: "Future[None]") -> Iterator[None]:
-        """Not of a commit's failure: there the replicas' answers are weighed together."""
-        self._fleet.on_failure = lambda error: _set_first(refusal, error)
-        try:
-            yield
-        finally:
-            self._fleet.on_failure = None
+    @property
+    def _running_update(self) -> FleetUpdate:
+        self.require_running()
+        if self._update is None:
+            raise TransferError("no push has begun")
+        return self._update
 
     def require_running(self) -> None:
         if self.is_over:
@@ -230,7 +230,7 @@ class EngineClient:
 
 
 class JsonHandlesClient:
-    """For vLLM's IPC engine: its handles leave as JSON, where vLLM's own HTTP client would pickle them."""
+    """The client of vLLM's IPC engine. It sends handles as JSON, where vLLM's own HTTP client would pickle them."""
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
@@ -242,7 +242,7 @@ class JsonHandlesClient:
         self._client.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        if isinstance(update_info, list):  # vLLM's IPC engine sends one for all ranks
+        if isinstance(update_info, list):  # vLLM's IPC engine sends one object for all ranks
             raise TypeError("update_info: expected one object for all ranks")
         self._client.update_weights(update_info | {"ipc_handles": encode_handles(update_info["ipc_handles"])})
 
@@ -252,14 +252,14 @@ class JsonHandlesClient:
 
 
 def packed_buffer_bytes(source: WeightSource) -> int:
-    """vLLM's size of a packed buffer, or the largest tensor's: its IPC engine refuses a tensor that is larger."""
+    """vLLM's size of a packed buffer, or the largest tensor's size: vLLM's IPC engine refuses larger tensors."""
     return max([DEFAULT_PACKED_BUFFER_SIZE_BYTES, *(meta.num_bytes for meta in source.metadata())])
 
 
 def create_communicator(group: "StatelessProcessGroup") -> Any:
-    """vLLM's NCCL communicator on this thread's GPU; all ranks of the group must be here.
+    """vLLM's NCCL communicator on this thread's GPU.
 
-    Blocks in NCCL until they are, and nothing can abort it there: it has no communicator yet.
+    Blocks in NCCL until all ranks of the group call it. It cannot be aborted: there is no communicator yet.
     """
     from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
     from vllm.utils.nccl import unpinned_nccl_env
@@ -268,13 +268,17 @@ def create_communicator(group: "StatelessProcessGroup") -> Any:
         return PyNcclCommunicator(group, device=torch.accelerator.current_device_index())
 
 
+def _setter_of(failure: "Future[None]") -> Callable[[BaseException], None]:
+    return lambda error: _set_first(failure, error)
+
+
 def _set_first(failure: "Future[None]", error: BaseException | None) -> None:
     if error is not None and not failure.done():
         failure.set_exception(error)
 
 
 def _note_others(error: BaseException, joining: "Future[None]") -> None:
-    """Wait until every replica has answered, and note what those said that did not cause `error`."""
+    """Wait until every replica has answered, and add their other errors to `error` as notes."""
     try:
         wait(joining, Deadline(CALLED_OFF_TIMEOUT_S), "nccl: init_weight_transfer_engine after it was called off")
     except SyncError as other:

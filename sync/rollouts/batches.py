@@ -1,4 +1,4 @@
-"""What `Rollouts` gives: flat arrays, one sequence after another."""
+"""The results of `Rollouts`: flat arrays, one sequence after another."""
 
 import json
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ class WeightSpan:
 
 @dataclass(frozen=True)
 class PaddedRollouts:
-    """Rollouts side by side, shorter ones filled up at their end; rows are prompt-major."""
+    """Rollouts as rows, padded at their end; rows are prompt-major."""
 
     token_ids: np.ndarray
     """int32 [prompts * n, longest]"""
     mask: np.ndarray
-    """bool [prompts * n, longest]: true where a token is"""
+    """bool [prompts * n, longest]: true for tokens, false for padding"""
     logprobs: np.ndarray | None
-    """float32 [prompts * n, longest], 0 where no token is; None if none were asked for"""
+    """float32 [prompts * n, longest], 0 for padding; None if not requested"""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class RolloutBatch:
     lengths: np.ndarray
     """int32 [prompts, n]: tokens of each sequence"""
     logprobs: np.ndarray | None
-    """float32 [total]: of each sampled token; None if none were asked for, as the two that follow"""
+    """float32 [total]: of each sampled token. None if not requested, like the next two fields"""
     top_token_ids: np.ndarray | None
-    """int32 [total, N]: the likeliest, in order; the sampled one behind them where it is none of them; -1 fills up"""
+    """int32 [total, N]: the likeliest tokens, in order, then the sampled one if it is not among them; padded with -1"""
     top_logprobs: np.ndarray | None
-    """float32 [total, N]; -inf fills up"""
+    """float32 [total, N]; padded with -inf"""
     finish_reasons: list[list[str]]
     """[prompts][n]: stop, length, abort, repetition or error"""
     weight_versions: list[list[list[WeightSpan]]]
@@ -73,14 +73,14 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the served model makes of given sequences: a row for each token but a sequence's first."""
+    """Logprobs of given sequences: one row for each token except a sequence's first."""
 
     lengths: np.ndarray
-    """int32 [sequences]: rows of each, its tokens - 1"""
+    """int32 [sequences]: rows of each sequence, one fewer than its tokens"""
     logprobs: np.ndarray
-    """float32 [total]: of the sequences' own tokens, given those before"""
+    """float32 [total]: of the sequences' own tokens, given the tokens before them"""
     top_token_ids: np.ndarray
-    """int32 [total, top_k]: the likeliest in each place, in order"""
+    """int32 [total, top_k]: the likeliest tokens at each position, in order"""
     top_logprobs: np.ndarray
     """float32 [total, top_k]"""
     weight_versions: list[str]
@@ -97,7 +97,7 @@ class Scores:
 
 
 def as_tensors(batch: RolloutBatch | Scores, names: Sequence[str]) -> "dict[str, Tensor]":
-    from torch import from_numpy  # here: who wants numpy does not wait for torch
+    from torch import from_numpy  # imported here: users of numpy need not wait for torch
 
     arrays = {name: getattr(batch, name) for name in names}
     return {name: from_numpy(array) for name, array in arrays.items() if array is not None}
@@ -115,7 +115,7 @@ def spread(flat: np.ndarray, mask: np.ndarray, fill: float) -> np.ndarray:
 
 
 def stack_rows(parts: Sequence[np.ndarray], fill: float) -> np.ndarray:
-    """Arrays [rows, N] below each other, as wide as the widest."""
+    """Stack arrays [rows, N] vertically, padded to the widest."""
     width = max((part.shape[1] for part in parts), default=0)
     filled = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts]
     return np.concatenate(filled)

@@ -1,12 +1,12 @@
-"""Rollouts and scores as arrays, straight from Triton: no JSON but the sampling parameters.
+"""Rollouts and scores as arrays, directly from Triton: only the sampling parameters are JSON.
 
     with Rollouts("grpc://127.0.0.1:8001") as rollouts:
         batch = rollouts.generate(prompts, n=8, max_tokens=64, temperature=1.0)
         batch.token_ids, batch.lengths, batch.logprobs  # numpy; batch.torch() for tensors
         scores = rollouts.score(sequences, top_k=100)
 
-A call has one gRPC stream to each replica, and on it a request for each prompt. Whatever ends the call ends the
-streams; Triton and the engine then let go of what still runs.
+A call has one gRPC stream to each replica, with one request for each prompt. The end of the call, an error included,
+ends the streams; Triton and the engine then abort requests that still run.
 """
 
 import json
@@ -31,19 +31,19 @@ from .batches import RolloutBatch, Scores, read_spans, stack_rows
 DEFAULT_TIMEOUT_S = 600.0
 
 Prompts = Sequence[ArrayLike]
-"""Token ids of each: lists, or one-dimensional integer arrays or CPU tensors."""
+"""Token ids of each prompt: a list, or a one-dimensional integer array or CPU tensor."""
 
 
 class Rollouts(Closing):
-    """Generates from token ids at one replica or several, prompts spread over them evenly.
+    """Generates from token ids at one or several replicas; prompts are spread evenly.
 
     targets: Triton's gRPC addresses, `grpc://127.0.0.1:8001`.
-    timeout: seconds a call may take, unless it says otherwise.
+    timeout: seconds that a call may take; a call can override it.
 
-    Methods may be called from several threads. They raise DeadlineError; InvalidError for what the model does not
-    accept, which the message names; ConflictError where weights are older than asked for or the replica does not
-    serve; UnavailableError where nobody answers or the engine died; ValueError for what are no token ids. One failed
-    prompt fails the call. TargetError comes from the constructor.
+    Methods are thread-safe. They raise DeadlineError; InvalidError with the name of an argument that the model does not
+    accept; ConflictError when the weights are older than requested, or the replica does not serve; UnavailableError
+    when no server answers, or the engine died; ValueError for prompts that are no token ids. One failed prompt fails
+    the call. The constructor raises TargetError.
     """
 
     def __init__(self, targets: str | Sequence[str], *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
@@ -71,9 +71,9 @@ class Rollouts(Closing):
     ) -> RolloutBatch:
         """n sequences for each prompt.
 
-        logprobs: 0 for the sampled tokens' alone, N for those of the N likeliest, too, None for none.
+        logprobs: 0 for the sampled tokens only, N for the N likeliest tokens too, None for none.
         min_weight_version: refuse (ConflictError) older weights; see config.pbtxt for the order of versions.
-        sampling_params: further ones of vLLM's SamplingParams; no stop strings, since they need text.
+        sampling_params: other fields of vLLM's SamplingParams; no stop strings, because they need text.
         """
         params = {**sampling_params, "n": n, "logprobs": logprobs}
         wants = ("finish_reason", "token_ids") if logprobs is None else ("finish_reason", "token_ids", "token_logprobs")
@@ -89,10 +89,10 @@ class Rollouts(Closing):
         timeout: float | None = None,
         **sampling_params: Any,
     ) -> Scores:
-        """Logprobs of all tokens of given sequences but the first, and of the top_k likeliest in their place.
+        """Logprobs of all tokens of given sequences except the first, and of the top_k likeliest at each position.
 
-        Sequences must be one token shorter than the server's --max-model-len: vLLM generates one, which is thrown
-        away. top_k is limited by the server's --max-logprobs.
+        Sequences must be shorter than the server's --max-model-len: vLLM generates one token, which is discarded. top_k
+        is limited by the server's --max-logprobs.
         """
         params = {**sampling_params, "max_tokens": 1, "prompt_logprobs": top_k}
         wants = ("finish_reason", "prompt_token_logprobs")
@@ -100,7 +100,7 @@ class Rollouts(Closing):
         answers = self._run("score", build_requests(arrays, params, wants, min_weight_version), timeout)
         scores = to_scores(answers)
         for index, (array, rows) in enumerate(zip(arrays, scores.lengths, strict=True)):
-            if rows != array.size - 1:  # a push with in_flight="abort" came in between
+            if rows != array.size - 1:  # a push with in_flight="abort" ended it
                 reason = read_texts(answers[index])["finish_reason"][0]
                 raise ControlError(str(self._target_of(index)), "score", f"sequence {index} ended with {reason!r}")
         return scores
@@ -118,7 +118,7 @@ class Rollouts(Closing):
         return self.targets[index % len(self.targets)]
 
     def _run(self, operation: str, requests: list[Any], timeout: float | None) -> list[Any]:
-        """The requests' answers, in their order."""
+        """The answers, in the order of the requests."""
         seconds = self.timeout if timeout is None else timeout
         shares = [requests[first :: len(self.targets)] for first in range(len(self.targets))]
         streams = [
@@ -126,7 +126,7 @@ class Rollouts(Closing):
         ]
         answers: dict[int, Any] = {}
         try:
-            # One after the other: all generate at once, and what has come waits in its stream.
+            # Read one after the other: all replicas generate in parallel, and early answers wait in their streams.
             for target, stream, share in zip(self.targets, streams, shares, strict=True):
                 try:
                     answers |= read_stream(target, operation, stream, len(share))
@@ -142,7 +142,7 @@ class Rollouts(Closing):
 
 
 def read_stream(target: Target, operation: str, stream: Any, num_answers: int) -> dict[int, Any]:
-    """The stream's answers by the number of their request. Raises grpc.RpcError, ControlError."""
+    """The stream's answers, by the number of their request. Raises grpc.RpcError, ControlError."""
     answers: dict[int, Any] = {}
     while len(answers) < num_answers:
         response = next(stream, None)
@@ -159,7 +159,7 @@ def read_stream(target: Target, operation: str, stream: Any, num_answers: int) -
 def build_requests(
     prompts: Sequence[np.ndarray], params: dict[str, Any], wants: Sequence[str], min_weight_version: str | None
 ) -> list[Any]:
-    """One request for each prompt, its id the prompt's number."""
+    """One request for each prompt; its id is the prompt's number."""
     tensors: dict[str, Any] = {"sampling_parameters": json.dumps(params), "return_text": False}
     tensors |= {f"return_{name}": True for name in wants}
     if min_weight_version is not None:
@@ -168,7 +168,7 @@ def build_requests(
 
 
 def as_token_ids(prompts: Prompts) -> list[np.ndarray]:
-    """The prompts as int32 arrays. Raises ValueError naming the one that is none."""
+    """The prompts as int32 arrays. Raises ValueError with the number of an invalid prompt."""
     arrays = [np.asarray(prompt) for prompt in prompts]
     if not arrays:
         raise ValueError("prompts: give at least one")

@@ -1,29 +1,29 @@
-"""Whether this process may open as many descriptors as its place in a group needs."""
+"""The file descriptors that a member of a group needs, and this process's limit."""
 
 from contextlib import suppress
 from pathlib import Path
 
 from sync.errors import TransferError
 
-# What a gloo device opens beside its connections: listener, event queue, wake-up pipe; measured.
+# Descriptors of a gloo device beside its connections: listener, event queue, wake-up pipe; measured.
 PER_DEVICE = 4
-# What else joining takes for a moment, and other threads open meanwhile.
+# Descriptors that joining needs for a moment, and that other threads open meanwhile.
 SPARE = 32
 
 
 def gloo_descriptors(world_size: int, num_devices: int) -> int:
-    """Descriptors that a member of a gloo group opens: a connection to each other member, per device."""
+    """Descriptors that a member of a gloo group opens: on each device a connection to every other member."""
     return num_devices * (world_size - 1 + PER_DEVICE)
 
 
 def ensure_descriptors(needed: int, what: str) -> None:
-    """Make sure that `needed` more descriptors can be opened; raises this process's soft limit when it is too low.
+    """Make sure that `needed` more descriptors can be opened; increases this process's soft limit when necessary.
 
-    Raises TransferError, naming the limit and what helps, when the hard limit is too low as well.
+    Raises TransferError, with the limit and the remedy, when the hard limit is too low.
     """
     try:
         import resource
-    except ImportError:  # no POSIX system, no such limit
+    except ImportError:  # not a POSIX system: no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     total = _num_open() + needed + SPARE

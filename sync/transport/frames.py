@@ -1,126 +1,23 @@
-"""The frames that a push's bytes travel in; each says itself which parts of which tensors it holds.
+"""The format of the frames that carry a push's bytes. Each frame lists the parts of tensors that it holds.
 
     frame, at most FRAME_BYTES:  [header, HEADER_BYTES: number of parts, then a table of PART]  [part]  [part]  …
 
-A part is (index in the announcement, length, offset in the tensor). Its bytes follow in the table's order, each part at
-a multiple of ALIGNMENT. Tensors may come in any order, so that a source can yield them as it has them; a tensor's own
-parts come from its beginning to its end. Large tensors are split over frames, small ones share a frame.
+A table entry is (index in the announcement, length, offset in the tensor). The parts' bytes follow in the table's
+order, each at a multiple of ALIGNMENT. Tensors may come in any order, as the source yields them; the parts of one
+tensor come from its beginning to its end. Large tensors are split over frames, small ones share a frame.
 """
 
-from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-import xxhash
 
-from sync.closing import Closing
-from sync.errors import SourceError
-from sync.weights.sources import ParamMeta
+from sync.transport.layout import ALIGNMENT
 
-from .layout import ALIGNMENT, align
-
-# Small enough for a processor's cache to hold what was just copied, large enough for signals about it to cost little.
+# Small enough to stay in a processor's cache after a copy, large enough to make the messages about frames cheap.
 FRAME_BYTES = 4 * 2**20
 HEADER_BYTES = 16 * 2**10
 PART = np.dtype([("tensor", "<u4"), ("length", "<u4"), ("offset", "<u8")])
 MAX_PARTS = (HEADER_BYTES - ALIGNMENT) // PART.itemsize
-
-
-class FrameSender(Closing):
-    """The trainer's end of a transport (broadcasts.py, shared_transfer.py)."""
-
-    transport: str
-    """Its name in a report."""
-    num_sent = 0
-    """Bytes that have arrived at the workers, frame headers included."""
-
-    @abstractmethod
-    def free_frame(self) -> np.ndarray:
-        """uint8[FRAME_BYTES] to fill; waits until there is one. Raises TransferError."""
-
-    @abstractmethod
-    def send(self, num_bytes: int) -> None:
-        """Send that much of the frame that `free_frame` returned last. Raises TransferError."""
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Wait until all frames have arrived. Raises TransferError."""
-
-    def hand_over(self) -> None:
-        """Pass what some workers staged on to the others, after the digests. Raises TransferError."""
-
-
-class FrameWriter:
-    """Packs tensors into frames, in any order. Copies a tensor's bytes before it returns: the source may reuse them."""
-
-    def __init__(self, metas: Sequence[ParamMeta], sender: FrameSender) -> None:
-        self._metas = metas
-        self._indices = {meta.name: index for index, meta in enumerate(metas)}
-        self._digests: list[int | None] = [None] * len(metas)
-        self._sender = sender
-        self._frame: np.ndarray | None = None
-        self._parts: list[tuple[int, int, int]] = []
-        self._end = HEADER_BYTES  # of the frame's parts so far, a multiple of ALIGNMENT
-
-    @torch.no_grad()
-    def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Send one tensor; its last bytes may wait for the next one's.
-
-        Raises SourceError when it is not what was announced under its name, or came before; TransferError.
-        """
-        index = self._check(name, tensor)
-        data = tensor.to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy()
-        hasher = xxhash.xxh3_64()
-        sent = 0
-        while sent < len(data):
-            sent += self._write_part(index, data, sent, hasher)
-        self._digests[index] = hasher.intdigest()
-
-    def finish(self) -> list[int]:
-        """Send what is left; returns the tensors' digests (digest.py), in the order announced.
-
-        Raises SourceError when a tensor is missing; TransferError.
-        """
-        if missing := [meta.name for meta, digest in zip(self._metas, self._digests, strict=True) if digest is None]:
-            raise SourceError(f"weights: announced, but not yielded: {', '.join(missing)}")
-        if self._parts:
-            self._send()
-        self._sender.flush()
-        return [digest for digest in self._digests if digest is not None]
-
-    def _check(self, name: str, tensor: torch.Tensor) -> int:
-        index = self._indices.get(name)
-        if index is None:
-            raise SourceError(f"weights: {name} was yielded, but not announced")
-        if self._digests[index] is not None:
-            raise SourceError(f"weights: {name} was yielded twice")
-        meta, found = self._metas[index], ParamMeta.of(name, tensor)
-        if (found.dtype_name, found.shape) != (meta.dtype_name, tuple(meta.shape)):
-            raise SourceError(f"weights: {name} was announced as {meta}, but yielded as {found}")
-        return index
-
-    def _write_part(self, index: int, data: np.ndarray, offset: int, hasher: "xxhash.xxh3_64") -> int:
-        """Copy what fits of data[offset:] into the current frame; returns its length."""
-        if self._frame is None:
-            self._frame = self._sender.free_frame()
-        length = min(len(data) - offset, FRAME_BYTES - self._end)
-        place = self._frame[self._end : self._end + length]
-        # By numpy: torch would have other threads help, and they spin between parts as small as these.
-        np.copyto(place, data[offset : offset + length])
-        hasher.update(place)  # ty: ignore[invalid-argument-type] (numpy 1's arrays are not typed as buffers)
-        self._parts.append((index, length, offset))
-        self._end = align(self._end + length)
-        if self._end >= FRAME_BYTES or len(self._parts) == MAX_PARTS:
-            self._send()
-        return length
-
-    def _send(self) -> None:
-        frame, self._frame = self._frame, None
-        if frame is not None:
-            write_header(frame, self._parts)
-            self._sender.send(min(self._end, FRAME_BYTES))
-        self._parts, self._end = [], HEADER_BYTES
 
 
 def write_header(frame: np.ndarray, parts: Sequence[tuple[int, int, int]]) -> None:
@@ -130,6 +27,6 @@ def write_header(frame: np.ndarray, parts: Sequence[tuple[int, int, int]]) -> No
 
 
 def read_header(frame: np.ndarray) -> list[tuple[int, int, int]]:
-    """The parts (index, length, offset) of uint8 frame[num_bytes]; more than it can hold are cut off."""
+    """The parts (index, length, offset) of uint8 frame[num_bytes], at most MAX_PARTS whatever the header says."""
     count = min(int(frame[:4].view("<u4")[0]), MAX_PARTS)
     return frame[ALIGNMENT : ALIGNMENT + count * PART.itemsize].view(PART).tolist()

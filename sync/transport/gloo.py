@@ -1,13 +1,13 @@
 """The gloo group that broadcasts a push's bytes when not all workers are on the trainer's machine.
 
-The trainer is rank 0, every worker of every replica a rank. The group carries frames (frames.py) and nothing else: what
-the members tell each other goes over authenticated links (links.py), the addresses at which they meet as well
+The trainer is rank 0, and every worker of every replica has a rank. The group carries frames (frames.py) and nothing
+else: messages go over authenticated links (link.py), and so do the addresses at which the members meet
 (relay_store.py).
 
-gloo neither encrypts nor authenticates its connections. So the network between the trainer and the workers must be one
-that only trusted machines can read and write: a private network, a VPN, an encrypted overlay. Who can write to it can
-disturb a push. Bytes that were changed do not pass for the trainer's: the digests of all tensors come over the links,
-which are authenticated, and an update that differs from them is not staged (digest.py says what a digest is worth).
+gloo neither encrypts nor authenticates its connections. So only trusted machines may read and write the network between
+the trainer and the workers: a private network, a VPN, an encrypted overlay. An attacker who can write to it can disturb
+a push, but changed bytes are not staged: the digests of all tensors come over the authenticated links, and a worker
+rejects an update that differs from them (weights/digest.py says what a digest protects against).
 """
 
 import atexit
@@ -24,63 +24,62 @@ from torch import distributed
 
 from sync.closing import Closing
 from sync.errors import TransferError
+from sync.transport.link import POLL_S, STALL_TIMEOUT_S
 
-from .links import POLL_S, STALL_TIMEOUT_S
-
-# Broadcasts started before the first is waited for: some on the way while one is filled or checked.
+# Broadcasts in flight: some travel while the next frame is filled or checked.
 FRAMES_UNDER_WAY = 4
-# So many of them at the same time.
+# gloo's threads for them.
 NUM_THREADS = 2
-# Connections that a member has at most, if one for each other member is fewer: with more members, fewer devices.
+# A member's connections are at most this many, or one for each other member: more members use fewer devices.
 MAX_CONNECTIONS = 256
 
 Work = distributed.Work
 
-# Held while a group is destroyed, and for good when the interpreter ends: a destructor that has let go of the
-# interpreter's lock and finds it gone would abort the process.
+# Held while a group is destroyed, and forever once the interpreter ends: a destructor that released the interpreter's
+# lock and cannot take it again would abort the process.
 destroying = threading.Lock()
 atexit.register(destroying.acquire)
 
 
 @dataclass(frozen=True)
 class Membership:
-    """Which group to join, and as which rank."""
+    """The group to join, and the rank to join as."""
 
     master_address: str
     master_port: int
-    """Where the trainer listens for links (handshake.py)."""
+    """Where the trainer listens for links (proofs.py)."""
     rank: int
     world_size: int
-    """The trainer included."""
+    """Number of members, the trainer included."""
     secret: str = field(repr=False)
-    """Proves that this process was called in; hexadecimal. It must not be logged."""
+    """Proves that this process was called into the group; hexadecimal. Never log it."""
     timeout_s: float
-    """For joining, and for the trainer's silence in an update."""
+    """Limit for joining, and for the trainer's silence during an update."""
     num_devices: int = 1
-    """The same for all. Broadcasts take them in turn, each with a thread and connections of its own, so that several
-    replicas get their bytes side by side."""
+    """The same for all members. Broadcasts use the devices in turn. Each device has its own thread and connections, so
+    several replicas get their bytes in parallel."""
     local_address: str = ""
-    """The trainer's Unix socket, for workers on its machine; empty: there is none."""
+    """The trainer's Unix socket, for workers on its machine; empty when there is none."""
 
 
 def devices_for(world_size: int) -> int:
-    """How many devices the members of such a group should have."""
+    """The number of devices that each member of a group of this size should have."""
     return max(1, min(FRAMES_UNDER_WAY, MAX_CONNECTIONS // max(1, world_size - 1)))
 
 
 class GlooGroup(Closing):
-    """A process group of its own (never torch's default one), bound to one address, in which nothing waits for ever.
+    """A separate process group (never torch's default one), bound to one address. Every wait in it has a limit.
 
-    Destroying a gloo group joins its threads with the interpreter locked. So `close` hands the group to a daemon thread
-    that first waits until no operation is under way.
+    Destroying a gloo group joins its threads while it holds the interpreter's lock. So `close` hands the group to a
+    daemon thread, which first waits until no operation is under way.
     """
 
     def __init__(
         self, store: distributed.Store, membership: Membership, address: str, check: Callable[[], None]
     ) -> None:
-        """Meet the others; blocks without the interpreter's lock until all are there. Raises TransferError.
+        """Meet the other members. Blocks, without the interpreter's lock, until all have come. Raises TransferError.
 
-        address: of this machine, where this end listens. check: raises TransferError when a member is gone.
+        address: this machine's address, where this member listens. check: raises TransferError when a member is gone.
         """
         self._store = store
         self._check = check
@@ -100,9 +99,9 @@ class GlooGroup(Closing):
             raise TransferError(f"gloo: {why}") from None
 
     def broadcast(self, data: torch.Tensor) -> Work:
-        """Start sending (rank 0) or receiving uint8 data[num_bytes]; wait for it with `wait`.
+        """Start sending (rank 0) or receiving uint8 data[num_bytes]; `wait` ends it.
 
-        All members start it when its bytes are there, so it has only its own bytes to wait for, and not a source.
+        Rank 0 starts it when the bytes are ready, so its time limit covers the transfer and not the source.
         """
         options = distributed.BroadcastOptions()
         options.rootRank = options.rootTensor = 0
@@ -127,11 +126,11 @@ class GlooGroup(Closing):
                 work.wait(timedelta(seconds=POLL_S))
             except RuntimeError as error:
                 if work.is_completed():
-                    time.sleep(POLL_S)  # whose connection broke is known a moment later, and says more
+                    time.sleep(POLL_S)  # a moment later `check` knows which member's connection broke
                     self._check()
                     raise TransferError(f"gloo: {_brief(error)}") from None
             if work.is_completed():
-                with self._lock, suppress(ValueError):  # handed over with the group
+                with self._lock, suppress(ValueError):  # `close` has taken it
                     self._pending.remove(work)
                 return
             if self._closed.is_set():
@@ -139,14 +138,14 @@ class GlooGroup(Closing):
             self._check()
 
     def close(self) -> None:
-        """Leave the group; returns at once, what is under way ends in the background."""
+        """Leave the group. Returns at once; running operations end in the background."""
         with self._lock:
             if self._closed.is_set():
                 return
             self._closed.set()
             group, self._group = self._group, None
             pending, self._pending = self._pending, []
-        # An operation's time begins when a thread takes it up.
+        # An operation's time limit starts when a gloo thread takes it.
         linger = self._timeout.total_seconds() * FRAMES_UNDER_WAY / NUM_THREADS + 5
         owned = [self._store, pending, group]
         del group, pending
@@ -154,7 +153,7 @@ class GlooGroup(Closing):
 
 
 def _retire(owned: list[Any], linger: float) -> None:
-    """Hold a group's store, operations, and itself until none of these is under way; then destroy all of it."""
+    """Keep a group, its store and its operations until no operation is under way; then destroy them."""
     give_up = time.monotonic() + linger
     while any(not work.is_completed() for work in owned[1]) and time.monotonic() < give_up:
         time.sleep(POLL_S)

@@ -1,8 +1,8 @@
 """CUDA IPC handles as JSON, so that no pickle is on a wire.
 
 A handle is the argument tuple of `torch.multiprocessing.reductions.rebuild_cuda_tensor`, as `reduce_tensor` makes it.
-On the wire it is a list of its fields in that order, without the two classes, which are always the same; bytes are
-base64, a dtype is its name.
+On the wire it is a list of these fields in order, without the two classes, which are always the same. Bytes travel as
+base64, a dtype as its name.
 """
 
 import base64
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.storage import TypedStorage
 
-# Positions in the tuple, and the only class that is put back there.
+# Positions of the classes in the tuple, and the only class that is accepted there.
 CLASSES: dict[int, type] = {0: torch.Tensor, 4: TypedStorage}
 SIZE, STRIDE, DTYPE = 1, 2, 5
 BYTES = (7, 11, 13)  # memory handle, reference counter's handle, event handle
@@ -30,7 +30,7 @@ def encode_handles(handles: Handles) -> Any:
 
 
 def decode_handles(wire: Any) -> Handles:
-    """The inverse. Raises ValueError on anything that `encode_handles` does not make."""
+    """The inverse of `encode_handles`. Raises ValueError for anything that `encode_handles` does not produce."""
     if isinstance(wire, list):
         return [_decode_one(handle) for handle in wire]
     return _decode_one(wire)

@@ -1,4 +1,4 @@
-"""Where an update's tensors lie in the memory they are staged in; computed from the announcement alone."""
+"""The positions of an update's tensors in its memory, computed from the announcement alone."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -6,9 +6,9 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 
-# Every tensor starts at a multiple, so that its bytes can be viewed as any dtype.
+# Every tensor starts at a multiple of this, so that its bytes can be viewed as any dtype.
 ALIGNMENT = 64
 
 
@@ -20,7 +20,7 @@ class Layout:
         self.sizes = [meta.num_bytes for meta in self.metas]
         self.offsets = list(accumulate((align(size) for size in self.sizes), initial=0))
         self.num_bytes = self.offsets.pop()
-        """Bytes of memory that hold all tensors."""
+        """Size of memory for all tensors."""
 
     def view_tensors(self, memory: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
         """The tensors in uint8 memory[num_bytes], with their names."""
@@ -36,5 +36,5 @@ def align(offset: int) -> int:
 
 
 def host_buffer(num_bytes: int) -> torch.Tensor:
-    """Uninitialised uint8[num_bytes]; from numpy, which asks the kernel for huge pages: far fewer page faults."""
+    """Uninitialised uint8[num_bytes], from numpy: it asks the kernel for huge pages, which saves page faults."""
     return torch.from_numpy(np.empty(num_bytes, dtype=np.uint8))

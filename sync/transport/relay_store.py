@@ -1,7 +1,7 @@
 """The rendezvous of a gloo group, over the authenticated links of its members.
 
-A TCPStore would be a port at which any stranger can list and change the members' addresses. This store has no port:
-what a member sets goes to the trainer, which passes it on to all others.
+A TCPStore would open a port at which any stranger can list and change the members' addresses. This store has no port:
+a member sends each value to the trainer, which passes it on to all others.
 """
 
 import time
@@ -11,16 +11,14 @@ from datetime import timedelta
 from torch import distributed
 
 from sync.errors import TransferError
-
-from .links import POLL_S, Code, Link, Message
-from .worker_links import WorkerLinks
+from sync.transport.messages import Message
 
 
 class RelayStore(distributed.Store):
-    """A member's copy. It must be kept for as long as the group: torch does not."""
+    """One member's copy. Keep a reference for as long as the group lives: torch keeps none."""
 
     def __init__(self, send: Callable[[str, str], None], receive: Callable[[], None], timeout_s: float) -> None:
-        """send: tells others of a key and its value; receive: waits a little for theirs, which come by `put`."""
+        """send: sends a key and its value to the others. receive: waits briefly for theirs, and calls `put`."""
         super().__init__()
         self._timeout_s = timeout_s
         self._send = send
@@ -28,10 +26,10 @@ class RelayStore(distributed.Store):
         self._values: dict[str, bytes] = {}
 
     def put(self, message: Message) -> None:
-        """What another member has set."""
+        """Store a value that another member has set."""
         self._values[message.fields["key"]] = bytes.fromhex(message.fields["value"])
 
-    # ---- what gloo calls; exceptions get through it to whoever forms the group ------------------------------------
+    # ---- gloo calls these; their exceptions pass through it to the code that forms the group -----------------------
 
     def set(self, key: str, value: bytes) -> None:  # ty: ignore[incompatible-method-override]
         self._values[key] = value
@@ -42,37 +40,9 @@ class RelayStore(distributed.Store):
         return self._values[key]
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
-        """Until all are there. Raises TransferError when they do not come in time, or a member is gone."""
+        """Wait until all keys are set. Raises TransferError when they are not in time, or a member is gone."""
         give_up = time.monotonic() + (self._timeout_s if timeout is None else timeout.total_seconds())
         while missing := [key for key in keys if key not in self._values]:
             if time.monotonic() > give_up:
                 raise TransferError(f"gloo: the members did not meet in time; missing: {', '.join(missing)}")
             self._receive()
-
-
-def trainer_store(workers: WorkerLinks, timeout_s: float) -> RelayStore:
-    """The trainer's: it passes every worker's keys on to the others."""
-
-    def receive() -> None:
-        workers.poll(POLL_S)
-        workers.raise_rejections("does not join")
-
-    def relay(rank: int, message: Message) -> None:
-        store.put(message)
-        workers.signal(Code.STORE, [other for other in workers.ranks if other != rank], **message.fields)
-
-    store = RelayStore(lambda key, value: workers.signal(Code.STORE, key=key, value=value), receive, timeout_s)
-    workers.on_store = relay
-    return store
-
-
-def worker_store(link: Link, timeout_s: float) -> RelayStore:
-    """A worker's."""
-
-    def receive() -> None:
-        message = link.receive(POLL_S)
-        if message is not None and message.code is Code.STORE:
-            store.put(message)
-
-    store = RelayStore(lambda key, value: link.signal(Code.STORE, key=key, value=value), receive, timeout_s)
-    return store

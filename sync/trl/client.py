@@ -4,8 +4,8 @@
     sync.trl.install()  # the one line; keys from TRITONLIVE_CONTROL_KEY and TRITONLIVE_API_KEY
     GRPOTrainer(..., args=GRPOConfig(use_vllm=True, vllm_mode="server", vllm_server_base_url="http://127.0.0.1:9000"))
 
-Requests and answers are built and read by TRL's own client, so they mean what TRL means by them. What differs is how
-they travel (the openai SDK, keys, deadlines) and how weights do (`WeightSync`, in place of NCCL alone).
+TRL's own client builds the requests and reads the answers, so their meaning is TRL's. This client changes how they
+travel (the openai SDK, keys, deadlines), and how weights travel (`WeightSync` instead of NCCL).
 """
 
 import atexit
@@ -55,7 +55,7 @@ HEALTH_INTERVAL_S = 0.5
 
 
 def bounded(method: M) -> M:
-    """The method with a deadline over all its requests, retries included; raises DeadlineError."""
+    """Add a deadline over all of a method's requests, retries included. The method then raises DeadlineError."""
     name = getattr(method, "__name__", "request")
 
     @functools.wraps(method)
@@ -88,7 +88,7 @@ class VLLMClient(Closing, RolloutsClient):
     weight_version: str | None
     """Version of the last push; None before."""
     served_version: str | None
-    """Version of the weights that gave the last answer, as the server said."""
+    """Version of the weights that made the last answer, as reported by the server."""
     last_push: PushReport | None
 
     def __init__(
@@ -124,7 +124,7 @@ class VLLMClient(Closing, RolloutsClient):
         # trust_env off: a proxy or a .netrc must not come between a trainer and its server, or see the keys.
         # No connection is kept: the pause between two pushes is about as long as a server keeps an idle one.
         transport = httpx.HTTPTransport(retries=2, limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
-        self.session: Any = httpx.Client(  # in place of TRL's requests.Session; it is used in the same way
+        self.session: Any = httpx.Client(  # instead of TRL's requests.Session, with the same methods
             auth=self._authorize(api_key), timeout=timeout, trust_env=False, transport=transport
         )
         self._openai = openai.OpenAI(
@@ -148,7 +148,7 @@ class VLLMClient(Closing, RolloutsClient):
     image_features = bounded(TRLClient.image_features)
 
     def check_server(self, total_timeout: float = 0.0, retry_interval: float = HEALTH_INTERVAL_S) -> None:
-        """Return once the server says it is well; raises ConnectionError after `total_timeout` seconds without that."""
+        """Return when the server reports that it is healthy. Raises ConnectionError after `total_timeout` seconds."""
         deadline = time.monotonic() + total_timeout
         while True:
             try:
@@ -163,7 +163,7 @@ class VLLMClient(Closing, RolloutsClient):
             time.sleep(retry_interval)
 
     def _post(self, url: str, **kwargs: Any) -> dict:
-        """TRL's way to send every request. The OpenAI ones go through the SDK, which retries what is worth it."""
+        """Sends every request of TRL's client. OpenAI requests go through the SDK, which retries failures."""
         # As `extra_body` everything goes as TRL wrote it; the raw JSON comes back, since TRL reads vLLM's extensions.
         if url == f"{self.base_url}/v1/completions":
             body = kwargs["json"]
@@ -192,21 +192,12 @@ class VLLMClient(Closing, RolloutsClient):
     # ---- weights ------------------------------------------------------------------------------------------------
 
     def init_communicator(self, device: torch.device | str | int = 0) -> None:
-        """Get ready to push from any device. The group with the replica's workers is formed by the first push."""
-        if self.communicator is None:
-            self.communicator = WeightSync(
-                self.base_url,
-                backend=self.backend,
-                control_key=self._target.control_key,
-                timeout=self.timeout,
-                master_address=own_address_towards(self._target.host, self._target.port),
-                master_port=self.group_port,
-            )
-            atexit.register(self.close_communicator)
+        """Prepare pushes from any device. The first push forms the group with the replica's workers."""
+        self._connected()
 
     @contextmanager
     def weight_update(self) -> Iterator[None]:
-        """Collects the `update_named_param` calls inside it and pushes them together when it ends without an error."""
+        """Collects the `update_named_param` calls in the block, and pushes them together at its end."""
         self._pending, self._updating_weights = {}, True
         try:
             yield
@@ -216,7 +207,7 @@ class VLLMClient(Closing, RolloutsClient):
         self._push(pending)
 
     def update_named_param(self, name: str, weights: torch.Tensor) -> None:
-        """Add one tensor to the running `weight_update`; a push has all tensors or does not happen."""
+        """Add one tensor to the running `weight_update`. A push has all tensors, or does not happen."""
         if self._pending is None:
             raise RuntimeError(f"update_named_param({name!r}): call it inside `with client.weight_update():`")
         self._pending[name] = self._copy(weights)
@@ -224,8 +215,8 @@ class VLLMClient(Closing, RolloutsClient):
     def update_named_params(
         self, metadata: list[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, torch.Tensor]]
     ) -> None:
-        """Push the tensors, which must be all of the model's. `metadata` is TRL's; what comes is what is sent."""
-        # Copies, since a gathered or merged tensor is one only until the iterator goes on (ZeRO-3, FSDP, PEFT).
+        """Push the tensors, which must be all of the model's. `metadata` is TRL's and is not used."""
+        # Copies: a gathered or merged tensor is valid only until the iterator advances (ZeRO-3, FSDP, PEFT).
         copies = {name: self._copy(tensor) for name, tensor in named_params}
         if self._pending is None:
             self._push(copies)
@@ -240,7 +231,7 @@ class VLLMClient(Closing, RolloutsClient):
             self._pending |= {name: self._copy(tensor) for name, tensor in model.state_dict().items()}
 
     def close_communicator(self) -> None:
-        """Leave the group; the server keeps serving what it serves. Generation goes on working."""
+        """Leave the group. The server keeps its weights, and this client can still generate."""
         communicator, self.communicator = self.communicator, None
         if communicator is not None:
             communicator.close()
@@ -254,24 +245,37 @@ class VLLMClient(Closing, RolloutsClient):
         self._openai.close()
         self.session.close()
 
+    def _connected(self) -> WeightSync:
+        """The communicator, created at the first call."""
+        if self.communicator is None:
+            self.communicator = WeightSync(
+                self.base_url,
+                backend=self.backend,
+                control_key=self._target.control_key,
+                timeout=self.timeout,
+                master_address=own_address_towards(self._target.host, self._target.port),
+                master_port=self.group_port,
+            )
+            atexit.register(self.close_communicator)
+        return self.communicator
+
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         device = "cpu" if self.backend == "gloo" else tensor.device
         return tensor.detach().to(device, copy=True)
 
     def _push(self, weights: nn.Module | dict[str, torch.Tensor]) -> None:
-        self.init_communicator()
-        assert self.communicator is not None  # noqa: S101 - for the type checker
+        communicator = self._connected()
         last = self.weight_version or self._get(f"{self.base_url}/weight_info")["weight_version"]
         version = next_step(str(last))
-        self.last_push = self.communicator.push(weights, version)
+        self.last_push = communicator.push(weights, version)
         self.weight_version = version
 
 
 def install(**options: Any) -> None:
-    """Make TRL's trainers talk to the server through our client, from now on and in this process.
+    """Make TRL's trainers in this process use our client from now on.
 
-    Sets the name `VLLMClient` in TRL's two modules that trainers take it from. `options` are those of our `VLLMClient`
-    that TRL does not give: backend, control_key, api_key, timeout, rollouts.
+    Replaces the name `VLLMClient` in the two modules of TRL from which trainers import it. options: those of our
+    `VLLMClient` that TRL does not set: backend, control_key, api_key, timeout, rollouts.
     """
     ours = functools.partial(VLLMClient, **options)
     for module in (vllm_client, vllm_generation):
@@ -279,6 +283,6 @@ def install(**options: Any) -> None:
 
 
 def uninstall() -> None:
-    """Undo `install` for trainers made after it."""
+    """Undo `install` for trainers that are created later."""
     for module in (vllm_client, vllm_generation):
         vars(module)["VLLMClient"] = TRLClient

@@ -1,4 +1,4 @@
-"""TRL's `generate` and `get_sequence_logprobs` by arrays from Triton instead of JSON; the answers are the same."""
+"""TRL's `generate` and `get_sequence_logprobs` over arrays from Triton instead of JSON, with the same results."""
 
 import inspect
 from itertools import pairwise
@@ -9,14 +9,14 @@ from trl.generation.vllm_client import VLLMClient as TRLClient
 
 from sync.rollouts.rollouts import Rollouts
 
-# What vLLM's JSON has for a logprob of -inf.
+# vLLM's JSON has this value for a logprob of -inf.
 LEAST_LOGPROB = -9999.0
 GENERATE = inspect.signature(TRLClient.generate)
 SEQUENCE_LOGPROBS = inspect.signature(TRLClient.get_sequence_logprobs)
 
 
 class RolloutsClient(TRLClient):
-    """TRL's client, which asks `rollouts`, where it has them, for what needs token ids alone."""
+    """TRL's client; requests that need only token ids go through `rollouts`, if set."""
 
     rollouts: Rollouts | None = None
     served_version: str | None
@@ -39,13 +39,13 @@ class RolloutsClient(TRLClient):
 
 
 def named(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """All arguments of a call but `self`, those left out as TRL has them."""
+    """All arguments of a call except `self`, with TRL's defaults."""
     bound.apply_defaults()
     return {name: value for name, value in bound.arguments.items() if name != "self"}
 
 
 def needs_no_text(prompts: list[Any], features: Any, generation_kwargs: dict[str, Any] | None, **_: Any) -> bool:
-    """Whether the prompts are token ids, without images, and no stop string has to be found in text."""
+    """Whether the prompts are token ids without images, and there are no stop strings."""
     is_text = not prompts or any(isinstance(prompt, str) for prompt in prompts)
     return features is None and not is_text and not (generation_kwargs or {}).get("stop")
 
@@ -89,7 +89,7 @@ def sequence_logprobs(
 ) -> tuple[dict[str, Any], str | None]:
     """TRL's answer to `get_sequence_logprobs`, and the version of the weights. Raises as `Rollouts`, and ValueError.
 
-    chunk_size, max_concurrent_requests: as good as any; the sequences are requests of their own anyway.
+    chunk_size, max_concurrent_requests: not used; every sequence is a separate request.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")

@@ -1,11 +1,11 @@
-"""Comparing weights with what a replica loads, before a byte moves; only metadata is looked at."""
+"""Comparing weights with the tensors that a replica loads, by their metadata, before a byte is sent."""
 
 from collections.abc import Mapping
 
 from sync.errors import CheckError, SourceError
+from sync.weights.experts import Index, Part, has_slot, indexed, slots_of
 
 from .dtypes import CASTABLE
-from .experts import Index, Part, has_place, indexed, slots_of
 from .fitted import FittedSource, Routes
 from .served_model import ServedModel, quantization_advice
 from .sources import StreamSource
@@ -15,17 +15,17 @@ __all__ = ["FittedSource", "ServedModel", "fit"]
 
 
 def fit(source: WeightSource, served: ServedModel, *, partial: bool = False) -> FittedSource:
-    """What of the source to send to the replica, in the source's order. Raises CheckError with every mismatch.
+    """The source's tensors that the replica loads, in the source's order. Raises CheckError with every mismatch.
 
-    - Every tensor that the replica loads must be there, in its shape; tied ones (`lm_head.weight`) may be missing. With
-      `partial` any of them will do, but not none.
-    - A floating-point dtype other than the replica's is cast on the trainer's side, any other difference is refused.
-    - A tied tensor that is there must equal the embedding; that is looked at when both are read (FittedSource).
-    - A name the replica does not know is refused, unless its tensor is also there under a name it knows.
-    - Two names of one memory are refused, unless the source says that they are tied.
+    - Every tensor that the replica loads must be present, with its shape; tied tensors (`lm_head.weight`) may be
+      missing. With `partial` at least one of them must be present.
+    - A floating-point dtype other than the replica's is cast by the trainer; any other difference is refused.
+    - A tied tensor, if present, must equal the embedding; FittedSource compares them when both are read.
+    - A name that the replica does not know is refused, unless its tensor is also present under a known name.
+    - Two names with the same memory are refused, unless the source declares them as tied.
 
-    A stream has no metadata: each of its tensors is compared when it passes. Raises SourceError for a partial one,
-    since what will be sent must be known before.
+    A stream has no metadata: each of its tensors is checked when it is read. Raises SourceError for a partial stream,
+    because the names of a partial push must be known in advance.
     """
     if isinstance(source, StreamSource):
         if partial:
@@ -45,7 +45,7 @@ def fit(source: WeightSource, served: ServedModel, *, partial: bool = False) -> 
 
 
 class _Comparison:
-    """The source's metadata beside the served model's: `metas` are the tensors to send, in the source's order."""
+    """Compares the source's metadata with the served model's. `metas`: the tensors to send, in the source's order."""
 
     def __init__(self, source: WeightSource, served: ServedModel) -> None:
         self._source = source
@@ -90,7 +90,7 @@ class _Comparison:
                     self._sent.add(meta.name)
 
     def _half_filled(self) -> list[str]:
-        """Fused tensors some of whose experts are not there."""
+        """Fused tensors of which some experts are missing."""
         found = []
         for name, slots in self._filled.items():
             if slots != {()} and (left := slots_of(self._served.parameters[name]) - slots):
@@ -99,7 +99,7 @@ class _Comparison:
         return found
 
     def _shared_memory(self) -> list[str]:
-        """Names to be sent whose tensors are one memory: a buffer that was used again holds the last tensor only."""
+        """Names whose tensors share memory: a reused buffer holds only its last tensor."""
         return [
             f"{one}, {other}: share their memory, so both would be sent with the same bytes; clone them, or push the "
             "module or a generator instead"
@@ -110,9 +110,9 @@ class _Comparison:
 def mismatch(meta: ParamMeta, part: Part, wanted: ParamMeta) -> str | None:
     """Why a tensor's part cannot be sent as the served model's `wanted`; None when it can."""
     shape, served_shape = part.shape_of(meta.shape), indexed(wanted.shape, part.slot)
-    if shape != served_shape or not has_place(wanted.shape, part.slot):
-        place = f"{meta.name} for {wanted.name}" if meta.name != wanted.name else meta.name
-        return f"{place}: shape is {list(meta.shape)}, served is {list(wanted.shape)}"
+    if shape != served_shape or not has_slot(wanted.shape, part.slot):
+        names = f"{meta.name} for {wanted.name}" if meta.name != wanted.name else meta.name
+        return f"{names}: shape is {list(meta.shape)}, served is {list(wanted.shape)}"
     if wanted.dtype_name != meta.dtype_name and not {wanted.dtype_name, meta.dtype_name} <= CASTABLE:
         return f"{meta.name}: dtype {meta.dtype_name} cannot be cast to {wanted.dtype_name}"
     return None

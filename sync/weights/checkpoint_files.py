@@ -1,4 +1,4 @@
-"""The files of the checkpoint that an engine was started with, and whether they are still the same."""
+"""The checkpoint files that an engine was started with, and a fingerprint that shows whether they changed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A checkpoint's folder; None when the model is not at hand as files on this machine."""
+    """A checkpoint's folder; None when the model's files are not on this machine."""
 
     folder: Path | None
 
     @classmethod
     def find(cls, model_config: Any) -> "CheckpointFiles":
-        """The folder of vLLM's ModelConfig: a path, or a snapshot of the hub that is cached here."""
+        """The folder of vLLM's ModelConfig: a path, or a model hub's snapshot in the cache."""
         path = Path(model_config.model)
         if path.is_file():
             return cls(path.parent)
@@ -31,7 +31,7 @@ class CheckpointFiles:
     def fingerprint(self) -> str | None:
         """16 hex digits over name, size, inode and time of every file with weights; None when there are none.
 
-        It reads no weights. A folder that was written again has another fingerprint.
+        It reads no weights. Rewriting a file changes the fingerprint.
         """
         if self.folder is None:
             return None
@@ -41,6 +41,6 @@ class CheckpointFiles:
                 for path in sorted(self.folder.iterdir())
                 if path.suffix in WEIGHT_SUFFIXES and (stat := path.stat())
             ]
-        except OSError:  # it may be written at this very moment
+        except OSError:  # the folder may be changing right now
             return None
         return xxhash.xxh3_64_hexdigest("\n".join(lines).encode()) if lines else None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CheckpointSource(WeightSource):
-    """A directory of safetensors files, read tensor by tensor: memory holds one of them at a time."""
+    """A directory of safetensors files. Memory holds one tensor at a time."""
 
     def __init__(self, folder: str | Path) -> None:
         from safetensors import safe_open
@@ -26,7 +26,7 @@ class CheckpointSource(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         found: list[ParamMeta] = []
         for path in self._files:
-            with self._open(path, framework="numpy") as tensors:  # read is its header; "pt" would import torch
+            with self._open(path, framework="numpy") as tensors:  # reads the header only; "pt" would import torch
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
                     piece = tensors.get_slice(name)
                     try:
@@ -45,7 +45,7 @@ class CheckpointSource(WeightSource):
 def checkpoint_files(folder: Path) -> list[Path]:
     """The safetensors files that make up a checkpoint. Raises SourceError when there are none.
 
-    The index names them where there is one: a folder may hold the same weights again in another layout.
+    An index decides if there is one: a folder may hold the same weights twice, in different layouts.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -65,13 +65,13 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def find_checkpoint(model: str, revision: str | None) -> CheckpointSource:
     """The checkpoint that vLLM was started with: a folder, or a model hub's snapshot that was downloaded.
 
-    Raises OSError or ValueError when the snapshot is not at hand, SourceError when it holds no safetensors.
+    Raises OSError or ValueError when the snapshot is not on this machine, SourceError when it has no safetensors.
     """
     return CheckpointSource(checkpoint_folder(model, revision))
 
 
 def checkpoint_folder(model: str, revision: str | None) -> Path:
-    """Where vLLM read the model: a folder, or a model hub's snapshot. Raises OSError or ValueError when not at hand."""
+    """The folder that vLLM read: a path, or a model hub's snapshot. Raises OSError or ValueError when it is missing."""
     folder = Path(model)
     if folder.is_dir():
         return folder

@@ -1,11 +1,10 @@
-"""Tensors on their way to a GPU, for the backends whose bytes leave from one."""
+"""Moving tensors to a GPU, for the backends that send from one."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from sync.errors import TransferError
-
-from .sources import ParamMeta, WeightSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
     import torch
@@ -14,9 +13,9 @@ GPU_BACKENDS = ("nccl", "ipc")
 
 
 class DeviceSource(WeightSource):
-    """Moves each tensor of a source to one device when it is its turn: the device holds one copy more, not a model.
+    """Moves the tensors of a source to one device, one by one: the device holds one extra tensor, not a second model.
 
-    on_sent: called with the bytes handed over so far, after each tensor has been taken.
+    on_sent: called after each tensor, with the bytes yielded so far.
     """
 
     def __init__(
@@ -39,14 +38,14 @@ class DeviceSource(WeightSource):
 
 
 def current_gpu() -> "torch.device":
-    """The one this thread works on."""
+    """This thread's current GPU."""
     import torch
 
     return torch.device("cuda", torch.cuda.current_device())
 
 
 def gpu_problem(backend: str) -> str | None:
-    """Why this process cannot push over `backend`, and what to do; None when it can."""
+    """Why this process cannot push over `backend`, with the remedy; None when it can."""
     if backend not in GPU_BACKENDS:
         return None
     import torch
@@ -61,6 +60,6 @@ def gpu_problem(backend: str) -> str | None:
 
 
 def require_gpu(backend: str) -> None:
-    """Raises TransferError, before anything is asked of a replica, when this process cannot push over `backend`."""
+    """Raises TransferError when this process cannot push over `backend`. Call it before any replica is asked."""
     if problem := gpu_problem(backend):
         raise TransferError(problem)

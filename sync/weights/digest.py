@@ -1,15 +1,15 @@
-"""Digests of tensors: the trainer's travel with a push, and the workers compare them with what arrived."""
+"""Digests of tensors: the trainer sends them with a push, and the workers compare them with what arrived."""
 
 from collections.abc import Mapping
 
 import torch
 import xxhash
 
-from .sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 
 Digests = Mapping[ParamMeta, int]
-"""XXH3 (64 bits) of each tensor's bytes. It detects damage; it is no signature, so the trainer's digests travel over an
-authenticated link (links.py)."""
+"""XXH3 (64 bits) of each tensor's bytes. It detects damage but is no signature, so the trainer's digests travel over an
+authenticated link (transport/link.py)."""
 EMPTY_DIGEST = xxhash.xxh3_64_intdigest(b"")
 
 

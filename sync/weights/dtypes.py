@@ -1,6 +1,6 @@
 """Dtypes by their names: safetensors' ("BF16") and torch's ("bfloat16"), without importing torch."""
 
-# safetensors' name of each dtype that torch has, too. F6_E2M3 and F6_E3M2 are missing: torch has neither.
+# safetensors' name of each dtype that torch also has. F6_E2M3 and F6_E3M2 are missing: torch has neither.
 SAFETENSORS_DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -34,7 +34,7 @@ ITEM_SIZES = {
     "complex128": 16,
 }
 CASTABLE = frozenset({"float64", "float32", "float16", "bfloat16"})
-"""Dtypes that a tensor may be cast between on its way; any other difference is an error."""
+"""Dtypes between which a push may cast a tensor; any other difference is an error."""
 
 
 def stored_meta(dtype: str, shape: list[int]) -> tuple[str, tuple[int, ...]]:

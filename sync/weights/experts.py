@@ -7,8 +7,8 @@
                  L.mlp.experts.down_proj    [E, H, I]
 
 Checkpoints of Qwen, DeepSeek, GLM and Mixtral models have the first form, their modules in transformers 5 the second.
-Fused tensors of another orientation ([E, H, 2·I]: Llama 4, GPT-OSS) are the same in module and checkpoint, so they need
-no cutting. A shape does not tell the two apart when 2·I is H: names are cut as transformers 5 has them.
+Fused tensors of another orientation ([E, H, 2·I]: Llama 4, GPT-OSS) are the same in module and checkpoint, so they are
+not split. A shape does not distinguish the two orientations when 2·I is H, so the names decide, as in transformers 5.
 """
 
 import re
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import torch
 
 Index = tuple[int | tuple[int, int], ...]
-"""Positions from the front: one of them, or a range (start, end)."""
+"""Positions in the leading dimensions: an index, or a range (start, end)."""
 # Names of gate, up and down projection in a checkpoint with one tensor for each expert.
 LEAVES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
-# Transformers 5 calls Mixtral's block as all others; its checkpoints do not.
+# Transformers 5 names Mixtral's block like all others; Mixtral's checkpoints do not.
 BLOCKS = ((".mlp.", ".block_sparse_moe."), (".block_sparse_moe.", ".mlp."))
 FUSED = re.compile(r"(?P<head>.+\.experts)\.(?P<leaf>gate_up_proj|down_proj)(?:\.weight)?")
 SINGLE = re.compile(r"(?P<head>.+\.experts)\.(?P<expert>\d+)\.(?P<leaf>\w+)\.weight")
@@ -33,30 +33,30 @@ SINGLE = re.compile(r"(?P<head>.+\.experts)\.(?P<expert>\d+)\.(?P<leaf>\w+)\.wei
 
 @dataclass(frozen=True)
 class Part:
-    """How a tensor of the source fills a served one: `tensor[cut]` is `served[slot]`; `()` is all of it."""
+    """How a tensor of the source fills a served one: `tensor[source_slot]` is `served[slot]`; `()` is all of it."""
 
     name: str
-    cut: Index = ()
+    source_slot: Index = ()
     slot: Index = ()
 
     def of(self, tensor: "torch.Tensor") -> "torch.Tensor":
         """The part's view of the source's tensor."""
-        return tensor[slices(self.cut)] if self.cut else tensor
+        return tensor[slices(self.source_slot)] if self.source_slot else tensor
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of `of`, from the tensor's."""
-        return indexed(shape, self.cut)
+        return indexed(shape, self.source_slot)
 
 
 def parts_of(name: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta]) -> list[Part]:
-    """What a tensor of the source fills; empty when the served model has no such name in either form."""
+    """The parts that a tensor of the source fills; empty when the served model has its name in neither form."""
     for candidate in _spellings(name):
         if candidate in served:
             return [Part(candidate)]
         if match := FUSED.fullmatch(candidate):
-            parts = _split(match["head"], match["leaf"], shape, served)
+            parts = _fused_parts(match["head"], match["leaf"], shape, served)
         elif match := SINGLE.fullmatch(candidate):
-            parts = _place(match["head"], int(match["expert"]), match["leaf"], served)
+            parts = _expert_parts(match["head"], int(match["expert"]), match["leaf"], served)
         else:
             continue
         if parts:
@@ -75,17 +75,17 @@ def slots_of(meta: ParamMeta) -> set[Index]:
 
 
 def indexed(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
-    """Shape of what `index` takes of a tensor."""
+    """Shape of `tensor[index]`, from the tensor's shape."""
     return (*(end - start for start, end in (key for key in index if isinstance(key, tuple))), *shape[len(index) :])
 
 
-def has_place(shape: tuple[int, ...], slot: Index) -> bool:
+def has_slot(shape: tuple[int, ...], slot: Index) -> bool:
     """Whether a fused tensor has the slot's expert."""
     return not slot or (isinstance(slot[0], int) and slot[0] < shape[0])
 
 
 def slices(index: Index) -> tuple[int | slice, ...]:
-    """As torch takes it."""
+    """The index in torch's form."""
     return tuple(slice(*key) if isinstance(key, tuple) else key for key in index)
 
 
@@ -93,8 +93,8 @@ def _spellings(name: str) -> list[str]:
     return [name, *(name.replace(old, new) for old, new in BLOCKS if old in name)]
 
 
-def _split(head: str, leaf: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta]) -> list[Part]:
-    """A fused tensor, cut into the served model's experts."""
+def _fused_parts(head: str, leaf_name: str, shape: tuple[int, ...], served: Mapping[str, ParamMeta]) -> list[Part]:
+    """A fused tensor, split into the served model's experts."""
     if len(shape) != 3:
         return []
     experts, rows, _ = shape
@@ -102,7 +102,7 @@ def _split(head: str, leaf: str, shape: tuple[int, ...], served: Mapping[str, Pa
     for gate, up, down in LEAVES:
         if f"{head}.0.{down}.weight" not in served:
             continue
-        if leaf == "down_proj":
+        if leaf_name == "down_proj":
             return [Part(f"{head}.{expert}.{down}.weight", (expert,)) for expert in range(experts)]
         return [
             Part(f"{head}.{expert}.{name}.weight", (expert, span))
@@ -112,9 +112,9 @@ def _split(head: str, leaf: str, shape: tuple[int, ...], served: Mapping[str, Pa
     return []
 
 
-def _place(head: str, expert: int, leaf: str, served: Mapping[str, ParamMeta]) -> list[Part]:
-    """One expert's tensor, and its place in the served model's fused one."""
-    role = next((leaves.index(leaf) for leaves in LEAVES if leaf in leaves), None)
+def _expert_parts(head: str, expert: int, leaf_name: str, served: Mapping[str, ParamMeta]) -> list[Part]:
+    """One expert's tensor, and its slot in the served model's fused tensor."""
+    role = next((leaves.index(leaf_name) for leaves in LEAVES if leaf_name in leaves), None)
     if role is None:
         return []
     fused = f"{head}.{'down_proj' if role == 2 else 'gate_up_proj'}"
@@ -127,13 +127,13 @@ def _place(head: str, expert: int, leaf: str, served: Mapping[str, ParamMeta]) -
 
 
 class Assembly:
-    """Fused tensors that are being filled, expert by expert; one layer's at a time when the source keeps that order."""
+    """Fused tensors that are being filled, expert by expert. One layer at a time when the source is in that order."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[torch.Tensor, set[Index]]] = {}
 
     def add(self, meta: ParamMeta, slot: Index, piece: "torch.Tensor") -> "torch.Tensor | None":
-        """Copy a piece to its slot; the tensor when that was the last. Raises KeyError when a slot is filled twice."""
+        """Copy a piece into its slot. Returns the complete tensor after the last. Raises KeyError for a filled slot."""
         import torch
 
         if meta.name not in self._open:

@@ -1,4 +1,4 @@
-"""Result of examining a received update."""
+"""Result of validating a received update."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ BYTES_PER_TENSOR = 9
 
 @dataclass(frozen=True)
 class Findings:
-    """Of each tensor, in the order announced: its digest, and whether it holds neither NaN nor Inf."""
+    """The digest of each tensor, and whether it is free of NaN and Inf; in the order announced."""
 
     digests: list[int]
     are_finite: list[bool]
@@ -31,7 +31,7 @@ class Findings:
         return cls(digests.tolist(), [flag == 1 for flag in data[len(digests.view(np.uint8)) :].tolist()])
 
     def rejection(self, names: Sequence[str], sent: Sequence[int]) -> Rejection | None:
-        """Why the tensors must not be loaded, `sent` being the trainer's digests; None when they may be."""
+        """Why the tensors must not be loaded; None when they may be. `sent`: the trainer's digests."""
         if broken := [name for name, is_good in zip(names, self.are_finite, strict=True) if not is_good]:
             return Rejection(RejectCode.NOT_FINITE, f"NaN or Inf in {', '.join(broken)}", broken)
         pairs = zip(names, self.digests, sent, strict=True)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 # A float is NaN or Inf when all bits of its exponent are set (float8_e4m3fn has no Inf: NaN is all seven bits).
-# Dtypes of integers as wide, signed and not, and the mask of those bits. A complex number is two floats.
+# For each dtype: signed and unsigned integers of its size, and the mask of those bits. A complex number is two floats.
 EXPONENTS: dict[torch.dtype, tuple[type[np.signedinteger], type[np.unsignedinteger], int]] = {
     **dict.fromkeys((torch.float64, torch.complex128), (np.int64, np.uint64, 0x7FF0_0000_0000_0000)),
     **dict.fromkeys((torch.float32, torch.complex64), (np.int32, np.uint32, 0x7F80_0000)),
@@ -19,14 +19,14 @@ NANS: dict[torch.dtype, int] = {
     torch.float8_e5m2fnuz: 0x80,
     torch.float8_e8m0fnu: 0xFF,
 }
-# Looked at twice, so it should stay in the processor's cache.
+# Read twice, so a chunk should stay in the processor's cache.
 CHUNK_BYTES = 2 * 2**20
 
 
 def is_finite(data: np.ndarray, dtype: torch.dtype) -> bool:
-    """Whether uint8 data[num_bytes], read as `dtype`, holds neither NaN nor Inf. Integers always are finite.
+    """Whether uint8 data[num_bytes], read as `dtype`, is free of NaN and Inf. Integers are always finite.
 
-    In numpy rather than torch, because it runs beside the engine: torch would take the threads that generate.
+    It uses numpy because it runs beside the engine: torch would use the threads that generate.
     """
     if dtype in NANS:
         return not (data == NANS[dtype]).any()
@@ -36,7 +36,7 @@ def is_finite(data: np.ndarray, dtype: torch.dtype) -> bool:
     sign = np.iinfo(signed).max + 1
     for start in range(0, data.size, CHUNK_BYTES):
         piece = data[start : start + CHUNK_BYTES]
-        # NaN and Inf are the largest: of the positive ones read as signed integers, of the negative ones as unsigned.
+        # NaN and Inf are the largest values: positive ones as signed integers, negative ones as unsigned integers.
         if piece.view(signed).max() >= mask or piece.view(unsigned).max() >= sign + mask:
             return False
     return True

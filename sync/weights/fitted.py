@@ -1,12 +1,12 @@
-"""The part of a source that a replica takes, on its way there."""
+"""The tensors of a source that a replica loads, as they are sent."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sync.errors import SourceError
+from sync.weights.experts import Assembly, Part, has_slot, indexed, parts_of
 
 from .dtypes import CASTABLE
-from .experts import Assembly, Part, has_place, indexed, parts_of
 from .names import refuse_peft_names, without_ddp, without_wrappers
 from .served_model import ServedModel
 from .sources import StreamSource
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Routes:
-    """From the source's names to the served model's."""
+    """Maps the source's names to the served model's names."""
 
     def __init__(self, served: ServedModel) -> None:
         self._served = served
 
     def spelling(self, name: str) -> str:
-        """The name as the served model spells it, without the wrappers of the trainer's module; else as it is."""
+        """The served model's spelling of the name, without wrappers; the name itself if it is unknown."""
         known = (name, without_wrappers(name), without_ddp(name))
         return next((each for each in known if each in self._served.parameters or each in self._served.tied), name)
 
     def parts(self, name: str, shape: tuple[int, ...]) -> list[Part]:
-        """What a tensor fills; empty when the served model has none of it."""
+        """The parts that a tensor fills; empty when the served model has none of them."""
         for spelling in dict.fromkeys((name, without_wrappers(name), without_ddp(name))):
             if parts := parts_of(spelling, shape, self._served.parameters):
                 return parts
@@ -37,11 +37,11 @@ class Routes:
 
 
 class FittedSource(WeightSource):
-    """The tensors that a replica takes, each once, cast to the replica's dtypes on the source's device.
+    """The tensors that a replica loads, each once, cast to the replica's dtypes on the source's device.
 
-    `metadata` is fixed before the first tensor is read. Of a stream it is in the served model's order, and the tensors
-    come in the stream's own. Iteration raises SourceError when a tensor is not what the served model loads, comes
-    twice, never comes, or is an output head that the model ties to its embedding and that differs from it.
+    `metadata` is fixed before the first tensor is read. For a stream it is in the served model's order, while the
+    tensors come in the stream's order. Iteration raises SourceError when a tensor is not one that the served model
+    loads, comes twice, is missing, or is an output head that differs from the embedding that the model ties it to.
     """
 
     def __init__(self, source: WeightSource, served: ServedModel, metas: Sequence[ParamMeta]) -> None:
@@ -107,10 +107,10 @@ class FittedSource(WeightSource):
 
 
 def _checked(name: str, piece: "torch.Tensor", part: Part, meta: ParamMeta) -> "torch.Tensor":
-    """The piece. Raises SourceError when it is not what the model loads there."""
+    """Return the piece. Raises SourceError when the model does not load such a tensor there."""
     own = ParamMeta.of(name, piece)
     wanted = indexed(meta.shape, part.slot)
-    if not has_place(meta.shape, part.slot):
+    if not has_slot(meta.shape, part.slot):
         raise SourceError(f"weights: {name}: {meta.name} has {meta.shape[0]} experts")
     if own.shape != wanted:
         raise SourceError(f"weights: {name}: shape is {list(own.shape)}, served is {list(wanted)}")
@@ -125,4 +125,4 @@ def _assembled(
     try:
         return assembly.add(meta, part.slot, piece)
     except KeyError:
-        raise SourceError(f"weights: {name}: its place in {meta.name} was filled before") from None
+        raise SourceError(f"weights: {name}: its slot in {meta.name} was filled before") from None

@@ -1,7 +1,7 @@
 """A transformers model's tensors under the names, and in the pieces, of its checkpoint.
 
-Transformers 5 holds some models otherwise than their checkpoints: experts fused, modules renamed. Its own reverse of
-that is what `save_pretrained` uses; here it runs on as few tensors at a time as depend on each other.
+Transformers 5 converts some checkpoints when it loads them: it fuses experts and renames modules. `save_pretrained`
+reverts that; this module runs the same conversion on the smallest groups of tensors that depend on each other.
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Group:
-    """Tensors of the module that make some tensors of the checkpoint together."""
+class ConversionGroup:
+    """Tensors of the module that are converted together into tensors of the checkpoint."""
 
     names: list[str]
     made: list[ParamMeta]
@@ -28,14 +28,14 @@ class Group:
 class HubNamesSource(WeightSource):
     """The checkpoint's tensors, converted from the module's while they are read."""
 
-    def __init__(self, tensors: IndexedSource, model: Any, groups: list[Group]) -> None:
+    def __init__(self, tensors: IndexedSource, model: Any, groups: list[ConversionGroup]) -> None:
         self._tensors = tensors
         self._model = model
         self._groups = groups
 
     @classmethod
     def over(cls, tensors: IndexedSource, model: Any) -> WeightSource:
-        """The tensors as they are when their names are the checkpoint's, as before transformers 5."""
+        """The source in the checkpoint's form; the source itself when it has that form, as before transformers 5."""
         groups = _groups(model, tensors.metadata())
         if all(group.names == [meta.name for meta in group.made] for group in groups):
             return tensors
@@ -51,7 +51,7 @@ class HubNamesSource(WeightSource):
                 yield name, made.pop(name)
 
     def aliases(self) -> dict[str, list[str]]:
-        """Of tensors that keep their whole: a group of one that makes one."""
+        """The aliases of tensors that are only renamed: groups of one tensor that make one tensor."""
         whole = {
             group.names[0]: group.made[0].name for group in self._groups if len(group.names) == len(group.made) == 1
         }
@@ -77,12 +77,14 @@ def _revert(model: Any, tensors: "dict[str, torch.Tensor]") -> "dict[str, torch.
         ) from error
 
 
-def _groups(model: Any, metas: list[ParamMeta]) -> list[Group]:
-    """The smallest groups whose conversion does not depend on other tensors. Nothing is computed: tensors are meta."""
+def _groups(model: Any, metas: list[ParamMeta]) -> list[ConversionGroup]:
+    """The smallest groups whose conversion does not depend on other tensors. Uses meta tensors: nothing is computed."""
     try:
         import transformers.core_model_loading  # noqa: F401 - is it there
     except ImportError:
-        return [Group([meta.name], [meta]) for meta in metas]  # before 5 the module's names are the checkpoint's
+        return [
+            ConversionGroup([meta.name], [meta]) for meta in metas
+        ]  # before 5 the module has the checkpoint's names
     names: dict[int, list[str]] = {}
     owner: dict[str, int] = {}  # group by the name that it makes
     shapes = {meta.name: meta for meta in metas}
@@ -99,13 +101,13 @@ def _groups(model: Any, metas: list[ParamMeta]) -> list[Group]:
     groups = []
     for members in names.values():
         converted = _revert(model, _on_meta([shapes[name] for name in members]))
-        groups.append(Group(members, [ParamMeta.of(name, tensor) for name, tensor in converted.items()]))
+        groups.append(ConversionGroup(members, [ParamMeta.of(name, tensor) for name, tensor in converted.items()]))
     _check_whole(model, metas, groups)
     return groups
 
 
-def _check_whole(model: Any, metas: list[ParamMeta], groups: list[Group]) -> None:
-    """Raises SourceError when the groups do not make what all tensors together make."""
+def _check_whole(model: Any, metas: list[ParamMeta], groups: list[ConversionGroup]) -> None:
+    """Raises SourceError when the groups give another result than all tensors together."""
     whole = {ParamMeta.of(name, tensor) for name, tensor in _revert(model, _on_meta(metas)).items()}
     parts = {meta for group in groups for meta in group.made}
     if unlike := sorted(meta.name for meta in whole ^ parts):

@@ -1,8 +1,8 @@
-"""PEFT's LoRA layers as the weights they stand for: merged tensor by tensor, without a change to the trainer's module.
+"""PEFT's LoRA layers as merged weights, tensor by tensor, without changing the trainer's module.
 
 PEFT replaces a layer P by one that has the layer as `P.base_layer` and, for each adapter a, `P.lora_A.a.weight` [r, in]
-and `P.lora_B.a.weight` [out, r] (embeddings: `P.lora_embedding_A.a` [r, num], `P.lora_embedding_B.a` [dim, r]); what it
-computes is base + scaling · B · A. A module that is trained as a whole is `P.original_module` beside
+and `P.lora_B.a.weight` [out, r] (embeddings: `P.lora_embedding_A.a` [r, num], `P.lora_embedding_B.a` [dim, r]); it
+computes base + scaling · B · A. A fully trained module is `P.original_module` beside
 `P.modules_to_save.a`.
 """
 
@@ -28,7 +28,7 @@ REMEDY = "merge it first (merge_adapter(), merge_and_unload()), or serve it besi
 
 @dataclass(frozen=True)
 class Delta:
-    """What one adapter adds to a weight: scaling · B · A, transposed where the layer holds [in, out]."""
+    """The change of a weight by one adapter: scaling · B · A, transposed when the layer holds [in, out]."""
 
     a: str
     b: str
@@ -45,7 +45,7 @@ class Merged:
 
 
 class MergedLora(IndexedSource):
-    """A PEFT model's weights with its active adapters merged; computed in float32, one tensor at a time."""
+    """A PEFT model's weights with its active adapters merged, computed in float32, one tensor at a time."""
 
     def __init__(self, tensors: TensorSource, weights: Mapping[str, Merged]) -> None:
         self._tensors = tensors
@@ -126,14 +126,14 @@ def _is_saved(layer: Any) -> bool:
 
 
 def _parents(name: str) -> Iterator[str]:
-    """The paths of the modules a tensor is in, the innermost first, each with its dot."""
+    """The paths of the modules that contain a tensor, innermost first, each with a final dot."""
     while "." in name:
         name = name.rpartition(".")[0]
         yield f"{name}."
 
 
 def _active(layer: Any) -> list[str]:
-    """The adapters that the layer adds to its base now: none when they are disabled, or merged into it already."""
+    """The adapters that the layer applies now: none when they are disabled, or already merged into the base."""
     if layer.disable_adapters or getattr(layer, "merged", False):
         return []
     return list(layer.active_adapters)
@@ -156,7 +156,7 @@ def _deltas(path: str, layer: Any, metas: Mapping[str, ParamMeta]) -> Iterator[D
 
 
 def _refuse_variant(path: str, layer: Any, adapter: str) -> None:
-    """Raises SourceError for what is more than base + scaling · B · A."""
+    """Raises SourceError for an adapter that computes more than base + scaling · B · A."""
     for attribute, kind in (("lora_variant", "a LoRA variant (DoRA, aLoRA, …)"), ("use_dora", "DoRA")):
         if getattr(layer, attribute, {}).get(adapter):
             raise SourceError(f"weights: adapter {adapter!r} of {path[:-1]} is {kind}; {REMEDY}")
@@ -168,11 +168,11 @@ def _refuse_variant(path: str, layer: Any, adapter: str) -> None:
 
 def _refuse_active(path: str, layer: Any, name: str) -> None:
     if _active(layer):
-        raise SourceError(f"weights: {name}: an adapter's tensor of a kind that is not merged on the way; {REMEDY}")
+        raise SourceError(f"weights: {name}: an adapter tensor of a kind that a push cannot merge; {REMEDY}")
 
 
 def _saved_name(layer: Any, rest: str) -> str | None:
-    """The tensor's name in its module; None when it is not the one in use."""
+    """The tensor's name in its module; None when the module does not use this tensor now."""
     active = [] if layer.disable_adapters else [name for name in layer.active_adapters if name in layer.modules_to_save]
     prefix = f"modules_to_save.{active[0]}." if active else "original_module."
     return rest.removeprefix(prefix) if rest.startswith(prefix) else None

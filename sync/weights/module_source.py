@@ -1,4 +1,4 @@
-"""A trainer's `nn.Module` as a source, under the names that its checkpoint has."""
+"""A trainer's `nn.Module` as a source, with its checkpoint's names."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,14 @@ from .weight_source import WeightSource
 
 if TYPE_CHECKING:
     import torch
-# What torch.compile, FSDP1, activation checkpointing and DDP call the module they wrap.
+# The attributes in which torch.compile, FSDP1, activation checkpointing and DDP hold the wrapped module.
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
 
 
 def open_module(module: "torch.nn.Module") -> WeightSource:
-    """The module's state dict: without its wrappers' names, with LoRA adapters merged, as transformers would save it.
+    """The module's state dict as transformers would save it: without wrappers' names, with LoRA adapters merged.
 
-    Raises SourceError for what has no whole tensors (ZeRO-3) or cannot be merged.
+    Raises SourceError for modules without whole tensors (ZeRO-3), and for adapters that cannot be merged.
     """
     if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
         raise SourceError(
@@ -37,7 +37,7 @@ def open_module(module: "torch.nn.Module") -> WeightSource:
 
 
 def unwrapped(module: Any) -> Any:
-    """The module below torch.compile, DDP, FSDP1, activation checkpointing and PEFT."""
+    """The module inside torch.compile, DDP, FSDP1, activation checkpointing and PEFT."""
     while True:
         children = dict(module.named_children())
         if hasattr(module, "peft_config") and "base_model" in children:

@@ -1,4 +1,4 @@
-"""Names that wrappers around a trainer's module leave in its state dict, and the names without them."""
+"""Names in a state dict with and without the prefixes that wrappers of the trainer's module add."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _PEFT = re.compile(r"\.(?:lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)|
 
 
 def without_wrappers(name: str) -> str:
-    """The name without what torch.compile, FSDP1 and activation checkpointing put into it."""
+    """The name without the prefixes of torch.compile, FSDP1 and activation checkpointing."""
     return _WRAPPERS.sub("", name)
 
 
@@ -22,16 +22,16 @@ def without_ddp(name: str) -> str:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """For each name the one without wrappers. Raises SourceError when two become one, or PEFT's are among them."""
+    """Each name without wrappers, by name. Raises SourceError for duplicates, and for names of PEFT."""
     plain = plain_names(names)
     refuse_peft_names(plain.values())
     return plain
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """For each name the one without wrappers. Raises SourceError when two become one.
+    """Each name without wrappers, by name. Raises SourceError for duplicates.
 
-    A leading `module.` goes only when all names have it: DDP wraps the whole module.
+    A leading `module.` is removed only when all names have it: DDP wraps the whole module.
     """
     plain = {name: without_wrappers(name) for name in names}
     while plain and all(name.startswith(_DDP) for name in plain.values()):
@@ -49,6 +49,6 @@ def refuse_peft_names(names: Iterable[str]) -> None:
     if unmerged := next((name for name in names if _PEFT.search(f".{name}")), None):
         raise SourceError(
             f"weights: {unmerged} belongs to an un-merged PEFT adapter, whose scaling a state dict does not have: push "
-            "the PEFT model itself, which is merged on the way; or merge first (merge_adapter(), merge_and_unload()); "
+            "the PEFT model itself, which a push merges; or merge first (merge_adapter(), merge_and_unload()); "
             "or serve the adapter beside the base model with push_adapter()"
         )

@@ -1,4 +1,4 @@
-"""Samples of tensors: a cheap second look tells whether a tensor changed since the first one."""
+"""Samples of tensors: comparing two samples of a tensor is a cheap test whether it changed."""
 
 from collections.abc import Mapping
 
@@ -8,22 +8,22 @@ MAX_SAMPLES = 1024
 
 
 class Samples:
-    """Up to 1024 elements of each tensor, spread over all of it, as they were when the tensor was read.
+    """Up to 1024 elements of each tensor, evenly spread, with their values when the tensor was read.
 
-    An optimizer step changes nearly every element of a tensor, so it shows in the sample. A change of a few elements
-    elsewhere does not: this finds a training step that ran into a push, it is no proof that nothing changed.
+    An optimizer step changes nearly every element of a tensor, so a sample shows it. A change of a few other elements
+    does not show: the test finds a training step during a push, but does not prove that nothing changed.
     """
 
     def __init__(self) -> None:
         self._taken: dict[str, torch.Tensor] = {}
 
     def take(self, name: str, tensor: torch.Tensor) -> None:
-        """Remember a tensor's sample, on its own device: no transfer, no wait for the device."""
+        """Keep a sample of a tensor, on its device: no transfer, no wait for the device."""
         if not tensor.is_meta:
             self._taken[name] = sample(tensor)
 
     def changed(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-        """Names of the tensors whose sample is another one now. Waits for each device once."""
+        """Names of the tensors whose samples have changed. Waits for each device once."""
         found: dict[torch.device, dict[str, torch.Tensor]] = {}
         for name, taken in self._taken.items():
             differs = (taken != sample(tensors[name])).any()
@@ -43,7 +43,7 @@ def sample(tensor: torch.Tensor) -> torch.Tensor:
     if own.is_contiguous():
         taken = own.reshape(-1)[::stride][:MAX_SAMPLES]
     else:
-        # Indices by dimension: reshaping would copy the whole tensor.
+        # Indices for each dimension: reshaping would copy the whole tensor.
         flat = torch.arange(0, own.numel(), stride, device=own.device)[:MAX_SAMPLES]
         taken = own[torch.unravel_index(flat, own.shape)] if own.dim() else own.reshape(1)
     return taken.clone(memory_format=torch.contiguous_format).view(torch.uint8)

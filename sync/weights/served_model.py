@@ -1,4 +1,4 @@
-"""What a replica serves: the tensors it loads, as its `parameters` operation lists them."""
+"""The tensors that a replica loads, as its `parameters` operation lists them."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -8,17 +8,17 @@ from sync.errors import InvalidError
 from .dtypes import CASTABLE
 from .weight_source import ParamMeta
 
-# Written into old checkpoints, computed by every engine.
+# In old checkpoints; every engine computes it.
 COMPUTED_SUFFIX = "rotary_emb.inv_freq"
-# What quantised checkpoints call tensors that an unquantised one does not have.
+# Name suffixes of tensors that only quantised checkpoints have.
 QUANTIZED_SUFFIXES = (".qweight", ".weight_packed", ".qzeros", ".weight_scale", ".weight_scale_inv")
 
 
 class ServedModel:
-    """The tensors of a replica's checkpoint, each in the dtype it travels in.
+    """The tensors of a replica's checkpoint, each in the dtype in which it travels.
 
-    tied: names that the model makes from the input embedding. unloaded: names of the checkpoint that the model loads
-    nothing from (another model's heads, the vision part of a text-only run).
+    tied: names that the model ties to the input embedding. unloaded: names of the checkpoint that the model does not
+    load (another model's heads, the vision part of a text-only run).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ServedModel:
 
     @classmethod
     def from_answer(cls, target: str, answer: Mapping[str, Any]) -> "ServedModel":
-        """From the replica's answer. Raises InvalidError when it does not know its tensors' names."""
+        """From the replica's answer. Raises InvalidError when the replica does not know its tensors' names."""
         listed = answer["parameters"]
         if listed is None:
             raise InvalidError(target, "parameters", f"the model's names are not known there: {answer.get('reason')}")
@@ -47,7 +47,7 @@ class ServedModel:
         return cls(target, parameters, answer.get("tied", ()), unloaded, answer.get("quantization"))
 
     def is_ignored(self, name: str) -> bool:
-        """Whether a tensor of this name is not sent, and no error."""
+        """Whether a source may contain this name although it is not sent."""
         return name in self.tied or name in self.unloaded or name.endswith(COMPUTED_SUFFIX)
 
     @property
@@ -56,14 +56,14 @@ class ServedModel:
         return [meta for name, meta in self.parameters.items() if not self.is_ignored(name)]
 
     def loads_as(self, other: "ServedModel") -> bool:
-        """Whether the same tensors fit both."""
+        """Whether both models load the same tensors."""
         mine, theirs = (set(model.required) for model in (self, other))
         return mine == theirs and self.tied == other.tied
 
     def stored_quantized(self) -> ParamMeta | None:
         """A tensor that only a quantised checkpoint has; None when the checkpoint is unquantised.
 
-        Tensors of other dtypes (counters, routing tables) are no matrices.
+        Other tensors with such dtypes (counters, routing tables) are no matrices.
         """
         for meta in self.required:
             is_matrix = len(meta.shape) > 1 and meta.name.endswith("weight") and meta.dtype_name not in CASTABLE
@@ -73,7 +73,7 @@ class ServedModel:
 
 
 def quantization_advice(served: ServedModel) -> str:
-    """The sentence that helps whoever pushes unquantised tensors to a quantised checkpoint; empty when it is none."""
+    """Advice for a push of unquantised tensors to a quantised checkpoint; empty when the checkpoint is unquantised."""
     stored = served.stored_quantized()
     if stored is None:
         return ""

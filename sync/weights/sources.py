@@ -1,19 +1,16 @@
 """Where a push takes its weights from: a module, a state dict, pairs of name and tensor, or a checkpoint on disk.
 
 Sources have the two channels of vLLM's `WeightSource` (`metadata()` and iteration), so its trainer engines take them;
-vLLM itself is not imported, since a trainer that pushes over gloo need not have it. Neither is torch, which takes
-seconds, before there are tensors: `python -m sync check` compares what files and servers say of theirs.
+vLLM is not imported: a trainer that pushes over gloo does not need it. Neither is torch, whose import takes
+seconds: `python -m sync check` compares metadata of files and servers only.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from sync.errors import SourceError
 
-from .checkpoint_source import CheckpointSource
-from .names import canonical_names
 from .weight_source import ParamMeta, WeightSource
 
 if TYPE_CHECKING:
@@ -23,11 +20,11 @@ Pairs = Iterable[tuple[str, "torch.Tensor"]]
 
 
 class IndexedSource(WeightSource):
-    """A source whose tensors can be had one by one."""
+    """A source whose tensors can be read one by one, by name."""
 
     @abstractmethod
     def full(self, name: str) -> "torch.Tensor":
-        """One whole tensor, gathered where it is a shard."""
+        """One whole tensor, gathered if it is a shard."""
 
     def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
         for meta in self.metadata():
@@ -56,7 +53,7 @@ class TensorSource(IndexedSource):
         return [ParamMeta.of(name, tensor) for name, tensor in self._tensors.items()]
 
     def full(self, name: str) -> "torch.Tensor":
-        """One whole tensor, gathered where it is a shard; its sample is remembered for `changed`."""
+        """One whole tensor, gathered if it is a shard. Keeps a sample of it for `changed`."""
         tensor = self._tensors[name]
         self._samples.take(name, tensor)
         return gathered(tensor)
@@ -87,7 +84,7 @@ class TensorSource(IndexedSource):
         return self._samples.changed(self._tensors)
 
     def _same_memory(self, *, only_strided: bool = False) -> list[list[str]]:
-        """Names of tensors that are the very same view of memory; of those with gaps in it, if `only_strided`."""
+        """Groups of names with identical views of memory; with `only_strided` only of non-contiguous views."""
         groups: dict[Any, list[str]] = {}
         for name, own in self._own_memory():
             if only_strided and own.is_contiguous():
@@ -105,10 +102,10 @@ class TensorSource(IndexedSource):
 
 
 class StreamSource(WeightSource):
-    """Pairs of name and tensor that are read as they are sent: an export that gathers or converts on its way.
+    """Pairs of name and tensor that are read while they are sent: an export that gathers or converts its tensors.
 
-    Names and shapes come from the served model, and each tensor is compared with it when it passes. Consecutive
-    tensors may share a buffer.
+    Names and shapes come from the served model, and each tensor is checked when it is read. Consecutive tensors may
+    share a buffer.
 
     pairs: an iterator, which can be read once; an iterable; or a function that begins a new export.
     """
@@ -118,7 +115,7 @@ class StreamSource(WeightSource):
         self._is_read = False
 
     def metadata(self) -> list[ParamMeta]:
-        """Raises SourceError: only its names' owner, the served model, knows what will pass."""
+        """Raises SourceError: a stream's names are unknown until it is read."""
         raise SourceError(
             "weights: a stream of pairs has no metadata before it is read, which backends nccl and ipc need in its "
             "order; push a module, a state dict, or a WeightSource with metadata() instead"
@@ -140,52 +137,6 @@ class StreamSource(WeightSource):
             yield name, gathered(tensor)
 
 
-def open_source(weights: Any) -> WeightSource:
-    """A source over what the caller has.
-
-    Takes an `nn.Module`, a mapping of name to tensor, pairs of `(name, tensor)`, a path to a checkpoint directory, or a
-    `WeightSource`. A list, a tuple or `items()` is held as it is; any other iterable is read while it is sent.
-    """
-    if isinstance(weights, WeightSource):
-        return weights
-    if isinstance(weights, str | Path):
-        return CheckpointSource(weights)
-    import torch
-
-    if isinstance(weights, torch.nn.Module):
-        from .module_source import open_module
-
-        return open_module(weights)
-    if isinstance(weights, Mapping):
-        return _open_mapping(weights)
-    if isinstance(weights, Sequence | ItemsView):
-        return _open_mapping(_mapping_of(weights))
-    if isinstance(weights, Iterable):
-        return StreamSource(weights)
-    raise SourceError(
-        f"weights: expected a module, a state dict or pairs of name and tensor, got {type(weights).__name__}"
-    )
-
-
-def _open_mapping(tensors: "Mapping[str, torch.Tensor]") -> WeightSource:
-    for pair in tensors.items():
-        require_tensor(*pair)
-    names = canonical_names(tensors)
-    return TensorSource({names[name]: tensor for name, tensor in tensors.items()})
-
-
-def _mapping_of(pairs: Iterable[Any]) -> "dict[str, torch.Tensor]":
-    try:
-        listed = [(name, tensor) for name, tensor in pairs]
-        tensors = dict(listed)
-    except (TypeError, ValueError):
-        raise SourceError("weights: an iterable must yield pairs of name and tensor") from None
-    if len(tensors) != len(listed):
-        names = [name for name, _ in listed]
-        raise SourceError(f"weights: yielded twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}")
-    return tensors
-
-
 def require_tensor(name: Any, tensor: Any) -> None:
     """Raises SourceError when they are not a name and a tensor."""
     import torch
@@ -195,6 +146,6 @@ def require_tensor(name: Any, tensor: Any) -> None:
 
 
 def gathered(tensor: "torch.Tensor") -> "torch.Tensor":
-    """The whole tensor of a DTensor, which is a collective; any other tensor itself; without its gradient."""
+    """The whole tensor, detached. For a DTensor this is a collective; any other tensor is returned as it is."""
     gather = getattr(tensor, "full_tensor", None)
     return (gather() if callable(gather) else tensor).detach()

@@ -1,4 +1,4 @@
-"""Output heads that the served model ties to its input embedding, compared with it while both pass by."""
+"""Output heads that the served model ties to its input embedding: a source's head must equal its embedding."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -16,17 +16,17 @@ Spelling = Callable[[str], str]
 
 
 class TiedHeads:
-    """The replica answers with the embedding in the head's place: a head that is another tensor would be lost."""
+    """The replica computes with the embedding instead of the head, so a head that differs would be lost."""
 
     def __init__(self, pairs: dict[str, ParamMeta]) -> None:
-        """pairs: for each head the embedding, in its served dtype."""
+        """pairs: the embedding of each head, in its served dtype."""
         self._pairs = pairs
         self._wanted = pairs.keys() | {embedding.name for embedding in pairs.values()}
-        self._digests: dict[tuple[str, str], int] = {}  # by name and the embedding compared with
+        self._digests: dict[tuple[str, str], int] = {}  # by the tensor's name and the embedding's name
 
     @classmethod
     def of(cls, source: WeightSource, served: ServedModel, spelling: Spelling) -> "TiedHeads":
-        """The heads that a source may yield and that are not tied in the source, too."""
+        """The heads that a source may yield and does not itself tie to the embedding."""
         embeddings = [meta for meta in served.required if "embed" in meta.name and len(meta.shape) == 2]
         pairs: dict[str, ParamMeta] = {}
         if isinstance(source, StreamSource):
@@ -42,7 +42,7 @@ class TiedHeads:
         return cls(pairs)
 
     def look(self, name: str, tensor: "torch.Tensor") -> None:
-        """Remember the digest of a head or an embedding. Raises SourceError when it completes a pair that differs."""
+        """Keep the digest of a head or an embedding. Raises SourceError when both are known and differ."""
         if name not in self._wanted or tensor.is_meta:
             return
         from .digest import tensor_digest

@@ -1,4 +1,4 @@
-"""The protocol of what a push takes its weights from, and what it says of one tensor.
+"""The interface of a source of weights, and the metadata of one tensor.
 
 An exporter whose trainer shards its weights implements `WeightSource`. `metadata` must not communicate: it is called
 often, and by rank 0 alone. `__iter__` may: every rank of the trainer iterates, in the same order.
@@ -35,9 +35,9 @@ DeepSpeed ZeRO-3, whose parameters are empty outside `GatheredParameters`:
                 with deepspeed.zero.GatheredParameters([parameter]):
                     yield name, parameter.data
 
-The parameter is partitioned again when the next tensor is asked for: the push has copied it by then.
+The parameter is partitioned again when the next tensor is read: by then the push has copied it.
 
-Megatron-Bridge, which converts while it gathers, so shapes are known from the served model only:
+Megatron-Bridge, which converts while it gathers, so only the served model knows the shapes:
 
     class BridgeSource(StreamSource):
         def __init__(self, bridge, model):
@@ -56,10 +56,10 @@ if TYPE_CHECKING:
 
 
 class ParamMeta(NamedTuple):
-    """Name, dtype and full shape of one checkpoint tensor; what vLLM's ParamMeta has."""
+    """Name, dtype and full shape of one checkpoint tensor, with the fields of vLLM's ParamMeta."""
 
     name: str
-    dtype_name: str  # torch's, as the wire has it: "bfloat16"
+    dtype_name: str  # torch's name, as on the wire: "bfloat16"
     shape: tuple[int, ...]
 
     @classmethod
@@ -68,7 +68,7 @@ class ParamMeta(NamedTuple):
 
     @classmethod
     def from_names(cls, name: str, dtype_name: str, shape: Iterable[int]) -> "ParamMeta":
-        """From the form the wire has. Raises ValueError on a dtype torch does not have."""
+        """From the fields on the wire. Raises ValueError for a dtype that torch does not have."""
         if dtype_name not in ITEM_SIZES:
             raise ValueError(f"{name}: {dtype_name!r} is not a dtype")
         return cls(name, dtype_name, tuple(shape))
@@ -88,24 +88,24 @@ class ParamMeta(NamedTuple):
 
 
 class WeightSource(ABC):
-    """A re-iterable stream of `(name, tensor)` and, apart from it, what it will yield."""
+    """An iterable of `(name, tensor)` that can be read repeatedly, and its metadata."""
 
     @abstractmethod
     def metadata(self) -> list[ParamMeta]:
-        """What iteration yields, in its order, without gathering or reading any data."""
+        """The tensors that iteration will yield, in order, without gathering or reading data."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[str, "torch.Tensor"]]:
-        """Full tensors, one at a time, on any device. The caller copies each one before it asks for the next."""
+        """Whole tensors, one at a time, on any device. The caller copies each tensor before it reads the next."""
 
     def aliases(self) -> dict[str, list[str]]:
-        """For a name whose tensor is also there under other names (tied weights): those names."""
+        """For each name whose tensor has other names too (tied weights): those names."""
         return {}
 
     def overlaps(self, names: Collection[str]) -> list[tuple[str, str]]:
-        """Pairs of these names whose tensors share memory although nothing says that they are tied."""
+        """Pairs of these names whose tensors share memory without being declared as tied."""
         return []
 
     def changed(self) -> list[str]:
-        """Names whose tensors changed since the last iteration read them; empty where that cannot be known."""
+        """Names whose tensors changed since the last iteration read them; empty when the source cannot know."""
         return []

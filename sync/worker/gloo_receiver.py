@@ -1,12 +1,12 @@
-"""The worker's end of a gloo push: one thread that joins the group, then receives update after update.
+"""The worker's side of a push: one thread that joins the trainer's group, then receives updates.
 
     JOINING ──► READY ──announce──► RECEIVING ──all arrived, as sent, finite──► STAGED ──take──► READY
        └───────────┴───────────────────┴──── any failure, close ────► FAILED (a new receiver is needed)
 
-An update that is rejected (rejection.py) or cancelled by the trainer is no failure: READY follows. So it is with one
-that was dropped here while it was received.
+READY follows an update that this worker rejects (tritonlive/wire/rejection.py), that the trainer cancels, or that is
+dropped here while it arrives: none of these is a failure.
 
-A worker's RPCs run between the engine's steps, so none of them may wait for the network: that is done here.
+A worker's RPCs run between the engine's steps and must not wait for the network, so this thread does.
 """
 
 import os
@@ -17,22 +17,22 @@ from enum import StrEnum
 
 from sync.addresses import own_address_towards
 from sync.errors import RejectedError, SyncError, TransferError
-from sync.transport.broadcasts import BroadcastReceiver
 from sync.transport.descriptors import ensure_descriptors, gloo_descriptors
 from sync.transport.gloo import GlooGroup, Membership
-from sync.transport.handshake import join
 from sync.transport.layout import Layout
-from sync.transport.links import POLL_S, Code, Link, Message
-from sync.transport.memory import MemoryPool, StagingMemoryError
-from sync.transport.relay_store import worker_store
-from sync.transport.transports import FrameReceiver
-from sync.weights.sources import ParamMeta
+from sync.transport.link import POLL_S, Link
+from sync.transport.messages import Message, MessageCode, TransportName
+from sync.transport.worker.broadcast_receiver import BroadcastReceiver
+from sync.transport.worker.frame_receiver import FrameReceiver
+from sync.transport.worker.handshake import join
+from sync.transport.worker.memory import MemoryPool, StagingMemoryError
+from sync.transport.worker.store import worker_store
+from sync.weights.weight_source import ParamMeta
+from sync.worker.staged_update import StagedUpdate
 from tritonlive.wire.rejection import RejectCode, Rejection
 
-from .update import Update
 
-
-class State(StrEnum):
+class ReceiverState(StrEnum):
     JOINING = "joining"
     READY = "ready"
     RECEIVING = "receiving"
@@ -42,73 +42,73 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Announcement:
-    """What the trainer is about to send; `reject_reason` is why it is not wanted, empty when it is."""
+    """The tensors that the trainer will send. `reject_reason` is empty, or says why this worker refuses them."""
 
     metas: list[ParamMeta]
     reject_reason: str = ""
 
 
 class GlooReceiver:
-    """Receives updates in the background. Its methods return at once, unless they say how long they may take."""
+    """Receives updates in the background. Methods return at once, except those with a `timeout`."""
 
     def __init__(self, membership: Membership, pool: MemoryPool) -> None:
         """Begin to join the trainer's group; updates are staged in memory from the pool."""
         self._membership = membership
         self._pool = pool
-        self._state = State.JOINING
+        self._state = ReceiverState.JOINING
         self._changed = threading.Condition()
         self._announcements: queue.SimpleQueue[tuple[Announcement, int]] = queue.SimpleQueue()
-        self._num_drops = 0  # an announcement from before the last one is not wanted any more
+        self._num_drops = 0  # drops announcements that came before the last `drop`
         self._closed = threading.Event()
         self._link: Link | None = None
-        self._update: Update | None = None
+        self._update: StagedUpdate | None = None
         self._reason = ""
-        self._rejection: Rejection | None = None  # where the reason is one
+        self._rejection: Rejection | None = None  # set when the reason is a rejection
         self._thread = threading.Thread(target=self._run, name="gloo-receiver", daemon=True)
         self._thread.start()
 
     @property
-    def state(self) -> State:
+    def state(self) -> ReceiverState:
         with self._changed:
             return self._state
 
     @property
     def reason(self) -> str:
-        """Why the last update was not staged, or why the receiver failed; empty when neither is so."""
+        """Why the last update was not staged, or why the receiver failed; otherwise empty."""
         with self._changed:
             return self._reason
 
     def announce(self, announcement: Announcement) -> None:
-        """Expect an update next. What is wrong with it, the trainer hears over the link."""
+        """Expect an update next. The trainer gets this worker's rejection over the link."""
         with self._changed:
-            if self._state is not State.FAILED:
-                self._state, self._reason, self._rejection = State.RECEIVING, "", None
+            if self._state is not ReceiverState.FAILED:
+                self._state, self._reason, self._rejection = ReceiverState.RECEIVING, "", None
             self._announcements.put((announcement, self._num_drops))
 
-    def take(self, timeout: float) -> Update:
-        """The update that is staged; waits for one that is being received.
+    def take(self, timeout: float) -> StagedUpdate:
+        """The staged update. Waits for an update that is arriving.
 
         Raises RejectedError or TransferError, with the reason, when there is none.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._state is not State.RECEIVING, timeout)
+            self._changed.wait_for(lambda: self._state is not ReceiverState.RECEIVING, timeout)
             if self._update is None:
                 if self._rejection is not None:
                     raise RejectedError(self._reason, {self._membership.rank: self._rejection})
                 raise TransferError(self._reason or f"gloo: no update has arrived (state: {self._state})")
             update, self._update = self._update, None
-            if self._state is State.STAGED:
-                self._state = State.READY
+            if self._state is ReceiverState.STAGED:
+                self._state = ReceiverState.READY
             return update
 
     def drop(self) -> None:
-        """Forget what is staged, and do not stage what is being received."""
+        """Drop the staged update, and do not stage an update that is arriving."""
         with self._changed:
             self._num_drops += 1
             self._unstage()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Leave the group. Waits at most `timeout` seconds; a join under way ends at its own deadline by itself."""
+        """Leave the group. Waits at most `timeout` seconds; a running join ends at its own deadline."""
         self._closed.set()
         if self._link is not None:
             self._link.close()
@@ -123,15 +123,15 @@ class GlooReceiver:
         try:
             link = self._join()
             incoming = self._open_transport(link)
-            link.signal(Code.JOINED)
+            link.signal(MessageCode.JOINED)
             with self._changed:
-                if self._state is State.JOINING:  # an announcement may have come meanwhile
-                    self._state = State.READY
+                if self._state is ReceiverState.JOINING:  # an announcement may have arrived meanwhile
+                    self._state = ReceiverState.READY
             while True:
                 announcement, num_drops = self._next(link)
                 self._receive(link, incoming, announcement, num_drops)
         except (SyncError, RuntimeError, OSError, MemoryError, ValueError, KeyError) as error:
-            self._move(State.FAILED, str(error) if isinstance(error, SyncError) else f"gloo: {error!r}")
+            self._move(ReceiverState.FAILED, str(error) if isinstance(error, SyncError) else f"gloo: {error!r}")
         finally:
             if incoming is not None:
                 incoming.discard()
@@ -148,48 +148,51 @@ class GlooReceiver:
         return self._link
 
     def _open_transport(self, link: Link) -> FrameReceiver:
-        """The transport that the trainer has chosen."""
+        """Open the transport that the trainer has chosen."""
         own = self._membership
         message = link.wait(own.timeout_s)
-        if message.code is not Code.TRANSPORT:
+        if message.code is not MessageCode.TRANSPORT:
             raise TransferError(f"gloo: expected the trainer's choice of transport, got {message.code}")
-        if message.fields["name"] == "gloo":
+        if message.fields["name"] == TransportName.GLOO:
             try:
                 ensure_descriptors(
                     gloo_descriptors(own.world_size, own.num_devices), "this worker's place in the group"
                 )
             except TransferError as error:
-                link.signal(Code.REJECTED, **Rejection(RejectCode.NO_DESCRIPTORS, str(error)).to_fields())
+                link.signal(MessageCode.REJECTED, **Rejection(RejectCode.NO_DESCRIPTORS, str(error)).to_fields())
                 raise
             address = own_address_towards(own.master_address, own.master_port)
             return BroadcastReceiver(
                 GlooGroup(worker_store(link, own.timeout_s), own, address, link.check), link, self._pool
             )
-        from sync.transport.ring import map_ring  # Linux only, as all of shared memory
-        from sync.transport.shared_transfer import LEADER_RANK, Follower, Leader
+        from sync.transport.ring import (
+            LEADER_RANK,
+            map_ring,  # Linux only, as all of shared memory
+        )
+        from sync.transport.worker.shared_receivers import Follower, Leader
 
         if own.rank == LEADER_RANK:
             return Leader(map_ring(message.descriptor), link, self._pool)
         return Follower(link, self._pool, own.timeout_s)
 
     def _next(self, link: Link) -> tuple[Announcement, int]:
-        """The next announcement; as long as there is none, listen to the trainer."""
+        """The next announcement. Reads the trainer's messages until there is one."""
         while True:
             try:
                 return self._announcements.get(timeout=POLL_S)
             except queue.Empty:
                 message = link.receive(0)
-            if message is not None and message.code is Code.CANCEL:
+            if message is not None and message.code is MessageCode.CANCEL:
                 self._end_cancelled(link, message)
 
     def _receive(self, link: Link, incoming: FrameReceiver, announcement: Announcement, num_drops: int) -> None:
-        """Receive and stage one update, or tell the trainer why not."""
+        """Receive and stage one update, or send the trainer a rejection."""
         layout = Layout(announcement.metas)
         rejection = self._prepare(link, incoming, announcement, layout)
         if rejection is not None:
             self._reject(link, rejection)
             return
-        link.signal(Code.READY)
+        link.signal(MessageCode.READY)
         digests = self._take_frames(link, incoming)
         if digests is None:
             return
@@ -199,15 +202,15 @@ class GlooReceiver:
             found = dict(zip(layout.metas, findings.digests, strict=True))
             with self._changed:
                 if num_drops == self._num_drops:
-                    self._update = Update(layout.view_tensors(memory.data), found, memory)
-                    self._move(State.STAGED, "")
+                    self._update = StagedUpdate(layout.view_tensors(memory.data), found, memory)
+                    self._move(ReceiverState.STAGED, "")
                 else:
                     rejection = Rejection(RejectCode.DROPPED, "the replica dropped the update meanwhile")
         if rejection is not None:
             self._pool.release(memory)
             self._reject(link, rejection)
         else:
-            link.signal(Code.STAGED)
+            link.signal(MessageCode.STAGED)
 
     def _prepare(
         self, link: Link, incoming: FrameReceiver, announcement: Announcement, layout: Layout
@@ -215,24 +218,24 @@ class GlooReceiver:
         if announcement.reject_reason:
             return Rejection(RejectCode.NOT_SERVED, announcement.reject_reason)
         try:
-            incoming.prepare(layout, lambda num_bytes: link.signal(Code.PROGRESS, bytes=num_bytes))
+            incoming.prepare(layout, lambda num_bytes: link.signal(MessageCode.PROGRESS, bytes=num_bytes))
         except StagingMemoryError as error:
             return Rejection(RejectCode.NO_MEMORY, str(error))
         return None
 
     def _take_frames(self, link: Link, incoming: FrameReceiver) -> list[int] | None:
-        """Take all frames; returns the trainer's digests of the tensors, None when it cancelled the update."""
+        """Read all frames. Returns the trainer's digests of the tensors; None when the trainer cancelled the update."""
         while True:
             message = link.receive(0)
             if message is None:
                 if incoming.settle():
                     continue
                 message = link.wait(self._membership.timeout_s)
-            if message.code is Code.FRAME:
+            if message.code is MessageCode.FRAME:
                 incoming.take(message)
-            elif message.code is Code.DIGESTS:
+            elif message.code is MessageCode.DIGESTS:
                 return message.fields["digests"]
-            elif message.code is Code.CANCEL:
+            elif message.code is MessageCode.CANCEL:
                 while incoming.settle():
                     pass
                 incoming.discard()
@@ -240,36 +243,36 @@ class GlooReceiver:
                 return None
 
     def _reject(self, link: Link, rejection: Rejection) -> None:
-        self._move(State.READY, f"gloo: {rejection}", rejection)
-        link.signal(Code.REJECTED, **rejection.to_fields())
+        self._move(ReceiverState.READY, f"gloo: {rejection}", rejection)
+        link.signal(MessageCode.REJECTED, **rejection.to_fields())
 
     def _end_cancelled(self, link: Link, message: Message) -> None:
         with self._changed:
             self._unstage()
-            if not self._reason:  # else this worker knows better why
+            if not self._reason:  # otherwise this worker has a better reason
                 self._reason = f"gloo: the trainer cancelled the update: {message.fields['reason']}"
-            self._move(State.READY, self._reason, self._rejection)
-        link.signal(Code.CANCELLED)
+            self._move(ReceiverState.READY, self._reason, self._rejection)
+        link.signal(MessageCode.CANCELLED)
 
     def _unstage(self) -> None:
         if self._update is not None:
             self._pool.release(self._update.memory)
             self._update = None
-        if self._state is State.STAGED:
-            self._state = State.READY
+        if self._state is ReceiverState.STAGED:
+            self._state = ReceiverState.READY
 
-    def _move(self, state: State, reason: str, rejection: Rejection | None = None) -> None:
-        # An error would keep all that its traceback knows, memory included, until the receiver goes.
+    def _move(self, state: ReceiverState, reason: str, rejection: Rejection | None = None) -> None:
+        # The reason is a string: an error's traceback would keep the update's memory alive.
         with self._changed:
             self._state, self._reason, self._rejection = state, reason, rejection
             self._changed.notify_all()
 
 
 def use_any_core() -> None:
-    """Let this thread, and those it starts, run on all of the machine's cores.
+    """Let this thread, and the threads it starts, run on all cores of the machine.
 
-    On a CPU vLLM binds a worker to the cores it computes on, and with them every thread started later: a receiver would
-    wait for the very cores that generation keeps busy.
+    On a CPU vLLM binds a worker, and every thread that it starts later, to the cores it computes on. A receiver there
+    would wait for cores that generation keeps busy.
     """
-    if hasattr(os, "sched_setaffinity"):  # Linux; the kernel leaves out what the container may not use
+    if hasattr(os, "sched_setaffinity"):  # Linux; the kernel ignores cores that the container may not use
         os.sched_setaffinity(0, range(os.cpu_count() or 1))

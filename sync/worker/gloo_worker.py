@@ -1,8 +1,8 @@
 """The gloo weight transfer engine inside vLLM's workers (backend "gloo", registered by plugin.py).
 
 Under Triton the model drives `weights` by the operations of worker_extension.py. vLLM's own life cycle
-(`LLM.start_weight_update` … `finish_weight_update`) works, too, and raises what goes wrong. It has no way to give up an
-update: after `update_weights({"abort": REASON})` its end loads nothing.
+(`LLM.start_weight_update` … `finish_weight_update`) works too, and raises errors. It cannot abort an update: after
+`update_weights({"abort": REASON})` its end loads nothing.
 """
 
 import itertools
@@ -36,7 +36,7 @@ class AnyUpdateInfo(WeightTransferUpdateInfo):
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[AnyInitInfo, AnyUpdateInfo]):
-    """Receives checkpoint-format weights in the background, and loads them at once."""
+    """Receives checkpoint-format weights in the background, and loads all of them in one step."""
 
     init_info_cls = AnyInitInfo
     update_info_cls = AnyUpdateInfo
@@ -61,12 +61,12 @@ class GlooWeightTransferEngine(WeightTransferEngine[AnyInitInfo, AnyUpdateInfo])
         self.weights.connect(init_info.fields)
 
     def start_weight_update(self) -> None:
-        """Drop what an update before has staged; the model is touched in `finish_weight_update` only."""
+        """Drop a staged update. Only `finish_weight_update` touches the model."""
         self._is_aborted = False
         self.weights.start()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """As the base class, without its wait for the device: nothing has gone there yet."""
+        """As the base class, without its wait for the device: nothing has been copied there yet."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: AnyUpdateInfo) -> None:
@@ -77,7 +77,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[AnyInitInfo, AnyUpdateInfo])
             self.weights.update(update_info.fields)
 
     def finish_weight_update(self) -> None:
-        """Load what is staged. Raises WorkerError: REJECTED with the model untouched, or TOUCHED."""
+        """Load the staged update. Raises WorkerError: REJECTED with the model untouched, or TOUCHED."""
         if self._is_aborted:
             return
         if self.weights.prepare()["is_unchanged"]:

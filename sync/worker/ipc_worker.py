@@ -1,6 +1,6 @@
-"""vLLM's CUDA IPC engine, taking its handles as JSON (backend "cuda_ipc", registered by plugin.py).
+"""vLLM's CUDA IPC engine with handles as JSON (backend "cuda_ipc", registered by plugin.py).
 
-Needs a GPU. A push has never gone through whole there (docs/gpu.md).
+It needs a GPU. No push over it has completed yet (docs/gpu.md).
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ from sync.transport.ipc_handles import decode_handles
 
 
 class CudaIpcWeightTransferEngine(IPCWeightTransferEngine):
-    """Differs from vLLM's in what it reads off the wire only."""
+    """Differs from vLLM's engine only in how it decodes handles."""
 
     def parse_update_info(self, update_dict: dict[str, Any]) -> IPCWeightTransferUpdateInfo:
-        """As the base class; pickled handles are refused whatever vLLM's settings allow."""
+        """As the base class. Pickled handles are refused, whatever vLLM's settings allow."""
         if update_dict.get("ipc_handles_pickled") is not None:  # vLLM's trainer has the field, empty
             raise ValueError("ipc_handles_pickled: pickle is not accepted; send ipc_handles as JSON")
         if "ipc_handles" not in update_dict:

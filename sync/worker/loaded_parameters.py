@@ -1,11 +1,11 @@
-"""What a model that vLLM serves loads of a checkpoint: found by running its own `load_weights` over meta tensors.
+"""The checkpoint tensors that a served model loads, found by running its own `load_weights` over meta tensors.
 
-Every layer's tensors are replaced, for the length of the run, by those that vLLM loads into (`restore_metadata` of its
-layerwise reload: before quantisation and repacking), on the meta device. What is copied into them is recorded; nothing
-is allocated, and the layers get their own tensors back whatever happens. So merged, fused, renamed and passed-over
-names are vLLM's own answer, for this rank: a name that reaches no tensor here is another rank's, or nobody's.
+During the run every layer holds, on the meta device, the tensors that vLLM loads into (`restore_metadata` of its
+layerwise reload: before quantisation and repacking). Copies into them are recorded, and nothing is allocated. The
+layers get their own tensors back, after an error too. So vLLM itself answers, for this rank, which names are merged,
+fused, renamed or ignored: a name that reaches no tensor here belongs to another rank, or to none.
 
-All that leans on vLLM's reload is here and in loading.py.
+This module and loading.py hold everything that depends on vLLM's reload.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ _WRITES = frozenset({"copy_", "fill_", "set_", "index_put_", "index_copy_", "sca
 
 
 class UntraceableError(Exception):
-    """The model's loader does what a run over meta tensors cannot follow."""
+    """The model's loader cannot be traced over meta tensors."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class LoadedParameter:
     """Where a checkpoint's tensor goes on this rank."""
 
     dtype_name: str
-    """of the parameter that is loaded, before any quantisation; where the tensor is computed with on its way there, the
-    wider of the parameter's and the checkpoint's"""
+    """the parameter's dtype before quantisation; the wider of the parameter's and the checkpoint's when the loader
+    computes with the tensor"""
     parameters: tuple[str, ...]
-    """the model's names of the tensors that it reaches; tensors of one memory (tied ones) have one name"""
+    """the names, in the model, of the tensors that it reaches; tied tensors share a name"""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class _Origin:
 
 
 def loaded_parameters(model: torch.nn.Module, metas: Sequence[ParamMeta]) -> dict[str, LoadedParameter]:
-    """What of the checkpoint's tensors the model loads on this rank; a name that is missing is not loaded here.
+    """The checkpoint's tensors that the model loads on this rank, by name. Missing names are not loaded here.
 
-    Raises UntraceableError, with the model as it was, when its loader cannot be followed: it looks at tensors' values.
+    Raises UntraceableError, with the model unchanged, when its loader cannot be traced: it reads tensors' values.
     """
     owners = _owners(model)
     with _on_meta(model) as targets:
@@ -81,10 +81,10 @@ def loaded_parameters(model: torch.nn.Module, metas: Sequence[ParamMeta]) -> dic
 def _require_filled(
     targets: dict[str, torch.Tensor], owners: dict[str, str], found: dict[str, LoadedParameter]
 ) -> None:
-    """Raises UntraceableError when a weight got nothing: it is loaded in a way that the run does not see.
+    """Raises UntraceableError when a weight got no tensor: the trace has missed how it is loaded.
 
-    A name that seems to reach nothing would be left out of pushes. Scales, which quantised models have without a
-    checkpoint's, and buffers, which are computed, may stay empty.
+    A name that seems to reach nothing would be left out of pushes. Two kinds may stay empty: scales, which quantised
+    models have without the checkpoint, and buffers, which are computed.
     """
     reached = {parameter for loaded in found.values() for parameter in loaded.parameters}
     empty = [
@@ -102,7 +102,7 @@ def _require_filled(
 
 
 def _owners(model: torch.nn.Module) -> dict[str, str]:
-    """For each of the model's tensors the first name of its memory."""
+    """For each tensor of the model, the first name of a tensor in the same memory."""
     first: dict[int, str] = {}
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: first.setdefault(tensor.data_ptr(), name) for name, tensor in named if tensor.data_ptr()}
@@ -113,12 +113,14 @@ class _LoadTrace(TorchDispatchMode):
 
     def __init__(self, targets: dict[str, torch.Tensor]) -> None:
         super().__init__()
-        self.reached: dict[str, dict[str, bool]] = {}  # checkpoint's name: the model's name: by copies only
+        self.reached: dict[str, dict[str, bool]] = {}  # by checkpoint name, then by model name: whether by copies only
         self._targets = {_storage(tensor): name for name, tensor in targets.items()}
         self._origins: dict[int, _Origin] = {}
         self._made: set[int] = set()
-        self._alive: list[torch.Tensor] = []  # a storage that is freed would lend its address to another one
-        self._looked_at: _Origin | None = None  # whose value was read last, to be filled in elsewhere
+        self._alive: list[torch.Tensor] = []  # a freed storage's address could be reused
+        self._looked_at: _Origin | None = (
+            None  # origin of the value that was read last, which may be filled in elsewhere
+        )
 
     def checkpoint(self, metas: Sequence[ParamMeta]) -> Iterator[tuple[str, torch.Tensor]]:
         """The checkpoint's tensors on the meta device; single values are real zeros, since loaders read them."""
@@ -163,7 +165,7 @@ class _LoadTrace(TorchDispatchMode):
             self._origins[key] = _Origin(origin.names, origin.is_copy and name in _COPIES)
 
     def _write(self, name: str, written: torch.Tensor, sources: list[torch.Tensor]) -> None:
-        """A tensor is written to, in place: one of the model's, or one that was made on the way."""
+        """Record a write in place, to a tensor of the model or to a temporary one."""
         key = _storage(written)
         brought = self._joined(sources, is_copy=name in _WRITES)
         if brought is None and name == "fill_":
@@ -190,15 +192,15 @@ def _written(schema: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """An address that all views of one memory share, on the meta device, too."""
+    """An address that all views of one memory share, on the meta device too."""
     return tensor.untyped_storage()._cdata
 
 
 @contextmanager
 def _on_meta(model: torch.nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Give every layer the tensors that are loaded, on the meta device, and its own ones back at the end.
+    """Give every layer meta tensors to load into; at the end the layers get their own tensors back.
 
-    Yields them by name. Raises UntraceableError when a reload is running, whose tensors these would mix with.
+    Yields the meta tensors by name. Raises UntraceableError when a reload is running: its tensors would mix with these.
     """
     layers = [(path, layer) for path, layer in model.named_modules() if type(layer).__name__ not in SKIP_MODULES]
     if any(get_layerwise_info(layer).can_load() for _, layer in layers):
@@ -216,10 +218,10 @@ def _on_meta(model: torch.nn.Module) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def _place_load_tensors(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Replace the layer's tensors by what is loaded; those by name.
+    """Replace the layer's tensors by meta tensors to load into; returns these by name.
 
-    Tensors that vLLM's reload leaves in place are loaded in place, so their own dtype counts. Of these, tables of
-    integers (which expert is where) stay: loaders read them and never write.
+    vLLM loads some tensors in place, so their own dtype counts. Of these, tables of integers (which expert is where)
+    stay as they are: loaders only read them.
     """
     parameters, buffers = get_layerwise_info(layer).restore_metadata
     loaded: dict[str, torch.Tensor] = {}
@@ -235,7 +237,7 @@ def _place_load_tensors(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _load_tensor(tensor: torch.Tensor, layer: torch.nn.Module) -> torch.Tensor:
-    """A meta tensor of the same kind with the loader that vLLM gave it at first, not a reload's wrapper."""
+    """A meta tensor of the same kind, with vLLM's original loader instead of a reload's wrapper."""
     copy = restore_layer_refs(to_meta_tensor(tensor), layer)
     copy.data = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
     if hasattr(copy, "weight_loader"):
@@ -244,7 +246,7 @@ def _load_tensor(tensor: torch.Tensor, layer: torch.nn.Module) -> torch.Tensor:
 
 
 class _Snapshot:
-    """A layer's attributes, as they are and in their order."""
+    """A layer's attributes, in their order."""
 
     def __init__(self, layer: torch.nn.Module) -> None:
         self._attributes = dict(layer.__dict__)

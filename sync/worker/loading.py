@@ -1,4 +1,4 @@
-"""Loading checkpoint-format weights into a model that vLLM serves; all that leans on its layerwise reload is here."""
+"""Loading checkpoint-format weights into a model that vLLM serves, by its layerwise reload."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -22,8 +22,8 @@ from sync.errors import TransferError
 def load(model: Any, model_config: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Load checkpoint-format weights into a running model, layer by layer (vLLM's layerwise reload).
 
-    When that fails the error is raised; the model's structure is whole again, its weights are partly replaced. Raises
-    TransferError when the weights left a layer as it was: vLLM by itself would go on with its old ones.
+    Raises the loader's error; afterwards the model's structure is intact, and its weights are partly replaced. Raises
+    TransferError when a layer got no tensor: vLLM itself would continue with that layer's old weights.
     """
     _initialize(model)
     try:
@@ -34,17 +34,17 @@ def load(model: Any, model_config: Any, weights: Iterable[tuple[str, torch.Tenso
 
 
 def begin(model: Any, model_config: Any) -> None:
-    """Begin a load in parts: `load_part` for each, `check_complete`, `end`.
+    """Begin a load in parts: `load_part` for each, then `check_complete`, then `end`.
 
-    One that was given up is ended first. vLLM would count the tensors it left waiting for the rest of their layer as
-    this load's, and take the layer for complete before the last new one is there.
+    An abandoned load is ended first. Otherwise vLLM would count tensors of it that wait for the rest of their layer,
+    and consider that layer complete before its last new tensor has arrived.
     """
     _finalize(model, model_config)
     _initialize(model)
 
 
 def load_part(model: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Tensors wait until their layer's others are there, too."""
+    """Load some tensors. A layer is processed when all of its tensors have arrived."""
     with disable_mtp_completeness_check():
         model.load_weights(iter(weights))
 
@@ -56,7 +56,7 @@ def check_complete(model: Any) -> None:
 
 
 def end(model: Any, model_config: Any) -> None:
-    """Make the model's structure whole again, whatever was loaded."""
+    """Restore the model's structure, whatever was loaded."""
     _finalize(model, model_config)
     heads = {head.weight.data_ptr(): head for head in model.modules() if isinstance(head, ParallelLMHead)}
     for embedding in _embeddings(model):
@@ -87,10 +87,10 @@ def _finalize(model: Any, model_config: Any) -> None:
 
 
 def _packed_experts(model: Any) -> Iterator[Any]:
-    """The methods of MoE layers that multiply with weights packed after loading: on a CPU.
+    """The methods of MoE layers whose weights are packed after loading; on a CPU only.
 
-    vLLM packs them when it makes the layer's kernel, and a reload keeps the kernel: it would multiply with unpacked
-    weights, and answer with noise. So a reload makes it anew.
+    vLLM packs the weights when it creates the layer's kernel, and a reload keeps the kernel. It would multiply with
+    unpacked weights and generate noise, so a reload here creates the kernel again.
     """
     if not current_platform.is_cpu():
         return
@@ -102,7 +102,7 @@ def _packed_experts(model: Any) -> Iterator[Any]:
 
 
 class _LoadInPlace:
-    """Loads an embedding where it is, not into fresh memory to be copied from: it can be a fifth of a model."""
+    """Loads an embedding in place, without a temporary copy: it can be a fifth of a model."""
 
     def __init__(self, embedding: Any) -> None:
         self.own = embedding.weight.weight_loader
@@ -110,19 +110,19 @@ class _LoadInPlace:
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self.own(*args, **kwargs)
-        self._info.load_numel = self._info.load_numel_total or 0  # vLLM has nothing left to do for it
+        self._info.load_numel = self._info.load_numel_total or 0  # tells vLLM that the layer is complete
 
 
 def _repack(embedding: Any, tied_head: Any) -> None:
-    """Give an embedding, or the output head that shares its weight, its packed copy anew.
+    """Pack the weight of an embedding again, or of the output head that shares the weight.
 
-    On a CPU vLLM multiplies with a copy packed by oneDNN, made after loading. The layerwise reload makes it anew for
-    layers that load a tensor of their own; a tied head loads none, and would answer with the old weights.
+    On a CPU vLLM multiplies with a copy that oneDNN packs after loading. The layerwise reload packs only layers that
+    load a tensor themselves. A tied head loads none, and would compute with the old weights.
     """
     layer = tied_head if tied_head is not None else embedding
     layer.quant_method.process_weights_after_loading(layer)
     if tied_head is not None and hasattr(tied_head, "cpu_linear") and _is_plain(embedding):
-        embedding.cpu_linear = tied_head.cpu_linear  # of the same weight: one copy will do
+        embedding.cpu_linear = tied_head.cpu_linear  # the same weight: one copy is enough
 
 
 def _embeddings(model: Any) -> Iterator[Any]:
@@ -132,15 +132,15 @@ def _embeddings(model: Any) -> Iterator[Any]:
 
 
 def _is_plain(embedding: Any) -> bool:
-    """Whether its weight is in the model as it is in the checkpoint."""
+    """Whether the model holds its weight in the checkpoint's form."""
     return type(embedding.quant_method) is UnquantizedEmbeddingMethod
 
 
 def unloaded_layers(model: Any) -> Iterator[str]:
-    """Names of the layers no tensor has reached since the reload began: whatever they are fused from or renamed to.
+    """Names of the layers that have got no tensor since the reload began.
 
-    A tied head has no tensor of its own, attention layers only scales that few checkpoints have, and buffers alone
-    (rotary embeddings) are computed.
+    Left out are layers that need none: tied heads, attention layers (their scales are in few checkpoints), and layers
+    with buffers only (rotary embeddings), which are computed.
     """
     for name, layer in model.named_modules():
         info = get_layerwise_info(layer)

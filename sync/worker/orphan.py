@@ -1,4 +1,4 @@
-"""A process that nobody needs without its parent ends with it."""
+"""Ending a process when its parent has ended."""
 
 import os
 import signal
@@ -9,24 +9,23 @@ from contextlib import suppress
 import psutil
 
 LOOK_INTERVAL_S = 1.0
-# How long it may take to end in good order.
+# Time for an orderly end.
 END_TIMEOUT_S = 3.0
 THREAD_NAME = "end-with-parent"
 # The process that Triton runs a Python model in.
 STUB_NAME = "triton_python_backend_stub"
-# In the title of vLLM's coordinator of data parallelism.
+# Part of the process title of vLLM's coordinator of data parallelism.
 COORDINATOR_TITLE = "DPCoordinator"
 
 
 def end_with_parent() -> None:
-    """Have this process end soon after its parent has, however that ended; more than once is fine.
+    """End this process soon after its parent has ended, for whatever reason. Repeated calls do nothing.
 
-    It gets SIGTERM, then SIGKILL. Linux's own signal for this (PR_SET_PDEATHSIG) would come when the thread ends that
-    started the process, which Triton's and vLLM's do early. A child of Triton's stub also ends a stub that hangs
-    without its server, and then itself.
+    The process gets SIGTERM, then SIGKILL. Linux's own signal for this (PR_SET_PDEATHSIG) is sent when the thread that
+    started the process ends, which is too early with Triton and vLLM. A child of Triton's stub also kills a stub that
+    hangs without its server, and then ends itself.
 
-    vLLM starts one process before its engine cores in which it loads no plugins, the coordinator of data parallelism:
-    an engine core ends that one too.
+    vLLM loads no plugins in its coordinator of data parallelism, so an engine core ends that process too.
     """
     if any(thread.name == THREAD_NAME for thread in threading.enumerate()):
         return
@@ -38,8 +37,8 @@ def end_with_parent() -> None:
         while os.getppid() == parent.pid:
             with suppress(psutil.NoSuchProcess):
                 if is_stub and parent.ppid() != server:
-                    # A server killed in the middle leaves locks held that the stub can wait for forever, with the
-                    # interpreter's lock in its hand: a thread like this one cannot run there.
+                    # A killed server leaves locks that the stub may wait for forever while it holds the interpreter's
+                    # lock. A thread like this one cannot run there.
                     time.sleep(2 * END_TIMEOUT_S)
                     parent.kill()
             time.sleep(LOOK_INTERVAL_S)

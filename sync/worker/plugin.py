@@ -1,4 +1,4 @@
-"""What vLLM calls in each of its processes (entry point group `vllm.general_plugins`)."""
+"""The plugin that vLLM loads in each of its processes (entry point group `vllm.general_plugins`)."""
 
 import multiprocessing
 
@@ -6,9 +6,9 @@ from .orphan import end_with_parent
 
 
 def register() -> None:
-    """Make our weight transfer backends known to vLLM; more than once is fine.
+    """Register our weight transfer backends with vLLM. Repeated calls do nothing.
 
-    The modules themselves are imported by vLLM when such an engine is created.
+    vLLM imports a backend's module when it creates such an engine.
     """
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
@@ -21,5 +21,5 @@ def register() -> None:
         if name not in WeightTransferEngineFactory._registry:
             WeightTransferEngineFactory.register_engine(name, module, class_name)
     if multiprocessing.parent_process() is not None:
-        # An engine core would outlive a killed server, and keep the model's memory.
+        # Otherwise an engine core would outlive a killed server and keep the model's memory.
         end_with_parent()

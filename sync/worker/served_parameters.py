@@ -1,4 +1,4 @@
-"""The answer to `parameters`: the tensors a push must bring, each in the dtype it travels in."""
+"""The answer to `parameters`: the tensors of a full push, each in the dtype in which it travels."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,9 @@ HEAD = "lm_head.weight"
 def weight_parameters(model: "Module", vllm_config: Any) -> dict[str, Any]:
     """One rank's answer, as JSON has it.
 
-    Runs in a worker of vLLM, between two steps of the engine; once, since 20 000 tensors take 2 s.
-    Names and shapes are those of the checkpoint that vLLM was started with; where none is at hand as safetensors
-    (`--load-format dummy` over a bare configuration, GGUF), those that transformers would save for the configuration.
+    Runs in a vLLM worker, between two steps of the engine. It runs once: 20 000 tensors take 2 s. Names and shapes are
+    those of the checkpoint that vLLM was started with. Without safetensors on this machine (`--load-format dummy` over
+    a bare configuration, GGUF) they are those that transformers would save for the configuration.
     """
     from .loaded_parameters import UntraceableError, loaded_parameters
 
@@ -58,10 +58,10 @@ def describe_parameters(
 
 
 def merge_answers(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The ranks' answers as one: a tensor is loaded when one of them loads it, in the dtype of those that do.
+    """Merge the ranks' answers: a tensor is loaded when a rank loads it, in the dtype of the ranks that do.
 
-    When one of them could not follow its model's loader, all of them count as if none could: which names are its own,
-    and in which dtype, is not known.
+    When one rank could not trace its model's loader, its answer is the result: which names that rank loads, and in
+    which dtype, is unknown.
     """
     first = next((answer for answer in answers if answer["parameters"] is None), answers[0])
     if first["parameters"] is None:
@@ -96,18 +96,18 @@ def _is_shared(head: str, report: "Mapping[str, LoadedParameter]") -> bool:
 
 
 def checkpoint_metas(model_config: Any) -> list[ParamMeta]:
-    """The checkpoint's tensors. Raises OSError, SourceError or ValueError when they cannot be known."""
+    """The checkpoint's tensors. Raises OSError, SourceError or ValueError when they are unknown."""
     try:
         return find_checkpoint(model_config.model, model_config.revision).metadata()
     except (OSError, SourceError, ValueError) as missing:
         try:
             return configured_metas(model_config.hf_config, model_config.dtype)
         except (OSError, SourceError, ValueError) as error:
-            raise SourceError(f"{missing}; and its configuration does not tell its tensors: {error}") from error
+            raise SourceError(f"{missing}; and its configuration does not list its tensors: {error}") from error
 
 
 def configured_metas(hf_config: Any, dtype: Any) -> list[ParamMeta]:
-    """What transformers would save of a causal model of this configuration; its tensors are never allocated.
+    """The tensors that transformers would save of a causal model of this configuration. None is allocated.
 
     Raises SourceError when transformers has no such model.
     """

@@ -1,7 +1,7 @@
-"""Weights that are staged in host memory in the background, and then loaded at once (backend "gloo").
+"""Weights that are staged in host memory in the background, and then loaded in one step (backend "gloo").
 
-`connect`, `start` and `update` return at once and do not touch the model; only `load` pauses generation. So whatever
-fails before `load` leaves the old weights serving.
+`connect`, `start` and `update` return at once and do not touch the model; only `load` pauses generation. After any
+failure before `load` the old weights keep serving.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,27 @@ from sync.transport.gloo import Membership
 from sync.weights.check import ServedModel, fit
 from sync.weights.sources import TensorSource
 from sync.weights.weight_source import ParamMeta
+from sync.worker.gloo_receiver import Announcement, GlooReceiver
+from sync.worker.staged_update import StagedUpdate
+from sync.worker.weight_history import merge
+from sync.worker.worker_weights import WorkerError, WorkerWeights
 from tritonlive.wire.outcomes import Code
 
-from .gloo_receiver import Announcement, GlooReceiver
-from .update import Update
-from .weight_history import merge
-from .worker_weights import WorkerError, WorkerWeights
-
-# `prepare` comes after the trainer has heard that all is staged; what is left is a thread's last few instructions.
+# `prepare` follows the trainer's confirmation that all is staged, so the receiving thread is nearly done.
 TAKE_TIMEOUT_S = 5.0
-# A worker that stages for others cannot use what they still keep, which is two versions.
+# A worker that stages for others cannot reuse the two versions that they still hold.
 MAX_SPARES = 3
 
 
 @dataclass
 class GlooInitInfo:
-    """How to reach the trainer, which is rank 0 and hosts the rendezvous."""
+    """How to reach the trainer, which is rank 0 of the group."""
 
     master_address: str
     master_port: int
     world_size: int
     secret: str = field(repr=False)
-    """Proves to the trainer that this worker was called in (Membership)."""
+    """Proves that this worker was called into the group (gloo.Membership)."""
     rank_offset: int = 1
     timeout_s: float = 300.0
     keep_previous: bool = True
@@ -48,9 +47,9 @@ class GlooInitInfo:
 
 @dataclass
 class GlooUpdateInfo:
-    """What comes next: every tensor's name, dtype ("bfloat16") and shape.
+    """The announced tensors: each one's name, dtype ("bfloat16") and shape.
 
-    partial: the other tensors stay as they are.
+    partial: all other tensors keep their values.
     """
 
     names: list[str] = field(default_factory=list)
@@ -59,7 +58,7 @@ class GlooUpdateInfo:
     partial: bool = False
 
     def metas(self) -> list[ParamMeta]:
-        """Raises ValueError, naming the field, when they are not what they should be."""
+        """The fields as ParamMeta. Raises ValueError with the name of an invalid field."""
         if not len(self.names) == len(self.dtype_names) == len(self.shapes):
             raise ValueError(
                 f"names, dtype_names and shapes must be equally long, "
@@ -79,12 +78,12 @@ class StagedWeights(WorkerWeights):
     def __init__(self, vllm_config: VllmConfig, model: torch.nn.Module) -> None:
         super().__init__(vllm_config, model)
         self._receiver: GlooReceiver | None = None
-        self._prepared: Update | None = None
+        self._prepared: StagedUpdate | None = None
         self._is_partial = False
 
     @cached_property
     def served(self) -> ServedModel | None:
-        """What this rank loads; None when that is not known."""
+        """The tensors that this rank loads; None when they are unknown."""
         answer = self.own_parameters
         return ServedModel.from_answer("this worker", answer) if answer["parameters"] is not None else None
 
@@ -112,7 +111,7 @@ class StagedWeights(WorkerWeights):
         )
 
     def disconnect(self) -> None:
-        """Ends within seconds, even if the trainer died in the middle of a message."""
+        """As the base class. Ends within seconds, even if the trainer died in the middle of a message."""
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.close()
@@ -121,7 +120,7 @@ class StagedWeights(WorkerWeights):
         self.abort()
 
     def update(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Announce what comes. The trainer hears over the group what is wrong with it, and so does `prepare`."""
+        """Announce an update. A rejection goes to the trainer over its link, and is the result of `prepare` too."""
         if self._receiver is None:
             raise WorkerError(Code.REJECTED, "no trainer is connected; call init_weight_transfer_engine first")
         if isinstance(update_info, list):
@@ -146,12 +145,12 @@ class StagedWeights(WorkerWeights):
                 raise WorkerError(Code.REJECTED, str(error)) from error
         update = self._prepared
         is_unchanged = not self._is_partial and self.history.is_unchanged(update)
-        # Of all tensors, the base's as well: ranks with different bases must not commit one partial push.
+        # The digest covers the base's tensors too: ranks with different bases must not commit one partial push.
         staged = merge("", update, self.history.current_entry if self._is_partial else None)
         return {"is_unchanged": is_unchanged, "digest": staged.digest}
 
     def load(self, update_id: str, keep: Sequence[str]) -> None:
-        """Add the update to the history, whether its load succeeds or not, and load it."""
+        """Add the update to the history, even if loading it fails, and load it."""
         if self._prepared is None:
             self.prepare()
         update, self._prepared = self._prepared, None
@@ -180,7 +179,7 @@ class StagedWeights(WorkerWeights):
             self._receiver.drop()
 
     def _reject_reason(self, metas: Sequence[ParamMeta]) -> str:
-        """Why these tensors are not the served model's; empty when they are, or when its names are not known."""
+        """Why the served model does not load these tensors; empty when it does, or when its names are unknown."""
         base = self.history.current_entry
         if self._is_partial and (base is None or base.tensors is None):
             return self._why_no_base()

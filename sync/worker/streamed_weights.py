@@ -1,6 +1,6 @@
 """Weights that vLLM's own engines (NCCL, CUDA IPC) write into the model as they arrive.
 
-From `start` until `load` the model holds neither version whole, so the engine must not generate meanwhile.
+From `start` until `load` the model holds a mixture of two versions, so the engine must not generate.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ logger = init_logger(__name__)
 
 
 class StreamedWeights(WorkerWeights):
-    """The weights of a worker with one of vLLM's transfer engines, or with none (then no trainer can connect)."""
+    """The weights of a worker with one of vLLM's transfer engines, or without one (then no trainer can connect)."""
 
     def __init__(self, worker: Any) -> None:
         """worker: vLLM's Worker, whose own methods these operations run."""
@@ -41,7 +41,7 @@ class StreamedWeights(WorkerWeights):
         self._touch(lambda: self._worker.update_weights(update_info))
 
     def prepare(self) -> dict[str, Any]:
-        return {"is_unchanged": False, "digest": None}  # what has arrived is in the model already
+        return {"is_unchanged": False, "digest": None}  # the tensors are in the model already
 
     def load(self, update_id: str, keep: Sequence[str]) -> None:
         self._touch(self._finish)
@@ -51,7 +51,7 @@ class StreamedWeights(WorkerWeights):
         raise WorkerError(Code.REJECTED, "an update over this backend is never unchanged")
 
     def abort(self) -> None:
-        """End the reload that vLLM has begun, so that its leftovers do not count as the next update's."""
+        """End the reload that vLLM has begun, so that its tensors do not count for the next update."""
         if not self._worker._weight_update_active and self.history.current is not None:
             return
         try:

@@ -1,9 +1,10 @@
 """The protocol of `trl vllm-serve` (TRL up to 1.10) inside vLLM's workers (backend "nccl_trl_legacy", plugin.py).
 
 vLLM's NCCL engine with other roles: the first worker hosts the rendezvous, the trainer is the last rank of the group,
-and every tensor is one broadcast from there and one barrier. openai_frontend/routes/trl_legacy_weights.py drives it.
+and every tensor takes one broadcast from the trainer and one barrier. openai_frontend/routes/trl_legacy_weights.py
+drives it.
 
-Needs a GPU. With NCCL it has run for one push (docs/gpu.md).
+It needs a GPU. One push over NCCL has run (docs/gpu.md).
 """
 
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 class TrlLegacyInitInfo(WeightTransferInitInfo):
     """The body of /init_communicator/.
 
-    The first worker listens on `host`:`port`. `world_size` counts the workers and the trainer, which is known by its
-    GPU (tritonlive/backend/weights/lease.py).
+    The first worker listens on `host`:`port`. `world_size` counts the workers and the trainer, which is identified by
+    its GPU (tritonlive/backend/weights/lease.py).
     """
 
     host: str
@@ -38,7 +39,7 @@ class TrlLegacyInitInfo(WeightTransferInitInfo):
 
 
 class TrlLegacyWeightTransferEngine(WeightTransferEngine[TrlLegacyInitInfo, NCCLWeightTransferUpdateInfo]):
-    """Receives checkpoint-format weights from the group's last rank, and loads them as they come."""
+    """Receives checkpoint-format weights from the group's last rank, and loads them as they arrive."""
 
     init_info_cls = TrlLegacyInitInfo
     update_info_cls = NCCLWeightTransferUpdateInfo
@@ -47,8 +48,8 @@ class TrlLegacyWeightTransferEngine(WeightTransferEngine[TrlLegacyInitInfo, NCCL
     _communicator: "PyNcclCommunicator | None" = None
 
     def init_transfer_engine(self, init_info: TrlLegacyInitInfo) -> None:
-        """Form the group, which lasts until the trainer has joined. A trainer connected before is let go."""
-        self.shutdown()  # first: its rendezvous may have the port
+        """Form the group; returns when the trainer has joined. Leaves a trainer that was connected before."""
+        self.shutdown()  # first, because the old rendezvous may hold the port
         roles = NCCLWeightTransferInitInfo(
             master_address=init_info.host,
             master_port=init_info.port,
@@ -56,7 +57,7 @@ class TrlLegacyWeightTransferEngine(WeightTransferEngine[TrlLegacyInitInfo, NCCL
             world_size=init_info.world_size,
         )
         communicator = worker_init_process_group(roles, self.parallel_config)
-        if communicator.disabled:  # its broadcasts would do nothing, and say nothing
+        if communicator.disabled:  # its broadcasts would silently do nothing
             raise TransferError("nccl_trl_legacy: NCCL is not available in this worker")
         self._communicator = communicator
 
@@ -64,7 +65,7 @@ class TrlLegacyWeightTransferEngine(WeightTransferEngine[TrlLegacyInitInfo, NCCL
         loading.begin(self.model, self.model_config)
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
-        """Receive and load tensors, in the order given. Raises RuntimeError when the trainer does not come along."""
+        """Receive and load tensors, in the given order. Raises RuntimeError when the trainer does not take part."""
         if self._communicator is None:
             raise TransferError("nccl_trl_legacy: no trainer is connected; call init_weight_transfer_engine first")
         trainer = self._communicator.world_size - 1
@@ -76,7 +77,7 @@ class TrlLegacyWeightTransferEngine(WeightTransferEngine[TrlLegacyInitInfo, NCCL
             loading.load_part(self.model, [(name, weight)])
 
     def finish_weight_update(self) -> None:
-        """Raises TransferError when a layer got no tensor: nothing else says that the trainer sent all it wanted to."""
+        """End the load. Raises TransferError when a layer got no tensor: the protocol has no other check."""
         try:
             loading.check_complete(self.model)
         finally:

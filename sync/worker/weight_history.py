@@ -1,13 +1,13 @@
-"""The versions of the weights that a worker has loaded, and which of them the model holds now.
+"""The weight versions that a worker has loaded, and the one that the model holds now.
 
-    a push stages ──► Update ──add──► an entry under the push's id ──► loaded: `current` is that id
+    a push stages ──► StagedUpdate ──add──► an entry under the push's id ──► loaded: `current` is that id
                                                       └── the load failed: `current` is None
 
-A worker knows what its model holds only from what it loaded itself: before the first push, after a failed load, and
-after anything else that touched the weights (sleep, reset), `current` is None, and no push counts as "unchanged".
+A worker knows its model's weights only from its own loads. Before the first push, after a failed load, and after any
+other change of the weights (sleep, reset), `current` is None, and no push counts as "unchanged".
 
-All ranks of an engine add the same ids in the same order, whether their loads succeed or not, and drop the same ones.
-So an id means the same tensors at every rank.
+All ranks of an engine add the same ids in the same order, even when a load fails, and drop the same ids. So an id means
+the same tensors at every rank.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,22 +18,21 @@ import torch
 import xxhash
 
 from sync.errors import TransferError
-from sync.transport.memory import Memory, MemoryPool
+from sync.transport.worker.memory import MemoryPool, UpdateMemory
 from sync.weights.digest import Digests
-
-from .update import Update
+from sync.worker.staged_update import StagedUpdate
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One version: the digest of each tensor, and the tensors unless only digests are kept."""
+class HistoryEntry:
+    """One version: the digest of each tensor, and the tensors themselves unless only digests are kept."""
 
     update_id: str
     digests: Digests
     tensors: Tensors | None
-    memories: tuple[Memory, ...]
+    memories: tuple[UpdateMemory, ...]
 
     @cached_property
     def digest(self) -> str:
@@ -43,21 +42,21 @@ class Entry:
 
 
 class WeightHistory:
-    """The entries that can be loaded again, oldest first, and the one that the model holds."""
+    """The entries, oldest first, and the id of the one that the model holds."""
 
     def __init__(self, pool: MemoryPool) -> None:
         self.keeps_tensors = True
-        """Whether entries keep their tensors, for a rollback, or their digests only."""
+        """Whether entries keep their tensors, for a rollback, or only their digests."""
         self.current: str | None = None
-        """The id of what the model holds; None when that is unknown."""
+        """The id of the version that the model holds; None when it is unknown."""
         self._pool = pool
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, HistoryEntry] = {}
 
-    def entry(self, update_id: str) -> Entry | None:
+    def entry(self, update_id: str) -> HistoryEntry | None:
         return self._entries.get(update_id)
 
     @property
-    def current_entry(self) -> Entry | None:
+    def current_entry(self) -> HistoryEntry | None:
         return self._entries.get(self.current) if self.current is not None else None
 
     def describe(self) -> list[dict[str, str | bool]]:
@@ -67,26 +66,26 @@ class WeightHistory:
             for entry in self._entries.values()
         ]
 
-    def is_unchanged(self, update: Update) -> bool:
-        """Whether the model is known to hold exactly these tensors already."""
+    def is_unchanged(self, update: StagedUpdate) -> bool:
+        """Whether the model already holds exactly these tensors."""
         current = self.current_entry
         return current is not None and current.digests == update.digests
 
-    def add(self, update_id: str, update: Update, *, base: Entry | None = None) -> Entry:
-        """An entry with the update's tensors; those that it lacks are the base's (a partial push)."""
+    def add(self, update_id: str, update: StagedUpdate, *, base: HistoryEntry | None = None) -> HistoryEntry:
+        """Add an entry with the update's tensors. Tensors that a partial push lacks come from the base."""
         entry = self._entries[update_id] = merge(update_id, update, base)
         return entry
 
     def keep_only(self, update_ids: Collection[str]) -> None:
-        """Drop the other entries; their memory is used again."""
+        """Drop all other entries, and release their memory to the pool."""
         dropped = [entry for update_id, entry in self._entries.items() if update_id not in update_ids]
         self._entries = {update_id: entry for update_id, entry in self._entries.items() if update_id in update_ids}
         self._release(dropped)
 
     def drop_tensors(self) -> None:
-        """Keep digests only: after a load, where no rollback is wanted."""
+        """Keep only digests: after a load, when no rollback is wanted."""
         dropped = list(self._entries.values())
-        self._entries = {e.update_id: Entry(e.update_id, e.digests, None, ()) for e in dropped}
+        self._entries = {e.update_id: HistoryEntry(e.update_id, e.digests, None, ()) for e in dropped}
         self._release(dropped)
 
     def require(self, update_id: str) -> Tensors:
@@ -96,8 +95,8 @@ class WeightHistory:
             raise TransferError(f"this worker does not hold the tensors of {update_id}")
         return entry.tensors
 
-    def _release(self, dropped: Collection[Entry]) -> None:
-        """Memory that no entry needs any more: a partial push shares its base's."""
+    def _release(self, dropped: Collection[HistoryEntry]) -> None:
+        """Release the memory that no entry uses any more; a partial push shares memory with its base."""
         needed = {id(memory) for entry in self._entries.values() for memory in entry.memories}
         released: set[int] = set()
         for entry in dropped:
@@ -107,8 +106,8 @@ class WeightHistory:
                     self._pool.release(memory)
 
 
-def merge(update_id: str, update: Update, base: Entry | None) -> Entry:
-    """The version that a model holds after the update; the tensors that the update lacks are the base's."""
+def merge(update_id: str, update: StagedUpdate, base: HistoryEntry | None) -> HistoryEntry:
+    """The version that a model holds after the update. Tensors that the update lacks come from the base."""
     memories = (update.memory,) if update.memory is not None else ()
     tensors, digests = dict(update.tensors), dict(update.digests)
     if base is not None:
@@ -116,4 +115,4 @@ def merge(update_id: str, update: Update, base: Entry | None) -> Entry:
         digests |= {meta: value for meta, value in base.digests.items() if meta.name not in names}
         tensors = dict(base.tensors or {}) | tensors
         memories += base.memories
-    return Entry(update_id, digests, tensors, memories)
+    return HistoryEntry(update_id, digests, tensors, memories)

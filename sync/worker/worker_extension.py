@@ -1,8 +1,8 @@
-"""What the engine can ask of vLLM's workers about weights (vLLM's `--worker-extension-cls`).
+"""The weight operations of vLLM's workers (vLLM's `--worker-extension-cls`).
 
-One method that never raises: with several workers vLLM loses count of their answers when one of them does, and reads
-the old answers in place of the new ones. So each worker answers with what came of the operation, and the model
-(model_repository) decides by all ranks' answers.
+They go through one method that never raises: when one of several workers raises, vLLM miscounts their answers, and
+later reads old answers as new ones. So each worker returns the outcome of the operation, and the model
+(tritonlive/backend) decides by the answers of all ranks.
 """
 
 from typing import Any
@@ -27,17 +27,17 @@ OPERATIONS = frozenset(
 
 
 class WeightOperations:
-    """Mixed into vLLM's worker class; a class of your own for `--worker-extension-cls` derives from this one."""
+    """Mixed into vLLM's worker class. Derive your own class for `--worker-extension-cls` from this one."""
 
     def weight_operation(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Run one of OPERATIONS and say what came of it: `rank`, `code` (outcomes.Code), `message`, and the report."""
+        """Run one of OPERATIONS. Returns `rank`, `code` (outcomes.Code), `message`, its result, and the report."""
         code, message, result = Code.OK, "", {}
         worker: Any = self
         parallel = worker.vllm_config.parallel_config
         rank = parallel.data_parallel_index * parallel.world_size + worker.rank
         try:
             weights = weights_of(worker)
-        except Exception as error:  # nothing is known of this worker's weights then
+        except Exception as error:  # this worker's weights are unknown
             logger.exception("weights: rank %d has none", rank)
             checkpoint = {"id": None, "fingerprint": None, "is_loadable": False}
             nothing = {"current": None, "kept": [], "checkpoint": checkpoint}
@@ -51,14 +51,14 @@ class WeightOperations:
                     worker.model_runner.reset_lora_state()
         except WorkerError as error:
             code, message = error.code, str(error)
-        except Exception as error:  # a fault of ours or of the device: the answer says so, and the count stays right
+        except Exception as error:  # a bug, or the device: the answer reports it
             logger.exception("weights: %s failed", operation)
             code, message = Code.FAILED, f"{type(error).__name__}: {error}"
         return {"rank": rank, "code": str(code), "message": message} | result | weights.report()
 
 
 def weights_of(worker: Any) -> WorkerWeights:
-    """The worker's weights: a transfer engine of ours has them, else they are made at the first call."""
+    """The worker's weights: those of our transfer engine, otherwise an object made at the first call."""
     if isinstance(staged := getattr(worker.weight_transfer_engine, "weights", None), StagedWeights):
         return staged
     found = worker.__dict__.get("_streamed_weights")

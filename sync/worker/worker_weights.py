@@ -1,8 +1,8 @@
-"""The weights of one vLLM worker: what an update does with them, and what the worker knows of them.
+"""The weights of one vLLM worker, and the operations on them.
 
-Two kinds: weights that are staged in host memory and loaded at once (staged_weights.py), and weights that vLLM's own
-engines write into the model as they arrive (streamed_weights.py). Both know after each operation what the model holds,
-or that they do not know.
+There are two kinds: weights that are staged in host memory and loaded in one step (staged_weights.py), and weights that
+vLLM's own engines write into the model as they arrive (streamed_weights.py). Both record after each operation which
+version the model holds, or that it is unknown.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from vllm.model_executor.model_loader import get_model_loader
 from vllm.model_executor.model_loader.weight_checksum import zero_weights
 
 from sync.errors import SyncError, TransferError
-from sync.transport.memory import MemoryPool
+from sync.transport.worker.memory import MemoryPool
 from sync.weights.checkpoint_files import CheckpointFiles
 from tritonlive.wire.outcomes import CHECKPOINT_ID, Code
 
@@ -29,7 +29,7 @@ logger = init_logger(__name__)
 
 
 class WorkerError(SyncError):
-    """An operation that this worker cannot do; `code` says what that means for the model."""
+    """An operation failed at this worker. `code` is its effect on the model."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class WorkerError(SyncError):
 
 
 class WorkerWeights(ABC):
-    """One worker's weights. Methods raise WorkerError; anything else they raise means Code.FAILED."""
+    """One worker's weights. Methods raise WorkerError; any other error counts as Code.FAILED."""
 
     def __init__(self, vllm_config: VllmConfig, model: torch.nn.Module) -> None:
         self.vllm_config = vllm_config
@@ -45,26 +45,26 @@ class WorkerWeights(ABC):
         self.pool = MemoryPool()
         self.history = WeightHistory(self.pool)
         self._files = CheckpointFiles.find(vllm_config.model_config)
-        # Taken after vLLM has loaded them: a folder that is written while it loads is not noticed.
+        # Computed after vLLM has loaded the files: a write during that load goes unnoticed.
         self._fingerprint = None if self._is_dummy else self._files.fingerprint()
         self._checkpoint_id = CHECKPOINT_ID  # of the files with that fingerprint
 
-    # ---- what it loads --------------------------------------------------------------------------------------------
+    # ---- tensors --------------------------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Any]:
-        """`parameters`: the tensors that a push must bring, as this rank's model loads them."""
+        """`parameters`: the tensors of a full push, as this rank's model loads them."""
         return {"parameters": self.own_parameters}
 
     @cached_property
     def own_parameters(self) -> dict[str, Any]:
-        """Found out once, between two steps of the engine."""
+        """Computed once, between two steps of the engine."""
         return weight_parameters(self.model, self.vllm_config)
 
     # ---- an update ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def connect(self, init_info: dict[str, Any]) -> None:
-        """Join a trainer's group; a trainer connected before is left."""
+        """Join a trainer's group. Leaves a trainer that was connected before."""
 
     @abstractmethod
     def disconnect(self) -> None:
@@ -76,28 +76,28 @@ class WorkerWeights(ABC):
 
     @abstractmethod
     def update(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Receive tensors, or begin to; a list has one for each worker, by global rank."""
+        """Receive tensors, or begin to. A list has one entry for each worker, by global rank."""
 
     @abstractmethod
     def prepare(self) -> dict[str, Any]:
-        """Find out whether the update can be loaded. Returns `is_unchanged` and the update's `digest`."""
+        """Check that the update can be loaded. Returns `is_unchanged` and the update's `digest`."""
 
     @abstractmethod
     def load(self, update_id: str, keep: Sequence[str]) -> None:
-        """Make the update the model's weights; `keep` are the ids of older versions that stay at hand."""
+        """Make the update the model's weights. `keep`: ids of older versions to keep for a rollback."""
 
     @abstractmethod
     def adopt(self) -> None:
-        """End an update that is unchanged at every rank: nothing is loaded."""
+        """End an update that is unchanged at every rank, without loading it."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Give up an update, whatever it has come to. Nothing happens without one."""
+        """Abort the update in any state. Does nothing without one."""
 
     # ---- versions -------------------------------------------------------------------------------------------------
 
     def restore(self, update_id: str) -> None:
-        """Load a version that is at hand. Raises WorkerError NOT_HELD (model untouched) or TOUCHED."""
+        """Load a kept version, or the checkpoint. Raises WorkerError: NOT_HELD with the model untouched, or TOUCHED."""
         if update_id == self.history.current:
             return
         if update_id == self._checkpoint_id:
@@ -112,9 +112,9 @@ class WorkerWeights(ABC):
         self._replace(update_id, tensors.items())
 
     def reload(self, update_id: str) -> None:
-        """Load the checkpoint from disk, as it is there now: from then on `update_id` means these files.
+        """Load the checkpoint's files as they are now; from then on `update_id` means these files.
 
-        Raises WorkerError NOT_HELD, or TOUCHED: then the id of the files loaded before means those as before.
+        Raises WorkerError: NOT_HELD, or TOUCHED. After an error the checkpoint's id keeps its old meaning.
         """
         loader: Any = get_model_loader(self.vllm_config.load_config)
         if not hasattr(loader, "get_all_weights"):
@@ -133,11 +133,11 @@ class WorkerWeights(ABC):
         zero_weights(self.model)
 
     def forget(self) -> None:
-        """Something else is about to change what the model holds (sleep, wake)."""
+        """Forget the current version: something else will change the model's weights (sleep, wake)."""
         self.history.current = None
 
     def report(self) -> dict[str, Any]:
-        """`current`: the id of what the model holds, or None; `kept`: the versions at hand; `checkpoint`: on disk."""
+        """`current`: the id of the version that the model holds, or None; `kept` versions; `checkpoint` on disk."""
         return {
             "current": self.history.current,
             "kept": self.history.describe(),
@@ -149,11 +149,11 @@ class WorkerWeights(ABC):
         }
 
     def _replace(self, update_id: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Load a full set of weights. Raises WorkerError TOUCHED, with what the model holds unknown."""
+        """Load a full set of weights. Raises WorkerError TOUCHED; the model's version is unknown then."""
         self.history.current = None
         try:
             load(self.model, self.vllm_config.model_config, weights)
-        except Exception as error:  # whatever a model's loader or the device raises
+        except Exception as error:  # from the model's loader or the device
             logger.exception("weights: loading %s failed", update_id)
             raise WorkerError(Code.TOUCHED, f"loading failed: {error}") from error
         self.history.current = update_id
@@ -163,12 +163,12 @@ class WorkerWeights(ABC):
         return self.vllm_config.load_config.load_format == "dummy"
 
     def _is_checkpoint_at_hand(self) -> bool:
-        """Whether the files that vLLM loaded at its start, or at the last reload, are still there as they were."""
+        """Whether the files that vLLM loaded at its start, or at the last reload, are unchanged on disk."""
         return self._fingerprint is not None and self._files.fingerprint() == self._fingerprint
 
     def _why_no_checkpoint(self) -> str:
         if self._is_dummy:
             return "the engine was started with --load-format dummy: there is no checkpoint to go back to"
         if self._fingerprint is None:
-            return "the checkpoint's files are not at hand on this machine"
+            return "the checkpoint's files are not on this machine"
         return "the checkpoint's files have changed since they were loaded; reload names the new ones"

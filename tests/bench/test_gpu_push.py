@@ -4,7 +4,7 @@ import torch
 
 from bench.gpu_push import Row, table
 from bench.random_checkpoint import SIZES, Size, random_checkpoint, shards
-from sync.weights.sources import CheckpointSource
+from sync.weights.checkpoint_source import CheckpointSource
 
 TINY = Size(32, 64, 2, 4, 2, 128, tie_word_embeddings=True)
 

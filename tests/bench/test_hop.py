@@ -13,8 +13,8 @@ from vllm.v1.engine import FinishReason
 from bench.hop import generations, server
 from bench.hop.free_core import FreeCore
 from bench.hop.generations import Generations, make_request
-from bench.hop.load import HopLoad
 from bench.hop.server import Hop, copy_model, metric
+from bench.hop_load import HopLoad
 from bench.systems import Settings, Systems
 from tritonlive.launch.config import StackConfig
 

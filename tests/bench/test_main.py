@@ -7,7 +7,8 @@ import pytest
 
 from bench.__main__ import measure_model
 from bench.goals import Goal
-from bench.measure import Effort, Load
+from bench.measure import Effort
+from bench.plan import PlannedLoad
 from bench.systems import Settings
 from sync import SyncError
 from tests.bench.stand_ins import FixedLoad
@@ -21,7 +22,7 @@ def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("no engine"), SyncError("no engine")])
 def test_a_load_that_fails_ends_no_other(error: Exception, capsys: pytest.CaptureFixture[str]):
     goals = (Goal("seconds", "lower", 1.0),)
-    loads: list[Load] = [FixedLoad("broken", goals, error), FixedLoad("whole", goals, None)]
+    loads: list[PlannedLoad] = [FixedLoad("broken", goals, error), FixedLoad("whole", goals, None)]
     settings = Settings(Path("m"))
     report = measure_model("tiny", ("tritonlive", "vllm"), settings, loads, Effort(1, 1, 0.0))
     assert report.failures == {"broken": "no engine"}

@@ -7,7 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from sync import WeightSync
-from sync.control.client import ControlClient, connect
+from sync.control.client import ControlClient
+from sync.control.connect import connect
 from sync.control.target import Target
 from tests import answers
 from tests.answers import Complete, Weights, perturb

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from sync import CommitError, SyncError, WeightSync
-from sync.control.client import ControlClient, connect
+from sync.control.client import ControlClient
+from sync.control.connect import connect
 from sync.control.target import Target
-from sync.push.fleet import Fleet
+from sync.push.fleet_update import FleetUpdate
 from tests.answers import PROMPT, Weights
 from tests.stack.conftest import wait_until
 from tritonlive.launch import Stack, StackConfig
@@ -95,13 +96,13 @@ def test_a_push_flips_both(stack: Stack, second: Stack, fleet: WeightSync, pertu
 
 
 def before_start(kill: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    start = Fleet.start_weight_update
-    monkeypatch.setattr(Fleet, "start_weight_update", lambda fleet: (kill(), start(fleet))[1])
+    start = FleetUpdate.start_weight_update
+    monkeypatch.setattr(FleetUpdate, "start_weight_update", lambda fleet: (kill(), start(fleet))[1])
 
 
 def before_transfer(kill: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    update = Fleet.update_weights
-    monkeypatch.setattr(Fleet, "update_weights", lambda fleet, info: (update(fleet, info), kill())[0])
+    update = FleetUpdate.update_weights
+    monkeypatch.setattr(FleetUpdate, "update_weights", lambda fleet, *info: (update(fleet, *info), kill())[0])
 
 
 @pytest.mark.parametrize("step", [before_start, before_transfer], ids=["start", "transfer"])
@@ -141,8 +142,8 @@ def test_one_is_killed_at_the_commit_and_is_fenced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dead = second.engine_core_pids
-    prepare = Fleet._prepare
-    monkeypatch.setattr(Fleet, "_prepare", lambda fleet: (prepare(fleet), kill_engine(second))[0])
+    prepare = FleetUpdate._prepare
+    monkeypatch.setattr(FleetUpdate, "_prepare", lambda fleet: (prepare(fleet), kill_engine(second))[0])
     with pytest.raises(CommitError) as caught:
         fleet.push(perturbed, "half")
     monkeypatch.undo()

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from sync import InvalidError, UnavailableError, WeightSync
-from sync.control.client import ControlClient, connect
+from sync.control.client import ControlClient
+from sync.control.connect import connect
 from sync.control.target import Target
 from sync.worker.orphan import STUB_NAME
 from tests.answers import PROMPT, Weights

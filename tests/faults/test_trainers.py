@@ -17,7 +17,7 @@ import torch
 
 from sync import CheckError, ConflictError, RejectedError, WeightSync
 from sync.control.client import ControlClient
-from sync.push.fleet import Fleet
+from sync.push.fleet_update import FleetUpdate
 from sync.push.weight_sync import InFlight
 from tests.answers import PROMPT, Complete, Weights
 from tests.stack.conftest import wait_until
@@ -253,13 +253,13 @@ def test_an_engine_that_cannot_be_interrupted_is_started_again(
 ) -> None:
     """SIGSTOP of the engine's process stands for a worker in a broadcast that nothing can interrupt (NCCL)."""
     (engine,) = stack.engine_core_pids
-    start = Fleet.start_weight_update
+    start = FleetUpdate.start_weight_update
 
-    def stop_first(fleet: Fleet) -> None:
+    def stop_first(fleet: FleetUpdate) -> None:
         os.kill(engine, signal.SIGSTOP)
         start(fleet)
 
-    monkeypatch.setattr(Fleet, "start_weight_update", stop_first)
+    monkeypatch.setattr(FleetUpdate, "start_weight_update", stop_first)
     with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=8) as hurried:
         with pytest.raises(Exception, match=r"within|restarting|started again"):
             hurried.push(weights, "never")

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sync.control.client import ControlClient, connect
+from sync.control.client import ControlClient
+from sync.control.connect import connect
 from sync.control.target import Target
 from tests import answers
 from tests.answers import Complete, Weights, perturb

@@ -11,7 +11,7 @@ import torch
 from sync.deadline import Deadline, spawn, wait
 from sync.push.caller_stream import CallerStream, StreamOrderedSource
 from sync.push.vllm_trainer import create_communicator
-from sync.transport.nccl_rendezvous import NcclRendezvous
+from sync.transport.trainer.nccl_rendezvous import NcclRendezvous
 from sync.weights.device_source import DeviceSource, gpu_problem
 from sync.weights.sources import TensorSource
 

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sync import SyncError, VerifyError, WeightSync
-from sync.control.client import connect
+from sync.control.connect import connect
 from sync.control.target import Target
 from tests.matrix.faulty_operations import FAULT_FILE
 from tests.matrix.models import tiny_checkpoint

@@ -13,8 +13,8 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.model_loader.weight_checksum import compute_tensor_digests
 
 from sync.weights.digest import digest, tensor_digest
-from sync.weights.sources import ParamMeta
-from sync.worker.weight_history import Entry
+from sync.weights.weight_source import ParamMeta
+from sync.worker.weight_history import HistoryEntry
 
 NUM_CONTENTS = 6
 CHECKPOINT_FILE = "model.safetensors"
@@ -31,7 +31,7 @@ class Content:
     def digest(self) -> str:
         """As a worker's history computes it of what it has staged."""
         digests = {ParamMeta.of(name, tensor): tensor_digest(tensor) for name, tensor in self.tensors.items()}
-        return Entry("", digests, None, ()).digest
+        return HistoryEntry("", digests, None, ()).digest
 
     def __repr__(self) -> str:
         return self.name

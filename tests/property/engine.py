@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from sync.weights.sources import CheckpointSource
+from sync.weights.checkpoint_source import CheckpointSource
 from tritonlive.backend.tensors import Unavailable
 
 from .ranks import Rank, Worker

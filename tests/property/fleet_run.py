@@ -159,7 +159,7 @@ class FleetRun:
 
     def _do_second_trainer(self, content: int) -> None:
         first = self._trainers.get("a")
-        is_connected = first is not None and first.sync._trainer is not None
+        is_connected = first is not None and first.sync._pusher.is_connected
         held = {name: r.weights.lease.left_s > 1.0 for name, r in self.replicas.items()}
         trainer = self._trainer("b", keep_previous=True)
         chosen = self.world.contents[content]

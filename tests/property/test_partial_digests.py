@@ -2,16 +2,16 @@
 
 import torch
 
-from sync.transport.memory import HostMemory, MemoryPool
+from sync.transport.worker.memory import HostMemory, MemoryPool
 from sync.weights.digest import tensor_digest
-from sync.weights.sources import ParamMeta
-from sync.worker.update import Update
+from sync.weights.weight_source import ParamMeta
+from sync.worker.staged_update import StagedUpdate
 from sync.worker.weight_history import WeightHistory, merge
 
 
-def update(**values: float) -> Update:
+def update(**values: float) -> StagedUpdate:
     tensors = [(name, torch.tensor([value])) for name, value in values.items()]
-    return Update(tensors, {ParamMeta.of(name, t): tensor_digest(t) for name, t in tensors}, HostMemory(4))
+    return StagedUpdate(tensors, {ParamMeta.of(name, t): tensor_digest(t) for name, t in tensors}, HostMemory(4))
 
 
 def history(**values: float) -> WeightHistory:

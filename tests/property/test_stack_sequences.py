@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sync import WeightSync
-from sync.control.client import ControlClient, connect
+from sync.control.client import ControlClient
+from sync.control.connect import connect
 from sync.control.target import Target
 from sync.errors import ConflictError, RejectedError, SyncError, UnavailableError
 from sync.push.logprob_check import own_logprobs

@@ -13,10 +13,11 @@ from vllm.config import WeightTransferConfig
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from sync.errors import TransferError
-from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+from sync.transport.trainer.gloo_trainer import GlooTrainerInitInfo
 from sync.weights.check import ServedModel, fit
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 from sync.worker.loading import load
+from tests.sync.driven_trainer import DrivenTrainer
 
 PROMPTS = ["The capital of France is", "One, two, three,"]
 
@@ -105,13 +106,13 @@ def main(model: str) -> dict[str, Any]:
     perturbed = {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in original.items()}
     broken = original | {"model.norm.weight": original["model.norm.weight"] * float("nan")}
 
-    def connect() -> GlooTrainer:
-        return GlooTrainer(GlooTrainerInitInfo("127.0.0.1", 0, 2, 60.0), client, source)
+    def connect() -> DrivenTrainer:
+        return DrivenTrainer(GlooTrainerInitInfo("127.0.0.1", 0, 2, 60.0), client, source)
 
-    def push(trainer: GlooTrainer, weights: dict[str, torch.Tensor]) -> float:
+    def push(trainer: DrivenTrainer, weights: dict[str, torch.Tensor]) -> float:
         trainer.source = fit(open_source(weights), served)
         began = time.perf_counter()
-        trainer.send_weights()
+        trainer.push()
         return time.perf_counter() - began
 
     result: dict[str, Any] = {"before": generate(), "seconds": [], "finish_s": []}
@@ -129,7 +130,7 @@ def main(model: str) -> dict[str, Any]:
     for weights, model_of in ((broken, served), (original | {"x": torch.ones(1)}, None)):
         trainer.source = fit(open_source(weights), model_of) if model_of else open_source(weights)
         try:
-            trainer.send_weights()
+            trainer.push()
         except TransferError as error:
             result["objections"].append(str(error))
         client.abort()

@@ -8,10 +8,10 @@ from urllib.parse import SplitResult
 import torch
 
 from sync.transport.gloo import Membership
-from sync.transport.memory import MemoryPool
-from sync.weights.sources import ParamMeta
+from sync.transport.worker.memory import MemoryPool
+from sync.weights.weight_source import ParamMeta
 from sync.worker.gloo_receiver import Announcement, GlooReceiver
-from sync.worker.update import Update
+from sync.worker.staged_update import StagedUpdate
 from tests.sync.stand_in import StandIn
 
 
@@ -30,7 +30,7 @@ class Replica(StandIn):
         self.reject_reason = ""
         self.update_id: str | None = None
         self.committed: str | None = None  # the id of the last update
-        self.updates: list[Update] = []
+        self.updates: list[StagedUpdate] = []
         self.kept: list[dict[str, Any]] = []
         self.receivers: list[GlooReceiver] = []
 

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from sync import WeightSync
-from sync.push.fleet import Fleet
+from sync.push.fleet_update import FleetUpdate
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -18,9 +18,9 @@ def die(*_: Any, **__: Any) -> None:
 
 def main(target: str, checkpoint: str, mode: str, lease: str = "30") -> None:
     if mode == "after-init":
-        Fleet.start_weight_update = die
+        FleetUpdate.start_weight_update = die
     elif mode == "before-commit":
-        Fleet.finish_weight_update = die
+        FleetUpdate.finish_weight_update = die
     progress = die if mode in ("mid-transfer", "mid-broadcast") else None
     is_shared = mode != "mid-broadcast"
     with WeightSync(target, backend="gloo", timeout=30, lease=float(lease), shared_memory=is_shared) as sync:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sync import CheckError, RefusedError, RejectedError, VerifyError, WeightSync
-from sync.control.client import connect
+from sync.control.connect import connect
 from sync.control.target import Target
 from tests.answers import PROMPT, Weights, complete, perturb
 

@@ -7,12 +7,12 @@ import sys
 from typing import Any
 
 from sync.transport.gloo import Membership
-from sync.transport.memory import MemoryPool
-from sync.transport.segments import Segment, SegmentView
+from sync.transport.worker.memory import MemoryPool
+from sync.transport.worker.segments import Segment, SegmentView
 from sync.weights.digest import tensor_digest
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 from sync.worker.gloo_receiver import Announcement, GlooReceiver
-from sync.worker.weight_history import Entry, WeightHistory
+from sync.worker.weight_history import HistoryEntry, WeightHistory
 
 
 class Worker:
@@ -65,7 +65,7 @@ class Worker:
         return [describe(self.history.entry(update_id)) if update_id else None for update_id in ids]
 
 
-def describe(entry: Entry | None) -> Any:
+def describe(entry: HistoryEntry | None) -> Any:
     if entry is None or entry.tensors is None:
         return None
     (memory,) = entry.memories

@@ -12,7 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sync import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
-from sync.control.client import connect
+from sync.control.connect import connect
 from sync.control.target import Target
 from tritonlive.triton_messages import build_request
 

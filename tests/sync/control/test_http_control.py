@@ -5,7 +5,7 @@ import time
 import pytest
 
 from sync import ConflictError, ControlError, DeadlineError, InvalidError, RefusedError, UnavailableError
-from sync.control.client import connect
+from sync.control.connect import connect
 from sync.control.target import Target
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY

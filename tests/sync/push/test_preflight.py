@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from sync import CheckError, WeightSync
-from sync.push.preflight import Replica as Preflight
-from sync.push.preflight import Trainer, require_alike, require_all
+from sync.push.preflight import ReplicaInfo, TrainerInfo, require_alike, require_all
 from sync.weights.check import ServedModel
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 from sync.weights.weight_source import ParamMeta, WeightSource
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
@@ -105,20 +104,20 @@ def served(weights) -> ServedModel:
 
 def test_replicas_of_one_checkpoint_are_compared_once(weights):
     replicas = [
-        Preflight(f"r{i}", {"state": "serving", "weight_transfer_backend": "gloo"}, served(weights)) for i in range(4)
+        ReplicaInfo(f"r{i}", {"state": "serving", "weight_transfer_backend": "gloo"}, served(weights)) for i in range(4)
     ]
     source = Counted(weights)
     require_alike(replicas, source)
     asked = source.asked
-    require_all(replicas, source, Trainer("t", "gloo", "127.0.0.1", 0), is_connected=True)
+    require_all(replicas, source, TrainerInfo("t", "gloo", "127.0.0.1", 0), is_connected=True)
     assert source.asked == 2 * asked
 
 
 def test_a_subset_is_compared_as_one(weights):
-    replicas = [Preflight("r", {"state": "serving", "weight_transfer_backend": "gloo"}, served(weights))]
+    replicas = [ReplicaInfo("r", {"state": "serving", "weight_transfer_backend": "gloo"}, served(weights))]
     part = open_source({"model.layers.0.bias": weights["model.layers.0.bias"]})
     assert require_alike(replicas, part, partial=True).is_partial
-    require_all(replicas, part, Trainer("t", "gloo", "127.0.0.1", 0), is_connected=True, partial=True)
+    require_all(replicas, part, TrainerInfo("t", "gloo", "127.0.0.1", 0), is_connected=True, partial=True)
     with pytest.raises(CheckError, match="missing"):
         require_alike(replicas, part)
 
@@ -133,7 +132,7 @@ GB = 1_000_000_000
 def test_host_memory_is_counted_as_it_will_be_used(transport, keep_previous, needed):
     """Of 70 B parameters in 8 workers, a copy is 141 GB."""
     for available, is_short in ((needed * 141 * GB, False), (needed * 141 * GB - 1, True)):
-        replica = Preflight("r", {"world_size": 8, "host_memory_available": available})
+        replica = ReplicaInfo("r", {"world_size": 8, "host_memory_available": available})
         short = replica.shortage(141 * GB, transport, keep_previous=keep_previous)
         assert (short is not None) == is_short
     assert f"take {needed * 141}.0 GB" in str(short)
@@ -142,13 +141,13 @@ def test_host_memory_is_counted_as_it_will_be_used(transport, keep_previous, nee
 
 def test_what_a_replica_holds_already_is_used_again():
     status = {"world_size": 8, "host_memory_available": 100 * GB, "host_memory_held": 282 * GB}
-    assert Preflight("r", status).shortage(127 * GB, "shared", keep_previous=True) is None
-    assert Preflight("r", status).shortage(128 * GB, "shared", keep_previous=True) is not None
-    assert Preflight("r", {"world_size": 8}).shortage(128 * GB, "shared", keep_previous=True) is None
+    assert ReplicaInfo("r", status).shortage(127 * GB, "shared", keep_previous=True) is None
+    assert ReplicaInfo("r", status).shortage(128 * GB, "shared", keep_previous=True) is not None
+    assert ReplicaInfo("r", {"world_size": 8}).shortage(128 * GB, "shared", keep_previous=True) is None
 
 
 def test_replicas_of_one_machine_share_its_memory(weights):
-    def replica(number: int, machine: str, available: int) -> Preflight:
+    def replica(number: int, machine: str, available: int) -> ReplicaInfo:
         status = {
             "state": "serving",
             "world_size": 2,
@@ -156,10 +155,10 @@ def test_replicas_of_one_machine_share_its_memory(weights):
             "machine": machine,
             "host_memory_available": available,
         }
-        return Preflight(f"r{number}", status, served(weights))
+        return ReplicaInfo(f"r{number}", status, served(weights))
 
     num_bytes = sum(tensor.nbytes for tensor in weights.values())
-    near = Trainer("t", "gloo", "127.0.0.1", 0, machine="here")
+    near = TrainerInfo("t", "gloo", "127.0.0.1", 0, machine="here")
 
     def problems(replicas, trainer) -> tuple[str, ...]:
         with pytest.raises(CheckError) as caught:

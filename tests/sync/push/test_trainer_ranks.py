@@ -13,7 +13,8 @@ from sync.errors import CheckError, CommitError, ConflictError, SourceError, Syn
 from sync.push.collective_push import collective_push, collective_reason
 from sync.push.report import PushReport
 from sync.push.trainer_ranks import TrainerRanks
-from sync.weights.sources import ParamMeta, TensorSource, WeightSource
+from sync.weights.sources import TensorSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 WHY = "the weights are sharded (DTensor)"
 REPORT = PushReport("v7", 8, 2, 0.5, 0.1, 0.1, 0.2, 0.1, 0.05, 0.04, ("http://a", "http://b"), ("http://b",), "gloo")

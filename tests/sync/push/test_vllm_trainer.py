@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
@@ -22,9 +23,11 @@ from vllm.distributed.weight_transfer.packed_tensor import (
     unpack_tensor,
 )
 
+from sync.control.fleet import OnFailure
 from sync.deadline import Deadline, spawn
 from sync.errors import ConflictError, DeadlineError, SyncError, TransferError
 from sync.push import vllm_trainer as module
+from sync.push.push_context import PushContext
 from sync.push.vllm_trainer import (
     EngineClient,
     JsonHandlesClient,
@@ -33,22 +36,27 @@ from sync.push.vllm_trainer import (
     packed_buffer_bytes,
     vllm_trainer,
 )
+from sync.transport.progress import Progress
 from sync.weights.aligned_source import aligned
 from sync.weights.check import FittedSource, ServedModel
 from sync.weights.device_source import DeviceSource, gpu_problem, require_gpu
-from sync.weights.sources import ParamMeta, TensorSource, WeightSource
+from sync.weights.sources import TensorSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 CPU = torch.device("cpu")
 
 
 class NotifyingFleet:
-    """`Fleet` as a trainer uses it; its replicas' workers are threads that join as vLLM's do, or refuse."""
+    """`WorkerCall` and `FleetUpdate` as a trainer uses them.
+
+    Its replicas' workers are threads that join as vLLM's do, or refuse.
+    """
 
     def __init__(self, replicas: dict[str, str], seconds: float = 30.0) -> None:
         self.replicas = replicas  # what each does: "join", "refuse" (after a while), "stay away"
         self.world_size = len(replicas)
         self.deadline = Deadline(seconds)
-        self.on_failure: Callable[[BaseException], None] | None = None
+        self.context = PushContext("v1", "keep", self.deadline)
         self.seconds: dict[str, float] = {}
         self.ids: list[Any] = []
         self.calls: list[str] = []
@@ -56,9 +64,13 @@ class NotifyingFleet:
         self.update_error: SyncError | None = None
         self.released = threading.Event()
 
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+    def init_weight_transfer_engine(self, init_info: dict[str, Any], on_failure: OnFailure | None = None) -> None:
         """Raises the first replica's error, in their order, when all have answered: as `Fleet.each`."""
-        futures = [spawn(lambda a=(rank, name): self._init(init_info, *a), name) for rank, name in self._ranked()]
+
+        def start(rank: int, name: str) -> "Future[None]":
+            return spawn(lambda: self._init(init_info, rank, name, on_failure), name)
+
+        futures = [start(rank, name) for rank, name in self._ranked()]
         errors = [error for future in futures if (error := future.exception()) is not None]
         for other in errors[1:]:
             errors[0].add_note(str(other))
@@ -68,12 +80,12 @@ class NotifyingFleet:
     def start_weight_update(self) -> None:
         self.calls.append("start_weight_update")
 
-    def update_weights(self, _update_info: dict[str, Any]) -> None:
+    def update_weights(self, _update_info: dict[str, Any], on_failure: OnFailure | None = None) -> None:
         self.calls.append("update_weights")
         if self.update_error is None:
             return
-        if self.on_failure is not None:
-            self.on_failure(self.update_error)
+        if on_failure is not None:
+            on_failure(self.update_error)
         self.released.wait(20)  # another replica's workers are in the broadcast
         raise self.update_error
 
@@ -83,13 +95,13 @@ class NotifyingFleet:
     def _ranked(self) -> list[tuple[int, str]]:
         return list(enumerate(self.replicas, 1))
 
-    def _init(self, info: dict[str, Any], rank: int, name: str) -> None:
+    def _init(self, info: dict[str, Any], rank: int, name: str, on_failure: OnFailure | None) -> None:
         began = time.monotonic()
         try:
             self._behave(info, rank, name)
         except SyncError as error:
-            if self.on_failure is not None:
-                self.on_failure(error)
+            if on_failure is not None:
+                on_failure(error)
             raise
         finally:
             self.seconds[name] = time.monotonic() - began
@@ -131,6 +143,10 @@ def connect(fleet: NotifyingFleet, source: WeightSource) -> NcclTrainer:
     trainer = vllm_trainer("nccl", "127.0.0.1", 0, fleet, source)  # ty: ignore[invalid-argument-type]
     assert isinstance(trainer, NcclTrainer)
     return trainer
+
+
+def send(trainer: NcclTrainer, fleet: Any, source: WeightSource, progress: Progress | None = None) -> None:
+    trainer.send_weights(fleet, source, progress)
 
 
 @pytest.fixture
@@ -239,7 +255,6 @@ def test_all_workers_join(source):
     fleet = NotifyingFleet({"http://a": "join", "http://b": "join"})
     trainer = connect(fleet, source)
     assert fleet.ids == ["the id", "the id"]
-    assert fleet.on_failure is None
     assert trainer.transport == "nccl"
 
 
@@ -298,7 +313,8 @@ class Engine:
         receiving = spawn(lambda: self.client.update_weights({}), "vllm-update")
         for name, tensor in self.source:
             self._sees(name, tensor)
-        if self.client._fleet.update_error is not None:
+        fleet: Any = self.client._update
+        if fleet.update_error is not None:
             communicator.is_destroyed.wait(20)
         else:
             receiving.result(5)
@@ -318,8 +334,7 @@ def sending(source, monkeypatch, _gpu) -> tuple[NotifyingFleet, NcclTrainer, dic
 def test_the_engine_reads_tensors_on_the_gpu_and_progress_counts_them(sending, source):
     fleet, trainer, read = sending
     seen: list[tuple[int, int]] = []
-    trainer.progress = lambda sent, total: seen.append((sent, total))
-    trainer.send_weights()
+    send(trainer, fleet, source, lambda sent, total: seen.append((sent, total)))
     assert {name: str(tensor.device) for name, tensor in read.items()} == dict.fromkeys(
         [meta.name for meta in source.metadata()], "meta"
     )
@@ -328,13 +343,13 @@ def test_the_engine_reads_tensors_on_the_gpu_and_progress_counts_them(sending, s
     assert fleet.calls == ["start_weight_update", "update_weights", "finish_weight_update"]
 
 
-def test_a_replica_that_does_not_take_the_weights_ends_the_push_at_once_and_nothing_commits(sending):
+def test_a_replica_that_does_not_take_the_weights_ends_the_push_at_once_and_nothing_commits(sending, source):
     fleet, trainer, _ = sending
     fleet.update_error = ConflictError("http://b", "update_weights", "the engine is gone")
     communicator, threads = trainer._engine.model_update_group, set(threading.enumerate())
     began = time.monotonic()
     with pytest.raises(ConflictError, match="the engine is gone"):
-        trainer.send_weights()
+        send(trainer, fleet, source)
     assert time.monotonic() - began < 2
     (stuck,) = [thread for thread in set(threading.enumerate()) - threads if thread.name == "nccl-send"]
     trainer.abort()
@@ -352,6 +367,8 @@ def test_a_replica_that_does_not_take_the_weights_ends_the_push_at_once_and_noth
 def test_abort_returns_at_once_aborts_the_communicator_and_lets_nothing_commit(source):
     fleet = NotifyingFleet({"http://a": "join"})
     trainer = connect(fleet, source)
+    update: Any = fleet
+    trainer._client.begin(update)
     communicator = trainer._engine.model_update_group
     began = time.monotonic()
     trainer.abort()
@@ -368,6 +385,9 @@ def test_abort_returns_at_once_aborts_the_communicator_and_lets_nothing_commit(s
 def test_the_client_is_what_vllms_engines_expect():
     fleet: Any = NotifyingFleet({})
     client = EngineClient(fleet)
+    with pytest.raises(TransferError, match="no push has begun"):
+        client.start_weight_update()
+    client.begin(fleet)
     assert isinstance(client, VLLMWeightSyncClient)
     assert isinstance(JsonHandlesClient(client), VLLMWeightSyncClient)
     client.start_weight_update()

@@ -5,20 +5,15 @@ import pytest
 import torch
 
 from sync import SourceError, TransferError
-from sync.transport.assembler import Assembler
-from sync.transport.frames import (
-    FRAME_BYTES,
-    HEADER_BYTES,
-    MAX_PARTS,
-    FrameSender,
-    FrameWriter,
-    read_header,
-    write_header,
-)
+from sync.transport.frames import FRAME_BYTES, HEADER_BYTES, MAX_PARTS, read_header, write_header
 from sync.transport.layout import Layout
+from sync.transport.messages import TransportName
+from sync.transport.trainer.frame_sender import FrameSender
+from sync.transport.trainer.frame_writer import FrameWriter
+from sync.transport.worker.assembler import Assembler
 from sync.weights.digest import tensor_digest
 from sync.weights.findings import Findings
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 
 Tensors = dict[str, torch.Tensor]
 
@@ -26,7 +21,7 @@ Tensors = dict[str, torch.Tensor]
 class Recorder(FrameSender):
     """Keeps what is sent; there is one frame to fill, as in a ring of one slot."""
 
-    transport = "list"
+    transport = TransportName.GLOO
 
     def __init__(self) -> None:
         self.sent: list[np.ndarray] = []

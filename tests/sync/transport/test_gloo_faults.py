@@ -14,10 +14,10 @@ import torch
 
 from sync import SyncError, TransferError, WeightSync
 from sync.transport.gloo import Membership
-from sync.transport.handshake import TrainerHandshake
-from sync.transport.links import Code
-from sync.transport.memory import MemoryPool
-from sync.worker.gloo_receiver import GlooReceiver, State
+from sync.transport.messages import MessageCode
+from sync.transport.trainer.handshake import TrainerHandshake
+from sync.transport.worker.memory import MemoryPool
+from sync.worker.gloo_receiver import GlooReceiver, ReceiverState
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
 from tests.sync.trainer_process import NUM_ELEMENTS, NUM_TENSORS, weights
@@ -76,7 +76,7 @@ def test_a_trainer_killed_in_the_middle_of_a_transfer(replica, start_trainer, mo
     trainer.wait(60)
     receiver = replica.receiver
     assert trainer.returncode == -signal.SIGKILL
-    wait_for(lambda: receiver.state is State.FAILED, 5)
+    wait_for(lambda: receiver.state is ReceiverState.FAILED, 5)
     assert receiver.reason
     with pytest.raises(TransferError):
         receiver.take(1)
@@ -95,7 +95,7 @@ def test_a_trainer_killed_between_pushes(replica, start_trainer):
     replica.tensors = {name: tensor * 0 for name, tensor in replica.tensors.items()}
     replica.version = "default"
     trainer.kill()
-    wait_for(lambda: receiver.state is State.FAILED, 5)
+    wait_for(lambda: receiver.state is ReceiverState.FAILED, 5)
     assert "the trainer is gone" in receiver.reason
     another_trainer_succeeds(replica)
 
@@ -142,7 +142,7 @@ def test_a_trainer_that_does_not_go_on():
     """It listens, but lets nobody in."""
     with TrainerHandshake("127.0.0.1", 0, SECRET) as handshake:
         receiver = GlooReceiver(membership(handshake.port, timeout_s=1.0), MemoryPool())
-        assert wait_for(lambda: receiver.state is State.FAILED, 5) > 0.5
+        assert wait_for(lambda: receiver.state is ReceiverState.FAILED, 5) > 0.5
     assert "did not let rank 1 join: no answer" in receiver.reason
     with pytest.raises(TransferError, match="no answer"):
         receiver.take(1)
@@ -157,8 +157,8 @@ def test_a_trainer_that_stops_after_the_handshake(message):
         receiver = GlooReceiver(membership(handshake.port, timeout_s=1.0), MemoryPool())
         (link,) = handshake.accept(1, 5).values()
         if message is not None:
-            link.signal(Code.TRANSPORT, **message)
-        wait_for(lambda: receiver.state is State.FAILED, 5)
+            link.signal(MessageCode.TRANSPORT, **message)
+        wait_for(lambda: receiver.state is ReceiverState.FAILED, 5)
         link.close()
     assert ("sent nothing for 1 s" if message is None else "did not meet") in receiver.reason
     receiver.close()
@@ -172,11 +172,11 @@ def test_a_worker_that_is_closed_while_it_joins(message):
         receiver = GlooReceiver(membership(handshake.port, timeout_s=60), MemoryPool())
         (link,) = handshake.accept(1, 5).values()
         if message is not None:
-            link.signal(Code.TRANSPORT, **message)
+            link.signal(MessageCode.TRANSPORT, **message)
         time.sleep(0.2)
         began = time.monotonic()
         receiver.close()
-        assert receiver.state is State.FAILED
+        assert receiver.state is ReceiverState.FAILED
         assert time.monotonic() - began < 1
         link.close()
 
@@ -187,7 +187,7 @@ def test_no_trainer_at_all():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         receiver = GlooReceiver(membership(free.getsockname()[1], timeout_s=1.0), MemoryPool())
-        wait_for(lambda: receiver.state is State.FAILED, 10)
+        wait_for(lambda: receiver.state is ReceiverState.FAILED, 10)
     assert "no trainer at 127.0.0.1" in receiver.reason
 
 

@@ -8,9 +8,14 @@ import time
 import pytest
 
 from sync import TransferError
-from sync.transport import handshake as handshake_module
-from sync.transport.handshake import ANSWER_BYTES, HELLO_BYTES, RANK_BYTES, TrainerHandshake, join
-from sync.transport.links import MAC_BYTES, Code, Link
+from sync.transport import proofs
+from sync.transport.link import MAC_BYTES, Link
+from sync.transport.messages import MessageCode
+from sync.transport.proofs import ANSWER_BYTES, HELLO_BYTES, RANK_BYTES
+from sync.transport.trainer import handshake as handshake_module
+from sync.transport.trainer.handshake import TrainerHandshake
+from sync.transport.worker import handshake as worker_handshake
+from sync.transport.worker.handshake import join
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 SECRET, OTHER = "ab" * 32, "cd" * 32
@@ -63,10 +68,10 @@ def test_workers_get_a_link_near_and_far(handshake, joining):
     joining.wait()
     assert {rank: link.is_local for rank, link in links.items()} == {1: True, 2: False}
     for rank, link in links.items():
-        link.signal(Code.CANCEL, reason=str(rank))
+        link.signal(MessageCode.CANCEL, reason=str(rank))
         assert joining.links[rank].wait(5).fields == {"reason": str(rank)}
-        joining.links[rank].signal(Code.READY)
-        assert link.wait(5).code is Code.READY
+        joining.links[rank].signal(MessageCode.READY)
+        assert link.wait(5).code is MessageCode.READY
         link.close()
 
 
@@ -101,8 +106,8 @@ def test_a_proof_without_the_secret_takes_no_workers_place(handshake, joining):
         threading.Timer(0.8, joining.start, [1]).start()
         (link,) = handshake.accept(1, 5).values()
         joining.wait()
-        joining.links[1].signal(Code.READY)
-        assert link.wait(5).code is Code.READY  # the link is the worker's
+        joining.links[1].signal(MessageCode.READY)
+        assert link.wait(5).code is MessageCode.READY  # the link is the worker's
         link.close()
         assert len(stranger.recv(ANSWER_BYTES, socket.MSG_WAITALL)) == ANSWER_BYTES
         assert not is_open(stranger)
@@ -272,7 +277,8 @@ def test_who_begins_to_speak_and_does_not_go_on_is_closed(handshake, joining, mo
 @pytest.mark.fault
 def test_another_users_process_is_refused_at_the_local_socket(handshake, joining, monkeypatch):
     """As if all here were another user's: the kernel tells whose a process is."""
-    monkeypatch.setattr(handshake_module, "is_same_user", lambda connection: connection.family != socket.AF_UNIX)
+    for side in (handshake_module, worker_handshake):
+        monkeypatch.setattr(side, "is_same_user", lambda connection: connection.family != socket.AF_UNIX)
     joining.start(1)
     (link,) = handshake.accept(1, 5).values()
     assert not link.is_local
@@ -282,12 +288,7 @@ def test_another_users_process_is_refused_at_the_local_socket(handshake, joining
 @pytest.mark.fault
 def test_a_worker_that_only_the_trainer_refuses_joins_over_the_network(handshake, joining, monkeypatch):
     """A trainer of root's beside a server of another user's: that takes root's socket, and is not taken itself."""
-
-    def is_refused_by_the_trainer(connection):
-        is_local = connection.family == socket.AF_UNIX
-        return not (is_local and connection.getsockname())  # only the listener's ends have a name
-
-    monkeypatch.setattr(handshake_module, "is_same_user", is_refused_by_the_trainer)
+    monkeypatch.setattr(handshake_module, "is_same_user", lambda connection: connection.family != socket.AF_UNIX)
     joining.start(1)
     (link,) = handshake.accept(1, 5).values()
     assert not link.is_local
@@ -296,10 +297,10 @@ def test_a_worker_that_only_the_trainer_refuses_joins_over_the_network(handshake
 
 def test_whose_a_process_is(monkeypatch):
     near, far = socket.socketpair()
-    assert handshake_module.is_same_user(near)
+    assert proofs.is_same_user(near)
     own = os.getuid()
-    monkeypatch.setattr(handshake_module.os, "getuid", lambda: own + 1)
-    assert handshake_module.is_same_user(near) == (own == 0)
+    monkeypatch.setattr(proofs.os, "getuid", lambda: own + 1)
+    assert proofs.is_same_user(near) == (own == 0)
     near.close()
     far.close()
 

@@ -69,8 +69,10 @@ def test_what_vllms_trainer_sends_is_what_the_worker_takes():
         names=["a"], dtype_names=["bfloat16"], shapes=[[4, 2]], ipc_handles={"GPU-1": ARGUMENTS}, tensor_sizes=[16]
     )
     calls: list[dict] = []
-    fleet: Any = SimpleNamespace(update_weights=calls.append)
-    JsonHandlesClient(EngineClient(fleet)).update_weights(asdict(sent))
+    update: Any = SimpleNamespace(update_weights=lambda info, on_failure: calls.append(info))
+    client = EngineClient(update)
+    client.begin(update)
+    JsonHandlesClient(client).update_weights(asdict(sent))
     engine = CudaIpcWeightTransferEngine.__new__(CudaIpcWeightTransferEngine)
     assert engine.parse_update_info(json.loads(json.dumps(calls[0]))) == sent
 

@@ -3,7 +3,7 @@
 import torch
 
 from sync.transport.layout import ALIGNMENT, Layout
-from sync.weights.sources import ParamMeta
+from sync.weights.weight_source import ParamMeta
 
 
 def test_tensors_are_aligned_apart_and_in_order(weights):

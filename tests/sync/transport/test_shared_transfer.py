@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from sync import RejectedError, TransferError
-from sync.transport.frames import FrameWriter
-from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
+from sync.transport.trainer.frame_writer import FrameWriter
+from sync.transport.trainer.gloo_trainer import GlooTrainerInitInfo
 from sync.weights.digest import tensor_digest
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
+from tests.sync.driven_trainer import DrivenTrainer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 
@@ -70,7 +71,7 @@ class Team:
         self.workers = workers
         self.endings = ["commit"] * len(workers)
         self.source = open_source(weights(0))
-        self.trainer = GlooTrainer(
+        self.trainer = DrivenTrainer(
             GlooTrainerInitInfo("127.0.0.1", 0, len(workers) + 1, 10.0), self, open_source(weights(0))
         )
         assert self.trainer.transport == "shared memory"
@@ -78,7 +79,7 @@ class Team:
     def push(self, version: int, *endings: str) -> None:
         self.endings = list(endings) or ["commit"] * len(self.workers)
         self.trainer.source = open_source(weights(version))
-        self.trainer.send_weights()
+        self.trainer.push()
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         membership = {key: value for key, value in init_info.items() if key not in ("rank_offset", "keep_previous")}
@@ -167,7 +168,7 @@ def test_nan_is_refused_by_both(team, workers):
     broken["layers.3"][5] = float("nan")
     team.trainer.source = open_source(broken)
     with pytest.raises(RejectedError) as caught:
-        team.trainer.send_weights()
+        team.trainer.push()
     why = "rejects what arrived: NaN or Inf in layers.3"
     assert str(caught.value) == f"worker 1 {why}; worker 2 {why}"
     assert all(worker.holds(1) and worker.ask("state") == "ready" for worker in workers)

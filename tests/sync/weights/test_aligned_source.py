@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from sync.weights.aligned_source import AlignedSource, aligned
-from sync.weights.sources import ParamMeta, TensorSource, WeightSource
+from sync.weights.sources import TensorSource
+from sync.weights.weight_source import ParamMeta, WeightSource
 
 ODD = {
     "half": torch.randn(3, 5).half(),

@@ -4,7 +4,8 @@ from safetensors.torch import save_file
 
 from sync import CheckError, InvalidError, SourceError
 from sync.weights.check import ServedModel, fit
-from sync.weights.sources import StreamSource, open_source
+from sync.weights.open_source import open_source
+from sync.weights.sources import StreamSource
 from sync.weights.weight_source import ParamMeta, WeightSource
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

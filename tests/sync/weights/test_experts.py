@@ -9,7 +9,8 @@ from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen
 from sync import CheckError, SourceError
 from sync.weights.check import ServedModel, fit
 from sync.weights.hub_names import HubNamesSource
-from sync.weights.sources import StreamSource, open_source
+from sync.weights.open_source import open_source
+from sync.weights.sources import StreamSource
 from sync.weights.weight_source import ParamMeta
 
 SIZES: dict[str, Any] = {

@@ -7,7 +7,7 @@ import torch
 
 from sync import SourceError
 from sync.weights.check import ServedModel, fit
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 from sync.weights.weight_source import ParamMeta
 from tests.sync.peft_stand_in import LoraLayer, ModulesToSaveWrapper, PeftModel
 

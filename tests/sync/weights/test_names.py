@@ -8,7 +8,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 from sync import SourceError
 from sync.weights.names import canonical_names, without_ddp
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 
 
 class Model(torch.nn.Module):

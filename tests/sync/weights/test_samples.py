@@ -7,8 +7,8 @@ import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from sync.weights.check import ServedModel, fit
+from sync.weights.open_source import open_source
 from sync.weights.samples import MAX_SAMPLES, sample
-from sync.weights.sources import open_source
 from sync.weights.weight_source import ParamMeta
 
 

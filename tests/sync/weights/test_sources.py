@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from sync import SourceError
 from sync.weights.checkpoint_source import CheckpointSource, checkpoint_files
 from sync.weights.dtypes import ITEM_SIZES, SAFETENSORS_DTYPES
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 from sync.weights.weight_source import ParamMeta
 
 

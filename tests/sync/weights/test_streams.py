@@ -5,7 +5,8 @@ import torch
 
 from sync import SourceError
 from sync.weights.check import ServedModel, fit
-from sync.weights.sources import StreamSource, open_source
+from sync.weights.open_source import open_source
+from sync.weights.sources import StreamSource
 from sync.weights.weight_source import ParamMeta
 
 

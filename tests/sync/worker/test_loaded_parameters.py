@@ -11,7 +11,7 @@ import torch
 
 from sync import CheckError
 from sync.weights.check import ServedModel, fit
-from sync.weights.sources import open_source
+from sync.weights.open_source import open_source
 
 pytestmark = pytest.mark.stack
 TIMEOUT_S = 240

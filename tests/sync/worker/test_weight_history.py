@@ -4,24 +4,24 @@ import pytest
 import torch
 
 from sync import TransferError
-from sync.transport.memory import HostMemory, MemoryPool
+from sync.transport.worker.memory import HostMemory, MemoryPool
 from sync.weights.digest import tensor_digest
-from sync.weights.sources import ParamMeta
-from sync.worker.update import Update
+from sync.weights.weight_source import ParamMeta
+from sync.worker.staged_update import StagedUpdate
 from sync.worker.weight_history import WeightHistory
 
 
-def update(**values: float) -> Update:
+def update(**values: float) -> StagedUpdate:
     memory = HostMemory(16 * len(values))
     tensors, digests = [], {}
     for at, (name, value) in enumerate(values.items()):
         tensor = memory.data[16 * at : 16 * (at + 1)].view(torch.float32).fill_(float(value))
         tensors.append((name, tensor))
         digests[ParamMeta(name, "float32", (4,))] = tensor_digest(tensor)
-    return Update(tensors, digests, memory)
+    return StagedUpdate(tensors, digests, memory)
 
 
-def load(history: WeightHistory, update_id: str, what: Update, *keep: str) -> None:
+def load(history: WeightHistory, update_id: str, what: StagedUpdate, *keep: str) -> None:
     history.add(update_id, what)
     history.keep_only([*keep, update_id])
     history.current = update_id

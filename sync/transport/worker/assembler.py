@@ -1,23 +1,22 @@
-"""Putting an update together from its frames, and examining it on the way."""
+"""Assembling an update from its frames, and checking it on the way."""
 
 import numpy as np
 import torch
 import xxhash
 
 from sync.errors import TransferError
+from sync.transport.frames import HEADER_BYTES, read_header
+from sync.transport.layout import Layout, align
 from sync.weights.digest import EMPTY_DIGEST
 from sync.weights.findings import Findings
 from sync.weights.finite import is_finite
 
-from .frames import HEADER_BYTES, read_header
-from .layout import Layout, align
-
 
 class Assembler:
-    """Copies each part to its tensor's place, and digests and checks it while it is in the processor's cache."""
+    """Copies each part into its tensor, and digests and checks it while it is in the processor's cache."""
 
     def __init__(self, layout: Layout, memory: torch.Tensor) -> None:
-        """memory: uint8[layout.num_bytes] that nobody else writes to."""
+        """memory: uint8[layout.num_bytes]. Nothing else may write to it."""
         self._layout = layout
         self._memory = memory.numpy()
         self._dtypes = [meta.dtype for meta in layout.metas]
@@ -27,10 +26,10 @@ class Assembler:
         self._are_finite = [True] * len(layout.metas)
 
     def add(self, frame: np.ndarray) -> None:
-        """Place the parts of uint8 frame[num_bytes].
+        """Copy the parts of uint8 frame[num_bytes] into their tensors.
 
-        Raises TransferError when a part is of no announced tensor, or does not go on where the tensor's last one ended.
-        So no byte comes twice and none is left out.
+        Raises TransferError when a part belongs to no announced tensor, or does not start where the tensor's last part
+        ended. So no byte arrives twice, and none is left out.
         """
         if len(frame) < HEADER_BYTES:
             raise TransferError(f"a frame of {len(frame)} bytes is shorter than its header")
@@ -43,24 +42,24 @@ class Assembler:
                 where = f"bytes {offset} to {end} of {self._layout.metas[index].name}"
                 raise TransferError(f"a frame has {where}, which does not go on where the last part ended")
             at = self._layout.offsets[index] + offset
-            self._place(index, self._memory[at : at + length], frame[start : start + length])
+            self._copy(index, self._memory[at : at + length], frame[start : start + length])
             start = align(start + length)
 
     def finish(self) -> Findings:
-        """What was found in the tensors. Raises TransferError when one has not arrived whole."""
+        """The findings of all tensors. Raises TransferError when a tensor is incomplete."""
         sized = zip(self._layout.metas, self._arrived, self._layout.sizes, strict=True)
         if missing := [meta.name for meta, arrived, size in sized if arrived != size]:
             raise TransferError(f"not arrived whole: {', '.join(missing)}")
         return Findings(self._digests, self._are_finite)
 
-    def _place(self, index: int, place: np.ndarray, data: np.ndarray) -> None:
-        # By numpy, in this thread: torch would take the threads that generate.
-        np.copyto(place, data)
+    def _copy(self, index: int, target: np.ndarray, data: np.ndarray) -> None:
+        # By numpy, in this thread: torch would use the threads that generate.
+        np.copyto(target, data)
         hasher = self._hashers.setdefault(index, xxhash.xxh3_64())
-        hasher.update(place)  # ty: ignore[invalid-argument-type] (numpy 1's arrays are not typed as buffers)
+        hasher.update(target)  # ty: ignore[invalid-argument-type] (numpy 1's arrays are not typed as buffers)
         if self._are_finite[index]:
-            self._are_finite[index] = is_finite(place, self._dtypes[index])
-        self._arrived[index] += len(place)
+            self._are_finite[index] = is_finite(target, self._dtypes[index])
+        self._arrived[index] += len(target)
         if self._arrived[index] == self._layout.sizes[index]:
             self._digests[index] = hasher.intdigest()
             del self._hashers[index]

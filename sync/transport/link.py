@@ -3,7 +3,7 @@
     message:  [length of the payload, 4 bytes]  [HMAC-SHA256, 32 bytes]  [payload: JSON, "code" and further fields]
 
 The HMAC covers the direction and the message's number too, so a message cannot be forged, repeated, left out or sent
-back. The key is made for this connection when it is opened (handshake.py). Messages are not encrypted.
+back. The key is made for this connection when it is opened (proofs.py). Messages are not encrypted.
 """
 
 import hmac
@@ -15,57 +15,30 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from sync.closing import Closing
 from sync.errors import TransferError
 
-# How often a wait looks whether it is still wanted.
+from .messages import Message, MessageCode
+
+# How often a wait checks whether it should end.
 POLL_S = 0.25
-# A peer that takes nothing for that long, and shows no progress, is given up.
+# A peer that reads nothing and shows no progress for that long is lost.
 STALL_TIMEOUT_S = 30.0
 MAC_BYTES = 32
 PREFIX_BYTES = 4 + MAC_BYTES
 MAX_PAYLOAD_BYTES = 2**28  # digests of ten million tensors
 RECEIVE_BYTES = 2**16
-# Linux tells at once that the peer has gone, also while messages of its are unread.
+# Linux reports at once that the peer is gone, even while messages of it are unread.
 HANG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
-class Code(StrEnum):
-    """What a message is about. The first ones are the trainer's, the others the workers'."""
-
-    TRANSPORT = "transport"  # how bytes will come: `name`; with the ring's descriptor for the leader
-    STORE = "store"  # `key` and `value` of the group's rendezvous (relay_store.py); workers send it as well
-    FRAME = "frame"  # one of `num_bytes` is there (shared memory) or comes (gloo)
-    DIGESTS = "digests"  # all frames are sent; `digests` of all tensors
-    SEGMENT = "segment"  # the leader's, with its descriptor; the trainer passes it on
-    CANCEL = "cancel"  # the update ends here; `reason`
-    JOINED = "joined"
-    PROGRESS = "progress"  # `bytes` of memory allocated, or sent, so far; the trainer sends it as well
-    READY = "ready"  # an announced update is expected, and there is memory for it
-    TAKEN = "taken"  # one more frame
-    STAGED = "staged"  # an update has arrived whole
-    REJECTED = "rejected"  # the update, or the group; fields of a Rejection
-    CANCELLED = "cancelled"  # nothing of the update is left
-
-
-@dataclass(frozen=True)
-class Message:
-    """A message that arrived; whoever takes it closes its descriptor."""
-
-    code: Code
-    fields: dict[str, Any] = field(default_factory=dict)
-    descriptor: int = -1
-
-
 class Link(Closing):
-    """One end. `close` may be called by any thread, all else by one."""
+    """One end of the connection. Any thread may call `close`; all other methods belong to one thread."""
 
     def __init__(self, connection: socket.socket, key: bytes, peer: str, *, is_trainer: bool) -> None:
-        """peer: how errors name the other end."""
+        """peer: the name of the other end, for error messages."""
         connection.settimeout(0)
         self._connection = connection
         self._key = key
@@ -76,13 +49,13 @@ class Link(Closing):
         self._is_closed = False
         self.peer = peer
         self.is_local = connection.family == getattr(socket, "AF_UNIX", None)
-        """Whether the peer is on this machine, so that descriptors can be sent."""
+        """Whether the peer is on this machine: only then descriptors can be sent."""
 
     def fileno(self) -> int:
-        """For `poll`; -1 when closed."""
+        """The descriptor, for `poll`; -1 when the link is closed."""
         return self._connection.fileno()
 
-    def signal(self, code: Code, *, descriptor: int = -1, **fields: Any) -> None:
+    def signal(self, code: MessageCode, *, descriptor: int = -1, **fields: Any) -> None:
         """Send a message. Raises TransferError when the peer is gone, or reads nothing for STALL_TIMEOUT_S."""
         if descriptor >= 0:
             fields["has_descriptor"] = True
@@ -111,7 +84,7 @@ class Link(Closing):
                 self._poll(select.POLLIN, left)
 
     def wait(self, timeout_s: float) -> Message:
-        """The next message. Raises TransferError as `receive`, and when the peer says nothing for `timeout_s`."""
+        """The next message. Raises TransferError as `receive`, and when no message arrives within `timeout_s`."""
         message = self.receive(timeout_s)
         if message is None:
             raise TransferError(f"{self.peer} sent nothing for {timeout_s:g} s")
@@ -125,7 +98,7 @@ class Link(Closing):
             raise TransferError(f"{self.peer} is gone")
 
     def close(self) -> None:
-        """Close the connection: whoever waits on either end gets a TransferError at once."""
+        """Close the connection. Waits on both ends raise TransferError at once."""
         self._is_closed = True
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
@@ -137,7 +110,7 @@ class Link(Closing):
         return hmac.digest(self._key, direction + number.to_bytes(8, "little") + payload, "sha256")
 
     def _parse(self) -> Message | None:
-        """The first message of what is unread, if it is there whole."""
+        """The first unread message; None when it has not arrived completely."""
         if len(self._unread) < PREFIX_BYTES:
             return None
         length = int.from_bytes(self._unread[:4], "little")
@@ -151,15 +124,15 @@ class Link(Closing):
             raise TransferError(f"a message that {self.peer} did not send: its HMAC is wrong")
         self._num_received += 1
         fields = json.loads(payload)
-        code = Code(fields.pop("code"))
+        code = MessageCode(fields.pop("code"))
         descriptor = self._descriptors.popleft() if fields.pop("has_descriptor", False) and self._descriptors else -1
         return Message(code, fields, descriptor)
 
     def _recv(self) -> bool:
-        """Read what has arrived; False when nothing has."""
+        """Read the bytes that have arrived. False when there are none."""
         try:
             if self.is_local:
-                # The kernel ends what it gives at a descriptor: no call brings two.
+                # The kernel ends a read at a descriptor, so no call returns two.
                 data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
                 self._descriptors += descriptors
             else:

@@ -13,15 +13,16 @@ import torch
 
 from sync import RejectedError, SourceError, TransferError
 from sync.transport import sealed
-from sync.transport.assembler import Assembler
-from sync.transport.broadcasts import BroadcastSender
 from sync.transport.gloo import Membership
-from sync.transport.gloo_trainer import GlooTrainer, GlooTrainerInitInfo
-from sync.transport.memory import HostMemory, MemoryPool, StagingMemoryError
-from sync.transport.segments import Segment
-from sync.transport.shared_transfer import SharedSender
-from sync.weights.sources import ParamMeta, WeightSource
-from sync.worker.gloo_receiver import Announcement, GlooReceiver, State
+from sync.transport.trainer.broadcast_sender import BroadcastSender
+from sync.transport.trainer.gloo_trainer import GlooTrainerInitInfo
+from sync.transport.trainer.shared_sender import SharedSender
+from sync.transport.worker.assembler import Assembler
+from sync.transport.worker.memory import HostMemory, MemoryPool, StagingMemoryError
+from sync.transport.worker.segments import Segment
+from sync.weights.weight_source import ParamMeta, WeightSource
+from sync.worker.gloo_receiver import Announcement, GlooReceiver, ReceiverState
+from tests.sync.driven_trainer import DrivenTrainer
 from tritonlive.wire.rejection import RejectCode
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
@@ -96,7 +97,7 @@ class Workers:
             raise RuntimeError(f"{name} failed")
 
     @property
-    def states(self) -> set[State]:
+    def states(self) -> set[ReceiverState]:
         return {receiver.state for receiver in self.receivers}
 
 
@@ -114,12 +115,12 @@ def workers() -> Iterator[Workers]:
 
 
 @pytest.fixture
-def connect(workers: Workers, transport: str) -> Iterator[Callable[..., GlooTrainer]]:
-    made: list[GlooTrainer] = []
+def connect(workers: Workers, transport: str) -> Iterator[Callable[..., DrivenTrainer]]:
+    made: list[DrivenTrainer] = []
 
-    def start(source: Callable[[], Pairs] = in_order, *, kind: type[Source] = Source, **options: Any) -> GlooTrainer:
+    def start(source: Callable[[], Pairs] = in_order, *, kind: type[Source] = Source, **options: Any) -> DrivenTrainer:
         info = GlooTrainerInitInfo("127.0.0.1", 0, 3, 20.0, shared_memory=transport == "shared memory", **options)
-        made.append(GlooTrainer(info, workers, kind(source)))
+        made.append(DrivenTrainer(info, workers, kind(source)))
         assert made[-1].transport == transport
         return made[-1]
 
@@ -137,10 +138,10 @@ def assert_staged(workers: Workers) -> None:
             assert torch.equal(staged, tensor(number)), name
 
 
-def assert_goes_on(trainer: GlooTrainer, workers: Workers) -> None:
+def assert_goes_on(trainer: DrivenTrainer, workers: Workers) -> None:
     """The group can be used again."""
     trainer.source = Source(in_order)
-    trainer.send_weights()
+    trainer.push()
     assert_staged(workers)
 
 
@@ -152,7 +153,7 @@ def test_tensors_may_come_in_any_order_from_one_buffer(connect, workers):
 
     trainer = connect(backwards)
     for _ in range(3):
-        trainer.send_weights()
+        trainer.push()
         assert_staged(workers)
     assert workers.calls == ["start", "update", "finish"] * 3
 
@@ -160,7 +161,7 @@ def test_tensors_may_come_in_any_order_from_one_buffer(connect, workers):
 def test_progress_grows_to_all_bytes(connect):
     trainer, seen = connect(), []
     trainer.progress = lambda sent, total: seen.append((sent, total))
-    trainer.send_weights()
+    trainer.push()
     total = sum(meta.num_bytes for meta in METAS)
     assert seen[-1] == (total, total)
     assert [sent for sent, _ in seen] == sorted(sent for sent, _ in seen)
@@ -213,9 +214,9 @@ def with_an_error() -> Pairs:
 def test_nothing_is_staged_of_what_the_source_breaks(connect, workers, source, kind, error, why):
     trainer = connect(source, kind=kind)
     with pytest.raises(error, match=why):
-        trainer.send_weights()
+        trainer.push()
     assert "finish" not in workers.calls
-    assert workers.states == {State.READY}
+    assert workers.states == {ReceiverState.READY}
     for receiver in workers.receivers:
         with pytest.raises(TransferError, match=f"the trainer cancelled the update: .*{why}"):
             receiver.take(1)
@@ -230,7 +231,7 @@ def test_an_announcement_that_is_not_wanted(connect, workers):
     trainer = connect()
     workers.reject_reasons[1] = "names: not mine"
     with pytest.raises(RejectedError, match="worker 2 does not take the update: names: not mine") as caught:
-        trainer.send_weights()
+        trainer.push()
     assert {rank: rejection.code for rank, rejection in caught.value.rejections.items()} == {2: RejectCode.NOT_SERVED}
     with pytest.raises(RejectedError, match="names: not mine"):
         workers.receivers[1].take(1)
@@ -249,7 +250,7 @@ def test_nan_is_rejected_with_its_name(connect, workers):
 
     trainer = connect(broken)
     with pytest.raises(RejectedError, match=r"worker 1 rejects what arrived: NaN or Inf in layers\.2, ") as caught:
-        trainer.send_weights()
+        trainer.push()
     for rejection in caught.value.rejections.values():
         assert (rejection.code, rejection.names) == (RejectCode.NOT_FINITE, ("layers.2", "layers.20"))
     assert len(caught.value.rejections) == 2
@@ -279,11 +280,11 @@ def test_forged_bytes_are_never_staged(connect, workers, monkeypatch, change):
     trainer = connect()
     if change == "a byte":
         with pytest.raises(RejectedError, match="not the bytes that were sent") as caught:
-            trainer.send_weights()
+            trainer.push()
         assert {rejection.code for rejection in caught.value.rejections.values()} == {RejectCode.DAMAGED}
     else:
         with pytest.raises(TransferError, match="is gone"):
-            trainer.send_weights()
+            trainer.push()
     for receiver in workers.receivers:
         with pytest.raises(TransferError):
             receiver.take(1)
@@ -303,7 +304,7 @@ def test_too_little_memory_is_said_before_a_byte_is_read(connect, workers, monke
         for memory in (HostMemory, Segment):
             patched.setattr(memory, "__init__", refuse)
         with pytest.raises(RejectedError, match=r"no memory for 25 MB .*keep_previous=False") as caught:
-            trainer.send_weights()
+            trainer.push()
     assert {rejection.code for rejection in caught.value.rejections.values()} == {RejectCode.NO_MEMORY}
     assert_goes_on(trainer, workers)
 
@@ -318,8 +319,8 @@ def test_an_update_that_the_replica_drops_meanwhile(connect, workers):
 
     trainer.progress = drop
     with pytest.raises(RejectedError, match=r"worker 1 .*: the replica dropped the update meanwhile"):
-        trainer.send_weights()
-    assert workers.states == {State.READY}
+        trainer.push()
+    assert workers.states == {ReceiverState.READY}
     with pytest.raises(TransferError, match="cancelled"):
         workers.receivers[1].take(1)
     trainer.progress = None
@@ -351,7 +352,7 @@ def test_a_long_allocation_is_progress(connect, workers, slow_allocation):
     trainer = connect(stall_timeout_s=0.5)
     slow_allocation(0.1)
     began = time.monotonic()
-    trainer.send_weights()
+    trainer.push()
     assert time.monotonic() - began > 2
     assert_staged(workers)
 
@@ -362,7 +363,7 @@ def test_an_allocation_that_stands_still_is_given_up(connect, workers, slow_allo
     trainer = connect(stall_timeout_s=0.5)
     slow_allocation(1.5)
     with pytest.raises(TransferError, match=r"worker 1 showed no progress for 0\.5 s"):
-        trainer.send_weights()
+        trainer.push()
 
 
 def test_slow_examination_and_a_slow_source_are_progress(connect, workers, monkeypatch):
@@ -382,7 +383,7 @@ def test_slow_examination_and_a_slow_source_are_progress(connect, workers, monke
     monkeypatch.setattr(Assembler, "add", slowly)
     trainer = connect(hesitant, stall_timeout_s=0.6)
     began = time.monotonic()
-    trainer.send_weights()
+    trainer.push()
     assert time.monotonic() - began > 1.8
     assert_staged(workers)
 
@@ -394,7 +395,7 @@ def test_a_worker_that_stands_still_is_given_up_by_name(connect, workers, monkey
     trainer = connect(stall_timeout_s=0.6)
     began = time.monotonic()
     with pytest.raises(TransferError, match=r"worker 1 showed no progress for 0\.6 s"):
-        trainer.send_weights()
+        trainer.push()
     assert time.monotonic() - began < 5
     is_over.set()
     with pytest.raises(TransferError):
@@ -411,13 +412,13 @@ def test_a_control_call_that_fails_ends_the_group(connect, workers, operation):
     trainer = connect()
     workers.failing = operation
     with pytest.raises(RuntimeError, match=f"{operation} failed"):
-        trainer.send_weights()
+        trainer.push()
     for receiver in workers.receivers:
         receiver.close()
-    assert workers.states == {State.FAILED}
+    assert workers.states == {ReceiverState.FAILED}
     workers.failing = ""
     with pytest.raises(TransferError, match="closed"):
-        trainer.send_weights()
+        trainer.push()
 
 
 @pytest.mark.fault
@@ -430,21 +431,21 @@ def test_a_shutdown_by_another_thread_ends_a_push(connect, workers):
 
     trainer = connect(endless)
     with pytest.raises(TransferError, match="closed"):
-        trainer.send_weights()
+        trainer.push()
     deadline = time.monotonic() + 5
-    while workers.states != {State.FAILED} and time.monotonic() < deadline:
+    while workers.states != {ReceiverState.FAILED} and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert workers.states == {State.FAILED}
+    assert workers.states == {ReceiverState.FAILED}
     assert all(receiver.reason.startswith("the trainer is gone") for receiver in workers.receivers)
 
 
 def test_what_is_staged_stays_when_the_trainer_goes(connect, workers):
     """The commit may be under way."""
     trainer = connect()
-    trainer.send_weights()
+    trainer.push()
     trainer.shutdown()
     time.sleep(0.6)
-    assert workers.states == {State.FAILED}
+    assert workers.states == {ReceiverState.FAILED}
     assert_staged(workers)
     for receiver in workers.receivers:
         with pytest.raises(TransferError, match="the trainer is gone"):
@@ -457,7 +458,7 @@ def test_a_replica_that_watches_the_trainers_port_notices_its_end_only(connect, 
     trainer = connect()
     watch = socket.create_connection((workers.init_info["master_address"], workers.init_info["master_port"]))
     watch.settimeout(0.5)
-    trainer.send_weights()
+    trainer.push()
     with pytest.raises(TimeoutError):
         watch.recv(1)
     trainer.shutdown()
@@ -482,4 +483,4 @@ def test_a_stranger_finds_no_rendezvous_to_list_or_join(connect, workers):
 
 def test_a_group_has_a_worker(workers):
     with pytest.raises(ValueError, match="world_size: must be at least 2"):
-        GlooTrainer(GlooTrainerInitInfo("127.0.0.1", 0, 1, 5.0), workers, Source(in_order))
+        DrivenTrainer(GlooTrainerInitInfo("127.0.0.1", 0, 1, 5.0), workers, Source(in_order))

@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from sync import TransferError
-from sync.transport import links as links_module
-from sync.transport.links import MAC_BYTES, Code, Link
+from sync.transport import link as links_module
+from sync.transport.link import MAC_BYTES, Link
+from sync.transport.messages import MessageCode
 
 KEY = b"k" * 32
 FAMILIES = pytest.mark.parametrize("family", ["local", "tcp"])
@@ -46,13 +47,13 @@ def pair(ends):
 def test_messages_arrive_in_order_with_their_fields(pair):
     trainer, worker = pair
     digests = list(range(2**63, 2**63 + 100_000))  # more than the kernel takes at once
-    sender = threading.Thread(target=trainer.signal, args=(Code.DIGESTS,), kwargs={"digests": digests})
+    sender = threading.Thread(target=trainer.signal, args=(MessageCode.DIGESTS,), kwargs={"digests": digests})
     sender.start()
     message = worker.wait(5)
     sender.join()
-    assert (message.code, message.fields) == (Code.DIGESTS, {"digests": digests})
+    assert (message.code, message.fields) == (MessageCode.DIGESTS, {"digests": digests})
     for number in range(3):
-        worker.signal(Code.PROGRESS, bytes=number)
+        worker.signal(MessageCode.PROGRESS, bytes=number)
     assert [trainer.wait(5).fields["bytes"] for _ in range(3)] == [0, 1, 2]
     assert trainer.receive(0) is None
 
@@ -60,9 +61,9 @@ def test_messages_arrive_in_order_with_their_fields(pair):
 def test_descriptors_belong_to_their_messages(pair):
     trainer, worker = pair
     files = [os.memfd_create(str(number)) for number in range(2)]
-    trainer.signal(Code.FRAME, num_bytes=1)
+    trainer.signal(MessageCode.FRAME, num_bytes=1)
     for file in files:
-        trainer.signal(Code.SEGMENT, descriptor=file)
+        trainer.signal(MessageCode.SEGMENT, descriptor=file)
     assert worker.wait(5).descriptor == -1
     for file in files:
         got = worker.wait(5).descriptor
@@ -75,8 +76,8 @@ def test_descriptors_that_nobody_takes_are_closed(pair):
     trainer, worker = pair
     before = psutil.Process().num_fds()
     file = os.memfd_create("test")
-    trainer.signal(Code.FRAME)
-    trainer.signal(Code.SEGMENT, descriptor=file)
+    trainer.signal(MessageCode.FRAME)
+    trainer.signal(MessageCode.SEGMENT, descriptor=file)
     os.close(file)
     worker.wait(5)
     worker.receive(0)
@@ -89,7 +90,7 @@ def test_descriptors_that_nobody_takes_are_closed(pair):
 def test_messages_that_the_peer_did_not_send_are_refused(ends, pair, what):
     worker = pair[1]
 
-    def recorded(*codes: Code, key: bytes = KEY, is_trainer: bool = True) -> list[bytes]:
+    def recorded(*codes: MessageCode, key: bytes = KEY, is_trainer: bool = True) -> list[bytes]:
         near, far = socket.socketpair()
         link = Link(near, key, "a worker", is_trainer=is_trainer)
         messages = []
@@ -101,19 +102,19 @@ def test_messages_that_the_peer_did_not_send_are_refused(ends, pair, what):
         return messages
 
     if what == "forged":
-        (message,) = recorded(Code.DIGESTS)
+        (message,) = recorded(MessageCode.DIGESTS)
         data = message[:4] + bytes(MAC_BYTES) + message[4 + MAC_BYTES :]
     elif what == "repeated":
-        data = recorded(Code.FRAME)[0] * 2
+        data = recorded(MessageCode.FRAME)[0] * 2
     elif what == "sent back":
-        (data,) = recorded(Code.CANCEL, is_trainer=False)
+        (data,) = recorded(MessageCode.CANCEL, is_trainer=False)
     elif what == "out of order":
-        data = b"".join(reversed(recorded(Code.FRAME, Code.CANCEL)))
+        data = b"".join(reversed(recorded(MessageCode.FRAME, MessageCode.CANCEL)))
     else:
-        (data,) = recorded(Code.CANCEL, key=b"other")
+        (data,) = recorded(MessageCode.CANCEL, key=b"other")
     ends[0].sendall(data)
     if what == "repeated":
-        assert worker.wait(5).code is Code.FRAME
+        assert worker.wait(5).code is MessageCode.FRAME
     with pytest.raises(TransferError, match="a message that the trainer did not send: its HMAC is wrong"):
         worker.wait(5)
 
@@ -134,7 +135,7 @@ def test_a_peer_that_reads_nothing(pair, monkeypatch):
 
     def signal_for_ever() -> None:
         while True:
-            pair[0].signal(Code.FRAME)
+            pair[0].signal(MessageCode.FRAME)
 
     with pytest.raises(TransferError, match=r"worker 1 read nothing for 0\.5 s"):
         signal_for_ever()
@@ -156,7 +157,7 @@ def test_an_end_that_is_closed_wakes_who_waits(pair, is_own):
 
     def signal_often() -> None:
         for _ in range(100):  # TCP learns with the first that there is nobody
-            pair[0].signal(Code.FRAME)
+            pair[0].signal(MessageCode.FRAME)
             time.sleep(0.02)
 
     with pytest.raises(TransferError, match=why):
@@ -166,12 +167,12 @@ def test_an_end_that_is_closed_wakes_who_waits(pair, is_own):
 @FAMILIES
 def test_a_peer_that_is_gone_is_noticed_behind_unread_messages(pair):
     trainer, worker = pair
-    trainer.signal(Code.FRAME)
+    trainer.signal(MessageCode.FRAME)
     worker.check()
     trainer.close()
     time.sleep(0.05)
     with pytest.raises(TransferError, match="the trainer is gone"):
         worker.check()
-    assert worker.wait(1).code is Code.FRAME
+    assert worker.wait(1).code is MessageCode.FRAME
     with pytest.raises(TransferError, match="the trainer is gone"):
         worker.wait(1)

@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 
-from sync.transport.memory import HostMemory, Memory, MemoryPool
+from sync.transport.worker.memory import HostMemory, MemoryPool, UpdateMemory
 
 
 class Other(HostMemory):
@@ -82,7 +82,7 @@ def test_memories_at_once_while_staging(keeps, most):
             alive.add(id(self))
             weakref.finalize(self, alive.discard, id(self))
 
-    pool, kept, peak = MemoryPool(1), list[Memory](), 0
+    pool, kept, peak = MemoryPool(1), list[UpdateMemory](), 0
     for _ in range(8):
         staged = pool.take(Counted, 16, lambda _: True, Counted)
         peak = max(peak, len(alive))

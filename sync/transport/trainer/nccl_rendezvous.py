@@ -1,11 +1,11 @@
-"""vLLM's rendezvous for NCCL, hosted so that it can be called off.
+"""vLLM's rendezvous for NCCL, hosted so that it can be cancelled.
 
-vLLM's workers connect to a TCPStore at the trainer and wait there, with their engine, for the id of the NCCL group:
-300 s, whatever happens. Closing the store ends that for those who are connected; one that comes later tries to connect
-for 300 s. So the store stays, and holds an id that none of them can read: all fail at once, whenever they come.
+vLLM's workers connect to a TCPStore at the trainer and wait there for the id of the NCCL group, for 300 s, and their
+engines wait with them. Closing the store ends the wait of connected workers; a worker that comes later tries to connect
+for 300 s. So the store stays open, and holds an id that no worker can read: all fail at once, early or late.
 
-vLLM's own trainer waits in the constructor of the store, which cannot be left either. It returns when enough clients
-have connected: calling off connects as many.
+vLLM's own trainer waits in the constructor of the store, which cannot be interrupted. It returns when enough clients
+have connected, so `call_off` connects that many.
 """
 
 import threading
@@ -24,18 +24,18 @@ from sync.errors import TransferError
 if TYPE_CHECKING:
     from vllm.distributed.utils import StatelessProcessGroup
 
-# Where a vLLM worker reads the group's id: `StatelessProcessGroup.broadcast_obj(..., src=0)`, its first broadcast.
+# The key of the group's id at a vLLM worker: `StatelessProcessGroup.broadcast_obj(..., src=0)`, its first broadcast.
 ID_KEY = "broadcast_from/0/0"
 CALLED_OFF = "\0the trainer called the rendezvous off"
-# The store's constructor must not give up before the deadline: its end would close the store.
+# The store's constructor must not time out before the deadline: that would close the store.
 STORE_TIMEOUT = timedelta(hours=1)
 SEAT_TIMEOUT = timedelta(seconds=5)
-# How long a rendezvous that was called off stays for those who come late: a control call that was under way.
+# How long a cancelled rendezvous stays open for late workers, whose control call was under way.
 LINGER_S = 60.0
 
 
 class NcclRendezvous:
-    """Rank 0's end: listens at one address of this machine only, for `world_size` - 1 workers."""
+    """Rank 0's side. It listens at one address of this machine only, for `world_size` - 1 workers."""
 
     def __init__(self, address: str, port: int, world_size: int) -> None:
         """Listen from now on; port 0 picks a free one. Raises TransferError as `listen`."""
@@ -53,14 +53,14 @@ class NcclRendezvous:
                 is_master=True,
                 timeout=STORE_TIMEOUT,
                 wait_for_workers=True,
-                use_libuv=False,  # as vLLM has it
+                use_libuv=False,  # as vLLM sets it
                 master_listen_fd=descriptor,
             )
 
         self._hosting = spawn(host, "nccl-rendezvous")
 
     def wait(self, deadline: Deadline, unless: "Future[None]") -> "StatelessProcessGroup":
-        """All workers have come. Raises the error of `unless` when it has one first; DeadlineError, TransferError."""
+        """Wait until all workers have come. Raises DeadlineError, TransferError, or the error of `unless`."""
         from vllm.distributed.utils import StatelessProcessGroup
 
         what = f"nccl: {self.world_size - 1} workers have not all come to {self.address}:{self.port}"
@@ -71,7 +71,7 @@ class NcclRendezvous:
         return StatelessProcessGroup(rank=0, world_size=self.world_size, store=store)
 
     def call_off(self) -> None:
-        """Let every worker that waits, or comes within a minute, fail at once."""
+        """Make every worker that waits, or comes within a minute, fail at once."""
         with suppress(RuntimeError):
             for _ in range(self.world_size - 1):
                 if self._hosting.done():
@@ -83,7 +83,7 @@ class NcclRendezvous:
         self.close()
 
     def close(self) -> None:
-        """Let go of the store, which a group that was formed does not need; it may still be held by that."""
+        """Release the store. A formed group does not need it, but may hold it."""
         self._hosting = Future()
 
 

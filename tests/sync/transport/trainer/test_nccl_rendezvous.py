@@ -12,7 +12,7 @@ import pytest
 
 from sync.deadline import Deadline
 from sync.errors import ConflictError, DeadlineError, TransferError
-from sync.transport.nccl_rendezvous import NcclRendezvous
+from sync.transport.trainer.nccl_rendezvous import NcclRendezvous
 
 # As PyNcclCommunicator does before NCCL is called; prints that it is connected, and how it ended.
 WORKER = """

@@ -1,4 +1,4 @@
-"""The memory that an update's tensors lie in, and the pool that uses it again."""
+"""The memory of an update's tensors, and the pool that reuses it."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -8,24 +8,23 @@ from typing import TypeVar
 import torch
 
 from sync.errors import TransferError
+from sync.transport.layout import host_buffer
 
-from .layout import host_buffer
-
-M = TypeVar("M", bound="Memory")
+M = TypeVar("M", bound="UpdateMemory")
 
 
-class Memory(ABC):
-    """`data`, uint8[num_bytes], stays as it is until `release`."""
+class UpdateMemory(ABC):
+    """Holds an update's tensors in `data`, uint8[num_bytes], unchanged until `release`."""
 
     data: torch.Tensor
 
     @abstractmethod
     def release(self) -> None:
-        """Called when nobody needs the tensors in it any more."""
+        """The tensors in it are no longer needed."""
 
 
-class HostMemory(Memory):
-    """Memory of this process alone."""
+class HostMemory(UpdateMemory):
+    """Private memory of this process."""
 
     def __init__(self, num_bytes: int) -> None:
         """Raises StagingMemoryError when there is too little memory."""
@@ -35,22 +34,22 @@ class HostMemory(Memory):
             raise StagingMemoryError(num_bytes) from None
 
     def release(self) -> None:
-        """Nothing: no other process uses it."""
+        """Do nothing: no other process uses it."""
 
 
 class MemoryPool:
-    """Keeps memory that nobody needs any more for the next updates: fresh pages are slow.
+    """Keeps released memory for the next updates, because fresh pages are slow.
 
-    max_spares: how many memories may wait here; the owner sets it to what can be used again. A worker that stages for
-    itself alone needs 1, whether it keeps versions or not. One that also stages for others (segments.py) cannot use
-    what they still keep, and needs one more for each version kept. 0 keeps none.
+    max_spares: how many memories the pool keeps; 0 keeps none. A worker that stages for itself alone needs 1, whether
+    it keeps versions or not. A worker that also stages for others (segments.py) cannot reuse memory that they still
+    hold, and needs one more for each version kept.
 
     Safe for several threads; no lock is held while memory is allocated.
     """
 
     def __init__(self, max_spares: int = 1) -> None:
         self._lock = threading.Lock()
-        self._spares: list[Memory] = []
+        self._spares: list[UpdateMemory] = []
         self._max_spares = max_spares
 
     @property
@@ -59,27 +58,27 @@ class MemoryPool:
 
     @max_spares.setter
     def max_spares(self, value: int) -> None:
-        """Spares beyond the new number go, the oldest first."""
+        """Drops the oldest spares beyond the new number."""
         with self._lock:
             self._max_spares = value
             self._trim(value)
 
     def take(self, kind: type[M], num_bytes: int, is_usable: Callable[[M], bool], make: Callable[[], M]) -> M:
-        """A spare of this kind and size that `is_usable`, else what `make` returns.
+        """A spare of this kind and size that `is_usable`; otherwise the result of `make`.
 
-        Spares of another kind or size go: the next updates are like this one.
+        Drops spares of another kind or size: the next updates will be like this one.
         """
         with self._lock:
             spares = [spare for spare in self._spares if isinstance(spare, kind) and len(spare.data) == num_bytes]
             usable = next(filter(is_usable, spares), None)
             self._spares = [spare for spare in spares if spare is not usable]
             if usable is None:
-                self._trim(self._max_spares - 1)  # what is made will come back: there is room for it
-        del spares  # the old memory goes before new memory is allocated
+                self._trim(self._max_spares - 1)  # leaves room for the new memory, which will be released here
+        del spares  # frees the old memory before new memory is allocated
         return usable or make()
 
-    def release(self, memory: Memory | None) -> None:
-        """Take back memory whose tensors nobody needs any more."""
+    def release(self, memory: UpdateMemory | None) -> None:
+        """Take back memory whose tensors are no longer needed."""
         if memory is None:
             return
         memory.release()

@@ -11,7 +11,7 @@ import pytest
 
 from sync import TransferError
 from sync.transport.sealed import CHUNK_BYTES, SIZE_SEALS, create_sealed
-from sync.transport.segments import Segment, SegmentView
+from sync.transport.worker.segments import Segment, SegmentView
 from sync.weights.findings import Findings
 
 SIZES = (1024, 2)
@@ -80,7 +80,7 @@ def test_a_view_that_is_dropped_holds_nothing(segment):
 
 def test_a_killed_follower_holds_nothing(segment):
     holder = (
-        "import sys, time; from sync.transport.segments import SegmentView; "
+        "import sys, time; from sync.transport.worker.segments import SegmentView; "
         f"view = SegmentView(int(sys.argv[1]), *{SIZES}); view.hold(); print('held', flush=True); time.sleep(60)"
     )
     descriptor = os.dup(segment.descriptor)
