@@ -9,7 +9,7 @@ import tempfile
 
 import uvicorn
 
-from openai_frontend import description
+from openai_frontend import engine_info
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, Options
 
@@ -61,7 +61,7 @@ def main() -> int:
         # The import takes as long as Triton needs to load a small model: do both at once.
         importlib.import_module("openai_frontend.app")
     try:
-        described = description.wait(urls, args.wait, say)
+        described = engine_info.wait(urls, args.wait, say)
     except (IncompatibleServer, TimeoutError) as error:
         say(str(error))
         return 1

@@ -22,8 +22,8 @@ from vllm.version import __version__ as vllm_version
 
 from openai_frontend.adapters import AdapterVersionHeader
 from openai_frontend.auth import protect
-from openai_frontend.description import Description
 from openai_frontend.engine.triton_engine import TritonEngineClient
+from openai_frontend.engine_info import EngineInfo
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import Options
 from openai_frontend.routes import control, trl_legacy
@@ -44,10 +44,10 @@ def create_app() -> ASGIApp:
     Raises IncompatibleServer, ValueError and what vLLM raises for arguments it does not take.
     """
     options = Options.from_environment()
-    description = options.description
-    check_version(description)
-    args = parse_arguments(description, options.vllm_argv)
-    engine = create_engine(args, description, options)
+    engine_info = options.engine_info
+    check_version(engine_info)
+    args = parse_arguments(engine_info, options.vllm_argv)
+    engine = create_engine(args, engine_info, options)
     app = build_app(args, TASKS, engine.model_config)
     vllm_lifespan = app.router.lifespan_context
 
@@ -81,12 +81,12 @@ def put_first(app: FastAPI, paths: Collection[str]) -> None:
     app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in paths)
 
 
-def parse_arguments(description: Description, argv: list[str]) -> Namespace:
+def parse_arguments(engine_info: EngineInfo, argv: list[str]) -> Namespace:
     """The arguments `vllm serve` would have: those of the engine in Triton, then our own."""
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*description.engine_argv, *argv])
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*engine_info.engine_argv, *argv])
     validate_parsed_serve_args(args)
     if args.served_model_name is None:
-        args.served_model_name = description.served_model_name
+        args.served_model_name = engine_info.served_model_name
     if args.tool_parser_plugin:
         ToolParserManager.import_tool_parser(args.tool_parser_plugin)
     if args.reasoning_parser_plugin:
@@ -97,19 +97,19 @@ def parse_arguments(description: Description, argv: list[str]) -> Namespace:
     return args
 
 
-def create_engine(args: Namespace, description: Description, options: Options) -> TritonEngineClient:
+def create_engine(args: Namespace, engine_info: EngineInfo, options: Options) -> TritonEngineClient:
     engine_args = AsyncEngineArgs.from_cli_args(args)
     engine_args.mm_processor_cache_gb = 0  # as in the model, see tritonlive/backend/engine.py
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     # What only the engine finds out when it starts.
-    config.model_config.max_model_len = description.max_model_len
-    config.cache_config.num_gpu_blocks = description.num_gpu_blocks
-    config.cache_config.block_size = description.block_size
-    config.cache_config.kv_cache_size_tokens = description.kv_cache_size_tokens
+    config.model_config.max_model_len = engine_info.max_model_len
+    config.cache_config.num_gpu_blocks = engine_info.num_gpu_blocks
+    config.cache_config.block_size = engine_info.block_size
+    config.cache_config.kv_cache_size_tokens = engine_info.kv_cache_size_tokens
     engine = TritonEngineClient(
         config,
         options.triton_urls,
-        description,
+        engine_info,
         control_key=options.keys.control,
         log_requests=engine_args.enable_log_requests,
         log_stats=not engine_args.disable_log_stats,
@@ -119,10 +119,10 @@ def create_engine(args: Namespace, description: Description, options: Options) -
     return engine
 
 
-def check_version(description: Description) -> None:
+def check_version(engine_info: EngineInfo) -> None:
     """Requests and outputs travel as vLLM's structs, positional ones: both ends must be of one version."""
-    if description.vllm_version != vllm_version:
+    if engine_info.vllm_version != vllm_version:
         raise IncompatibleServer(
-            f"the model in Triton runs vLLM {description.vllm_version}, this front end vLLM {vllm_version}; "
+            f"the model in Triton runs vLLM {engine_info.vllm_version}, this front end vLLM {vllm_version}; "
             "install the same version on both sides"
         )

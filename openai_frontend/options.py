@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 
 from openai_frontend.auth import Keys
-from openai_frontend.description import Description
+from openai_frontend.engine_info import EngineInfo
 
 PREFIX = "TRITONLIVE_FRONTEND_"
 API_KEY_VARIABLE = "TRITONLIVE_API_KEY"
@@ -19,7 +19,7 @@ class Options:
     triton_urls: list[str]
     vllm_argv: list[str]
     num_workers: int
-    description: Description
+    engine_info: EngineInfo
 
     @property
     def keys(self) -> Keys:
@@ -31,7 +31,7 @@ class Options:
         os.environ[f"{PREFIX}TRITON_URLS"] = ",".join(self.triton_urls)
         os.environ[f"{PREFIX}VLLM_ARGV"] = shlex.join(self.vllm_argv)
         os.environ[f"{PREFIX}NUM_WORKERS"] = str(self.num_workers)
-        os.environ[f"{PREFIX}DESCRIPTION"] = self.description.to_json()
+        os.environ[f"{PREFIX}ENGINE_INFO"] = self.engine_info.to_json()
 
     @classmethod
     def from_environment(cls) -> "Options":
@@ -41,7 +41,7 @@ class Options:
                 triton_urls=os.environ[f"{PREFIX}TRITON_URLS"].split(","),
                 vllm_argv=shlex.split(os.environ[f"{PREFIX}VLLM_ARGV"]),
                 num_workers=int(os.environ[f"{PREFIX}NUM_WORKERS"]),
-                description=Description.parse(os.environ[f"{PREFIX}DESCRIPTION"]),
+                engine_info=EngineInfo.parse(os.environ[f"{PREFIX}ENGINE_INFO"]),
             )
         except KeyError as error:
             raise ValueError(f"{error} is not set: start the front end with `python -m openai_frontend`") from None

@@ -3,7 +3,7 @@
 import string
 
 
-def too_old(version: str, minimum: str) -> str | None:
+def staleness_reason(version: str, minimum: str) -> str | None:
     """None if weights of `version` are those of `minimum` or newer, else a sentence that says why not.
 
     Versions are free strings. Equal ones satisfy each other. Of two that differ in nothing but the integer at their

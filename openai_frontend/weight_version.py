@@ -11,7 +11,7 @@ from vllm.exceptions import GracefulHTTPError
 
 from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.headers import header_value
-from openai_frontend.versions import too_old
+from openai_frontend.versions import staleness_reason
 
 HEADER = "x-weight-version"
 MINIMUM_HEADER = b"x-min-weight-version"
@@ -49,7 +49,7 @@ class WeightVersionHeader:
 
 
 class MinimumWeightVersion:
-    """Refuses a request whose `x-min-weight-version` the server's weights do not reach (see `too_old`).
+    """Refuses a request whose `x-min-weight-version` the server's weights do not reach (see `staleness_reason`).
 
     The check is made when the request arrives. Raises WeightsTooOld, or what asking the engine raises.
     """
@@ -66,10 +66,10 @@ class MinimumWeightVersion:
 
     async def _require(self, minimum: str) -> None:
         version = self.engine.weight_version
-        if version is None or too_old(version, minimum) is not None:
+        if version is None or staleness_reason(version, minimum) is not None:
             # A trainer may be told of its commit a moment before this process is.
             version = await self.engine.get_weight_version()
-        if (reason := too_old(version, minimum)) is not None:
+        if (reason := staleness_reason(version, minimum)) is not None:
             raise WeightsTooOld(reason)
 
 

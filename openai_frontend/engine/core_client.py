@@ -19,7 +19,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackEncoder
 
 from openai_frontend.adapters import PushedAdapters
-from openai_frontend.description import Description
+from openai_frontend.engine_info import EngineInfo
 from openai_frontend.errors import TritonError
 from openai_frontend.replicas.replica import Generation, Replica
 from openai_frontend.replicas.replicas import Replicas
@@ -38,9 +38,9 @@ placed_at: ContextVar[Replica | None] = ContextVar("placed_at", default=None)
 class TritonCoreClient(EngineCoreClient):
     """The engine core as AsyncLLM sees it."""
 
-    def __init__(self, urls: Sequence[str], description: Description, on_failure: OnFailure) -> None:
+    def __init__(self, urls: Sequence[str], engine_info: EngineInfo, on_failure: OnFailure) -> None:
         """`on_failure(request_id, error)` is called for a generation that no replica took or one gave up."""
-        self.replicas = Replicas([Replica(index, url, description, self) for index, url in enumerate(urls)])
+        self.replicas = Replicas([Replica(index, url, engine_info, self) for index, url in enumerate(urls)])
         self.adapters = PushedAdapters()
         self.engine_ranks_managed = list(range(len(urls)))
         self.resources = SimpleNamespace(engine_dead=False)  # AsyncLLM looks here
@@ -49,7 +49,7 @@ class TritonCoreClient(EngineCoreClient):
         self._encoder = MsgpackEncoder(size_threshold=ONE_FRAME)
 
     @contextmanager
-    def one_place(self) -> Iterator[None]:
+    def pinned_replica(self) -> Iterator[None]:
         """What is added within goes to one replica: n answers to a prompt share its prefix, which is cached there."""
         token = placed_at.set(self.replicas.pick())
         try:
@@ -64,7 +64,7 @@ class TritonCoreClient(EngineCoreClient):
         """Never waits and never raises: a request that nobody takes fails as one that was refused."""
         generation = Generation(request.request_id, cast(bytes, self._encoder.encode(request)[0]))
         replica = placed_at.get()
-        if replica is None or replica.trouble is not None:
+        if replica is None or replica.unavailable_reason is not None:
             replica = self.replicas.pick()
         if replica is None:
             self._on_failure(request.request_id, self.replicas.unavailable())

@@ -19,8 +19,8 @@ from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.loggers import StatLoggerManager
 
 from openai_frontend import adapters
-from openai_frontend.description import Description
 from openai_frontend.engine.core_client import TritonCoreClient
+from openai_frontend.engine_info import EngineInfo
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.loop_lag import LoopLag
 from openai_frontend.replicas.fleet_control import FleetControl
@@ -47,7 +47,7 @@ class TritonEngineClient(AsyncLLM):
         self,
         vllm_config: VllmConfig,
         triton_urls: Sequence[str],
-        description: Description,
+        engine_info: EngineInfo,
         *,
         control_key: str | None = None,
         log_requests: bool = False,
@@ -71,7 +71,7 @@ class TritonEngineClient(AsyncLLM):
             log_stats=log_stats,
             stream_interval=vllm_config.scheduler_config.stream_interval,
         )
-        self.engine_core = TritonCoreClient(triton_urls, description, self._fail_request)
+        self.engine_core = TritonCoreClient(triton_urls, engine_info, self._fail_request)
         self._control = FleetControl(self.engine_core.replicas, control_key)
         self.logger_manager = None
         if log_stats:
@@ -172,7 +172,7 @@ class TritonEngineClient(AsyncLLM):
     async def add_request(self, *args: Any, **kwargs: Any) -> Any:
         """Raises EngineUnavailable while no replica may generate, and as AsyncLLM does."""
         await self.replicas.require()
-        with self.engine_core.one_place():
+        with self.engine_core.pinned_replica():
             queue = await super().add_request(*args, **kwargs)
         if (way := shortcut.current.get()) is not None:
             way.watch(queue)
@@ -265,8 +265,8 @@ class TritonEngineClient(AsyncLLM):
 
     def get_world_size(self, *, include_dp: bool) -> int:
         """Workers of all replicas; one that was never reached counts as the first."""
-        descriptions = [replica.description for replica in self.replicas.members]
-        return sum(each.world_size_across_dp if include_dp else each.world_size for each in descriptions)
+        infos = [replica.engine_info for replica in self.replicas.members]
+        return sum(each.world_size_across_dp if include_dp else each.world_size for each in infos)
 
     async def get_weight_parameters(self) -> Mapping[str, Any]:
         return await self.control("parameters")

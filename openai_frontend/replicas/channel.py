@@ -15,7 +15,7 @@ import msgspec
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.serial_utils import MsgpackDecoder
 
-from openai_frontend.description import MAX_BATCH
+from openai_frontend.engine_info import MAX_BATCH
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.connection import Contents, TritonConnection
 from tritonlive.wire.triton_tensors import read_strings

@@ -54,12 +54,14 @@ class TritonConnection:
         """
         channel = grpc.aio.insecure_channel(url, CHANNEL_OPTIONS)
         try:
-            trouble = None if await is_model_ready(channel, timeout_s) else f"has no ready model {MODEL!r} yet"
+            unavailable_reason = (
+                None if await is_model_ready(channel, timeout_s) else f"has no ready model {MODEL!r} yet"
+            )
         except grpc.aio.AioRpcError as error:
-            trouble = f"does not answer: {error.details()}"
-        if trouble is not None:
+            unavailable_reason = f"does not answer: {error.details()}"
+        if unavailable_reason is not None:
             await channel.close()
-            raise EngineUnavailable(f"Triton at {url} {trouble}")
+            raise EngineUnavailable(f"Triton at {url} {unavailable_reason}")
         return cls(channel)
 
     def send(self, request_id: str, tensors: Tensors, on_answer: OnAnswer) -> None:

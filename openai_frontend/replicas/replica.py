@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from vllm.v1.engine import EngineCoreOutputs
 
-from openai_frontend.description import Description
+from openai_frontend.engine_info import EngineInfo
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
 from openai_frontend.replicas.channel import Callbacks, Channel, reason_of
 from openai_frontend.replicas.connection import TritonConnection
@@ -57,17 +57,17 @@ class Listener(Protocol):
 class Replica:
     """`connect` once, then `stay_connected` in a task of its own, until `close`."""
 
-    def __init__(self, index: int, url: str, expected: Description, listener: Listener) -> None:
+    def __init__(self, index: int, url: str, expected: EngineInfo, listener: Listener) -> None:
         """url: host:port of Triton's gRPC endpoint. expected: what the front end's serving layer was built from."""
         self.index = index
         self.url = url
-        self.description = expected  # its own once it has been reached
+        self.engine_info = expected  # its own once it has been reached
         self.weight_version: str | None = None
         self.generations: dict[str, Generation] = {}
         self._expected = expected
         self._listener = listener
         self._channel: Channel | None = None
-        self._trouble: str | None = "not connected yet"
+        self._unavailable_reason: str | None = "not connected yet"
         self._asked_at: float | None = None  # when the health question was asked that is not answered yet
 
     @property
@@ -75,11 +75,11 @@ class Replica:
         return self._channel is not None and self._channel.is_open
 
     @property
-    def trouble(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why it cannot generate now, whatever its weights; None if it can."""
         if self._channel is not None and self._channel.closed.done():
             return self._channel.closed.result()
-        return self._trouble
+        return self._unavailable_reason
 
     @property
     def num_running(self) -> int:
@@ -94,7 +94,7 @@ class Replica:
     # ---- the connection -----------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Try once; afterwards `is_connected`, or `trouble` says why not."""
+        """Try once; afterwards `is_connected`, or `unavailable_reason` says why not."""
         try:
             connection = await TritonConnection.connect(self.url, CONNECT_TIMEOUT_S)
             try:
@@ -131,10 +131,10 @@ class Replica:
         )
         channel = await Channel.open(connection, callbacks, CONNECT_TIMEOUT_S)
         described = await connection.control("describe", {}, None, CONNECT_TIMEOUT_S)
-        description = Description.of(described)
-        if (difference := self._expected.difference(description)) is not None:
+        engine_info = EngineInfo.of(described)
+        if (difference := self._expected.difference(engine_info)) is not None:
             raise IncompatibleServer(difference)
-        self.description = description
+        self.engine_info = engine_info
         before, self.weight_version = self.weight_version, described["weight_version"]
         if before not in (None, self.weight_version) and self.weight_version != FIRST_VERSION:
             self._listener.committed(described["weight_version"])  # while this process was not connected
@@ -161,15 +161,15 @@ class Replica:
             self._asked_at = time.monotonic()
             try:
                 await self.ask_health(SILENCE_TIMEOUT_S)
-                trouble = self._trouble
+                unavailable_reason = self._unavailable_reason
             except EngineUnavailable as error:
-                trouble = error.reason
-            if trouble is not None and channel.is_open and await self._is_over(channel):
-                channel.close(trouble)
+                unavailable_reason = error.reason
+            if unavailable_reason is not None and channel.is_open and await self._is_over(channel):
+                channel.close(unavailable_reason)
             self._asked_at = None
 
     async def _is_over(self, channel: Channel) -> bool:
-        """Whether a channel whose model is in trouble will be of no use any more."""
+        """Whether a channel whose model is unavailable will be of no use any more."""
         try:
             # A model that loads, or waits in a broadcast, is silent and all the same there. One that Triton unloads is
             # not: Triton waits for what runs on the channel, and then for the channel itself.
@@ -178,26 +178,26 @@ class Replica:
             return True
 
     async def ask_health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> None:
-        """Renew `trouble` by the model's own word. Raises EngineUnavailable when there is none within `timeout_s`."""
+        """Renew `unavailable_reason` by the model's own word. Raises EngineUnavailable when there is none within `timeout_s`."""
         channel = self._channel
-        trouble: str | None = None
+        unavailable_reason: str | None = None
         try:
             await self.control("health", {}, None, timeout_s)
         except EngineUnavailable:
             raise
         except TritonError as error:  # fenced, dirty or starting again; it answers, so the connection is well
-            trouble = str(error)
+            unavailable_reason = str(error)
         if channel is self._channel:
-            self._note(trouble)
+            self._note(unavailable_reason)
 
-    def _note(self, trouble: str | None) -> None:
-        if trouble == self._trouble:
+    def _note(self, unavailable_reason: str | None) -> None:
+        if unavailable_reason == self._unavailable_reason:
             return
-        if trouble is None:
+        if unavailable_reason is None:
             logger.info("the replica %s can generate", self.url)
         else:
-            logger.warning("the replica %s cannot generate: %s", self.url, trouble)
-        self._trouble = trouble
+            logger.warning("the replica %s cannot generate: %s", self.url, unavailable_reason)
+        self._unavailable_reason = unavailable_reason
 
     # ---- what it is asked to do ---------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class Replica:
         self.generations[generation.request_id] = generation
         try:
             if self._channel is None or generation.payload is None:
-                raise EngineUnavailable(self.trouble or "the request has begun elsewhere")
+                raise EngineUnavailable(self.unavailable_reason or "the request has begun elsewhere")
             self._channel.generate(generation.request_id, generation.payload)
         except EngineUnavailable as error:
             self._failed(generation.request_id, error)
@@ -227,7 +227,7 @@ class Replica:
     ) -> Any:
         """Run a control operation. Raises TritonError, EngineUnavailable without a connection or an answer."""
         if self._channel is None or not self._channel.is_open:
-            raise EngineUnavailable(self.trouble or "the connection is lost")
+            raise EngineUnavailable(self.unavailable_reason or "the connection is lost")
         return await self._channel.connection.control(operation, arguments, key, timeout_s, payload)
 
     # ---- what it tells ------------------------------------------------------------------------------------------

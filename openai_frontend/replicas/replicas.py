@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from openai_frontend.errors import EngineUnavailable
-from openai_frontend.versions import too_old
+from openai_frontend.versions import staleness_reason
 from tritonlive.wire.versions import FIRST_VERSION
 
 
@@ -18,7 +18,7 @@ class Candidate(Protocol):
     @property
     def is_connected(self) -> bool: ...
     @property
-    def trouble(self) -> str | None: ...
+    def unavailable_reason(self) -> str | None: ...
     @property
     def weight_version(self) -> str | None: ...
     @property
@@ -51,7 +51,9 @@ class Replicas(Generic[C]):
     @property
     def weight_version(self) -> str | None:
         """The version that the fleet serves; None if nobody may generate."""
-        return version_to_serve(self.committed, [each.weight_version for each in self.members if each.trouble is None])
+        return version_to_serve(
+            self.committed, [each.weight_version for each in self.members if each.unavailable_reason is None]
+        )
 
     def eligible(self) -> list[C]:
         return [each for each in self.members if self.why_left_out(each) is None]
@@ -73,14 +75,16 @@ class Replicas(Generic[C]):
         """
         if self.eligible():
             return
-        await asyncio.gather(*(ask(each) for each in self.members if each.is_connected and each.trouble is not None))
+        await asyncio.gather(
+            *(ask(each) for each in self.members if each.is_connected and each.unavailable_reason is not None)
+        )
         if not self.eligible():
             raise self.unavailable()
 
     def why_left_out(self, member: C) -> str | None:
         """None if the replica may generate."""
-        if (trouble := member.trouble) is not None:
-            return trouble
+        if (unavailable_reason := member.unavailable_reason) is not None:
+            return unavailable_reason
         version = self.weight_version
         if version is None:
             return f"serves {member.weight_version!r}, and others serve weights that are neither older nor newer"
@@ -107,4 +111,4 @@ def version_to_serve(committed: str | None, versions: Iterable[str | None]) -> s
 
 
 def is_at_least(version: str, other: str) -> bool:
-    return other == FIRST_VERSION or too_old(version, other) is None
+    return other == FIRST_VERSION or staleness_reason(version, other) is None

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from openai_frontend.versions import too_old
+from openai_frontend.versions import staleness_reason
 
 Load = Callable[[str], ModuleType]
 NEW_ENOUGH = [
@@ -33,13 +33,13 @@ TOO_OLD = [
 
 @pytest.mark.parametrize(("version", "minimum"), NEW_ENOUGH)
 def test_versions_that_satisfy(load: Load, version: str, minimum: str) -> None:
-    assert too_old(version, minimum) is None
+    assert staleness_reason(version, minimum) is None
     load("weights.versions").check_minimum(version, minimum)
 
 
 @pytest.mark.parametrize(("version", "minimum", "message"), TOO_OLD)
 def test_versions_that_do_not(load: Load, version: str, minimum: str, message: str) -> None:
-    reason = too_old(version, minimum)
+    reason = staleness_reason(version, minimum)
     assert reason is not None
     assert message in reason
     with pytest.raises(load("tensors").Conflict) as refusal:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
-from openai_frontend.description import MAX_BATCH
+from openai_frontend.engine_info import MAX_BATCH
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.channel import Callbacks, Channel
 from openai_frontend.replicas.connection import Contents
