@@ -12,11 +12,10 @@ from contextvars import ContextVar
 
 from starlette.datastructures import MutableHeaders, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.entrypoints.serve.engine.protocol import ModelList
 from vllm.lora.request import LoRARequest
 
 from openai_frontend.headers import header_value
+from openai_frontend.vllm_seam import ModelList, OpenAIServingModels, change_class
 
 # Stands where the model has an id for each version (tritonlive/backend/adapters/adapters.py); vLLM's own ids are below.
 PUSHED_ID = 2**30
@@ -47,10 +46,7 @@ class PushedAdapters:
 
     def attach(self, state: State) -> None:
         """Keep the table of the serving objects that vLLM's `init_app_state` made up to date. Raises TypeError."""
-        models = state.openai_serving_models
-        if type(models) is not OpenAIServingModels:
-            raise TypeError(f"openai_serving_models is a {type(models).__name__}, not vLLM's")
-        models.__class__ = Models
+        models = change_class(state.openai_serving_models, OpenAIServingModels, Models, "openai_serving_models")
         self._models = models
         self._update()
 

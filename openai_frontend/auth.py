@@ -17,7 +17,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
-from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
+
+from openai_frontend.vllm_seam import ErrorInfo, ErrorResponse
 
 # Probes and scrapers come without keys.
 OPEN_PATHS = frozenset({"/health", "/health/", "/ping", "/metrics", "/version"})

@@ -17,22 +17,26 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import ValidationError
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.instrumentator.health import health
-from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
 from vllm.exceptions import GenerationError, VLLMValidationError
-from vllm.inputs import EngineInput
-from vllm.multimodal.media import MediaConnector
 from vllm.outputs import RequestOutput
-from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import SamplingParams
-from vllm.utils.async_utils import merge_async_iterators
 
 from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes import trl_legacy_weights
 from openai_frontend.routes import trl_protocol as protocol
 from openai_frontend.routes.engine import engine
+from openai_frontend.vllm_seam import (
+    ChatCompletionRequest,
+    EngineInput,
+    ErrorResponse,
+    MediaConnector,
+    health,
+    load_aware_call,
+    merge_async_iterators,
+    parse_model_prompt,
+    validate_json_request,
+    with_cancellation,
+)
 
 router = APIRouter()
 JSON_ONLY = [Depends(validate_json_request)]

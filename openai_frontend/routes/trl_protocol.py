@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 import torch
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from vllm.distributed.device_communicators.pynccl_wrapper import ncclDataTypeEnum
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from openai_frontend.vllm_seam import ncclDataTypeEnum
 
 # vLLM's own answers put this in place of -inf, which JSON does not know.
 LOWEST_LOGPROB = -9999.0

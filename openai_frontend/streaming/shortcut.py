@@ -14,12 +14,10 @@ from fastapi import FastAPI
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from vllm.entrypoints.serve.elastic_ep.middleware import ScalingMiddleware
-from vllm.entrypoints.serve.middleware.x_request_id import XRequestIdMiddleware
 from vllm.outputs import RequestOutput
-from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from openai_frontend.streaming.stamps import Stamps
+from openai_frontend.vllm_seam import RequestOutputCollector, ScalingMiddleware, XRequestIdMiddleware
 
 # These hand a stream's events on as they are, and at once.
 TRANSPARENT = frozenset({CORSMiddleware, PrometheusInstrumentatorMiddleware, ScalingMiddleware, XRequestIdMiddleware})

@@ -7,7 +7,7 @@ one: 413,000 times for 8 prompts of 512 tokens with the 100 likeliest of each. T
 import copy
 from typing import Any
 
-from vllm.tokenizers import TokenizerLike
+from openai_frontend.vllm_seam import TokenizerLike
 
 
 def remembering(tokenizer: TokenizerLike) -> TokenizerLike:

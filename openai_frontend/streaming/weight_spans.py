@@ -16,19 +16,24 @@ from typing import Any
 
 from pydantic import BaseModel
 from starlette.datastructures import State
-from vllm.entrypoints.openai.chat_completion.batch_serving import OpenAIServingChatBatch
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
-from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
-from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from openai_frontend.adapters import version_of
 from openai_frontend.streaming import shortcut
 from openai_frontend.streaming.stamped import stamped
 from openai_frontend.streaming.stamps import Stamps
+from openai_frontend.vllm_seam import (
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    CompletionRequest,
+    CompletionResponse,
+    ErrorResponse,
+    OpenAIServingChat,
+    OpenAIServingChatBatch,
+    OpenAIServingCompletion,
+    change_class,
+    should_include_usage,
+)
 
 FIELD = "weight_versions"
 ADAPTER_FIELD = "adapter_version"
@@ -142,10 +147,7 @@ def attach(state: State) -> None:
     Only their class changes, to one without attributes of its own: vLLM makes them from dozens of settings.
     """
     for name, (theirs, ours) in VERSIONED.items():
-        serving = getattr(state, name)
-        if type(serving) is not theirs:
-            raise TypeError(f"{name} is a {type(serving).__name__}, not vLLM's {theirs.__name__}")
-        serving.__class__ = ours
+        change_class(getattr(state, name), theirs, ours, name)
 
 
 class LastOf:

@@ -10,7 +10,7 @@ from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 
 from openai_frontend.engine.core_client import TritonCoreClient
 from openai_frontend.errors import EngineUnavailable, TritonError
-from openai_frontend.replicas.replica import Generation
+from openai_frontend.replicas.placed_generation import PlacedGeneration
 from openai_frontend.replicas.replicas import Replicas
 from tests.frontend.test_engine_info import ENGINE_INFO
 
@@ -23,7 +23,7 @@ class FakeReplica:
         self.weight_version = "default"
         self.unavailable_reason: str | None = None
         self.is_slow, self.is_connected = False, True
-        self.generations: dict[str, Generation] = {}
+        self.generations: dict[str, PlacedGeneration] = {}
         self.refuses = False
         self.aborted: list[str] = []
 
@@ -31,7 +31,7 @@ class FakeReplica:
     def num_running(self) -> int:
         return len(self.generations)
 
-    def generate(self, generation: Generation) -> None:
+    def generate(self, generation: PlacedGeneration) -> None:
         self.generations[generation.request_id] = generation
         if self.refuses:
             self.fail(generation.request_id, FENCED)

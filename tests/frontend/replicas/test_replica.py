@@ -14,7 +14,8 @@ from vllm.v1.serial_utils import MsgpackEncoder
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas import replica as module
 from openai_frontend.replicas.connection import Contents, OnAnswer, TritonConnection
-from openai_frontend.replicas.replica import Generation, Replica
+from openai_frontend.replicas.placed_generation import PlacedGeneration
+from openai_frontend.replicas.replica import Replica
 from tests.frontend.test_engine_info import ENGINE_INFO
 
 FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)
@@ -97,7 +98,7 @@ class Listener:
     def received(self, replica: Replica, outputs: EngineCoreOutputs) -> None:
         self.steps.append(outputs)
 
-    def failed(self, replica: Replica, generation: Generation, error: TritonError) -> None:
+    def failed(self, replica: Replica, generation: PlacedGeneration, error: TritonError) -> None:
         self.failures[generation.request_id] = error
 
     def committed(self, version: str) -> None:
@@ -187,7 +188,7 @@ async def test_fenced_from_the_start(server: FakeServer, listener: Listener) -> 
 
 
 async def test_a_refusal_says_so_at_once(replica: Replica, server: FakeServer, listener: Listener) -> None:
-    replica.generate(Generation("1", b"request"))
+    replica.generate(PlacedGeneration("1", b"request"))
     await asyncio.sleep(0)  # what comes in one turn of the loop travels together
     *_, on_answer = server.connections[0].waiting.values()
     on_answer(None, FENCED)
@@ -200,8 +201,8 @@ async def test_a_refusal_says_so_at_once(replica: Replica, server: FakeServer, l
 async def test_what_runs_on_a_lost_one_fails_and_it_comes_back(
     replica: Replica, server: FakeServer, listener: Listener, what: str
 ) -> None:
-    replica.generate(Generation("1", b"request"))
-    replica.generate(Generation("2", b"request"))
+    replica.generate(PlacedGeneration("1", b"request"))
+    replica.generate(PlacedGeneration("2", b"request"))
     if what == "connection":
         server.connections[0].lose("broke")
     else:
@@ -215,7 +216,7 @@ async def test_what_runs_on_a_lost_one_fails_and_it_comes_back(
 
 
 async def test_a_model_being_unloaded_is_let_go_after_what_runs(replica: Replica, server: FakeServer) -> None:
-    replica.generate(Generation("1", b"request"))
+    replica.generate(PlacedGeneration("1", b"request"))
     server.has_model, server.refusal = False, TritonError.parse("Request for unknown model: 'llm' is not found")
     await until(lambda: replica.unavailable_reason is not None)
     await asyncio.sleep(0.1)  # several questions about its health
@@ -248,7 +249,7 @@ async def test_a_connection_that_breaks_during_a_question_is_asked_nothing_more(
 
 
 async def test_tokens_and_the_end_of_a_generation(replica: Replica, server: FakeServer, listener: Listener) -> None:
-    generation = Generation("1", b"request")
+    generation = PlacedGeneration("1", b"request")
     replica.generate(generation)
     server.channel(message([EngineCoreOutputs(outputs=[EngineCoreOutput("1", [5])])]), None)
     assert (replica.num_running, generation.payload) == (1, None)
@@ -279,6 +280,6 @@ async def test_a_restart_is_no_commit_and_one_that_was_missed_is(
 
 
 async def test_an_abort_forgets_what_is_here(replica: Replica, server: FakeServer) -> None:
-    replica.generate(Generation("1", b"request"))
+    replica.generate(PlacedGeneration("1", b"request"))
     replica.abort(["1", "elsewhere"])
     assert (replica.generations, "1" in server.connections[0].waiting) == ({}, False)

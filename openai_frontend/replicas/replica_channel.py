@@ -12,17 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from vllm.v1.engine import EngineCoreOutputs
-from vllm.v1.serial_utils import MsgpackDecoder
 
 from openai_frontend.engine_info import MAX_BATCH
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.connection import Contents, TritonConnection
+from openai_frontend.vllm_seam import EngineCoreOutputs, MsgpackDecoder
 from tritonlive.wire.triton_tensors import read_strings
 
 
 @dataclass(frozen=True)
-class Callbacks:
+class ChannelCallbacks:
     """Who is told what comes on a channel."""
 
     on_outputs: Callable[[EngineCoreOutputs], None]
@@ -34,7 +33,7 @@ class Callbacks:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RequestBatch:
     """Generations that travel as one Triton request."""
 
     request_id: str
@@ -42,21 +41,23 @@ class Batch:
     """Ids of those that have not ended."""
 
 
-class Channel:
+class ReplicaChannel:
     """Use `open`; `closed` tells why it is no use any more: the model closed it, or its connection has ended."""
 
-    def __init__(self, connection: TritonConnection, callbacks: Callbacks) -> None:
+    def __init__(self, connection: TritonConnection, callbacks: ChannelCallbacks) -> None:
         self.connection = connection
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._name = f"front-end-{uuid.uuid4().hex}"
         self._callbacks = callbacks
         self._decoder = MsgpackDecoder(list[EngineCoreOutputs])
         self._waiting: dict[str, bytes] = {}  # encoded EngineCoreRequests, for the end of this turn of the loop
-        self._batches: dict[str, Batch] = {}  # by the id of a generation that has not ended
+        self._batches: dict[str, RequestBatch] = {}  # by the id of a generation that has not ended
         connection.closed.add_done_callback(lambda closed: self.close(closed.result()))
 
     @classmethod
-    async def open(cls, connection: TritonConnection, callbacks: Callbacks, timeout_s: float) -> "Channel":
+    async def open(
+        cls, connection: TritonConnection, callbacks: ChannelCallbacks, timeout_s: float
+    ) -> "ReplicaChannel":
         """Open a channel on `connection`.
 
         Raises TritonError as the model answers, EngineUnavailable when it does not within `timeout_s`.
@@ -127,7 +128,7 @@ class Channel:
         waiting, self._waiting = self._waiting, {}
         if not waiting:
             return  # a full batch has gone, or all were aborted
-        batch = Batch(f"batch-{uuid.uuid4().hex}", set(waiting))
+        batch = RequestBatch(f"batch-{uuid.uuid4().hex}", set(waiting))
         self._batches |= dict.fromkeys(waiting, batch)
 
         def on_answer(contents: Contents | None, error: TritonError | None) -> None:
