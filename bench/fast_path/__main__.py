@@ -1,13 +1,12 @@
 """`python -m bench.fast_path streams|requests --repeats N`: a table of processor time, with and without each part.
 
-One Triton with a free engine core, and one front end for each variant. The variants take turns, so that what else the
-machine does meanwhile meets all of them. The figure is user + system time of the front end's process.
+One server in Triton's place, whose tokens are free, and one front end for each variant. The variants take turns, so
+that what else the machine does meanwhile meets all of them. The figure is user + system time of the front end's process.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import socket
 import statistics
 import subprocess
@@ -22,12 +21,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bench.hop.server import copy_model
-from tritonlive.launch.config import TRITON_MODEL, StackConfig, default_cache_dir
-from tritonlive.launch.stack import Stack
-from tritonlive.launch.tiny_model import tiny_model
+from bench.child import Child
 
-MODEL = "from bench.fast_path.model import TritonPythonModel\n"
 VARIANTS = {
     "streams": ["-", "shortcut", "shortcut,stamps", "shortcut,stamps,stamped"],
     "requests": ["-", "short_prompts", "put_first", "short_prompts,put_first"],
@@ -79,13 +74,13 @@ async def ask(port: int, path: str, body: dict, times: int = 1) -> int:
     payload = json.dumps(body).encode()
     found = 0
     for _ in range(times):
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
-        writer.write(head.encode() + payload)
-        headers = (await reader.readuntil(b"\r\n\r\n")).lower()
-        if b" 200 " not in headers:
-            raise RuntimeError(headers.decode())
-        if b"content-length: " in headers:
-            await reader.readexactly(int(headers.split(b"content-length: ")[1].split(b"\r\n")[0]))
+        headers = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(payload)}"
+        writer.write(f"POST {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode() + payload)
+        answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if b" 200 " not in answer:
+            raise RuntimeError(answer.decode())
+        if b"content-length: " in answer:
+            await reader.readexactly(int(answer.split(b"content-length: ")[1].split(b"\r\n")[0]))
             found += 1
             continue
         while size := int(await reader.readline(), 16):
@@ -109,8 +104,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    os.environ["BENCH_STEP_S"] = "0.025" if arguments.what == "streams" else "0.005"
-    cache = default_cache_dir()
+    step_s = 0.025 if arguments.what == "streams" else 0.005
     is_stream = arguments.what == "streams"
     # (kind, tokens, requests one after the other on each connection)
     loads = (
@@ -121,19 +115,10 @@ def main() -> None:
     figures: dict[str, list[float]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tritonlive-fast-path-")))
-        repository = copy_model(folder / "model_repository")
-        (repository / TRITON_MODEL / "1" / "model.py").write_text(MODEL)
-        config = StackConfig(
-            model=str(tiny_model(cache)),
-            served_model_name="tiny",
-            model_repository=repository,
-            extra_args=("--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "128"),
-        )
-        triton = Stack(config)
-        stack.callback(triton.stop)
-        triton.triton.start()
-        triton.wait_triton_ready(START_S)
-        ends = [stack.enter_context(front_end(v, triton.grpc_url, folder)) for v in VARIANTS[arguments.what]]
+        # Triton's stand-in is a process of its own, beside the clients' (this one).
+        triton = stack.enter_context(Child("bench.fast_path.serve", [str(step_s)], {}, folder / "triton.log"))
+        url = triton.ask({})
+        ends = [stack.enter_context(front_end(v, url, folder)) for v in VARIANTS[arguments.what]]
         for end in ends:
             wait_ready(end.port)
         for repeat in range(-1, arguments.repeats):
