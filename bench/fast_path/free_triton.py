@@ -48,6 +48,9 @@ class Running:
 class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Use as a context manager, inside a running loop; `url` is host:port of the gRPC endpoint."""
 
+    NO_ANSWER = object()
+    """The result of an operation that is not answered."""
+
     def __init__(self, info: EngineInfo, *, step_s: float = 0.0) -> None:
         """A step gives every running generation one token; `step_s` passes between two steps."""
         self.info = info
@@ -76,6 +79,7 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def __aexit__(self, *_: object) -> None:
         self._engine.cancel()
+        await asyncio.gather(self._engine, return_exceptions=True)
         await self._server.stop(None)
 
     async def stop(self) -> None:
@@ -128,7 +132,8 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             (operation,) = tensors["control_operation"]
             arguments = json.loads(tensors["control_arguments"][0]) if "control_arguments" in tensors else {}
             result = self.operations[operation.decode()](arguments)
-            send({"control_result": as_string(json.dumps(result))})
+            if result is not self.NO_ANSWER:
+                send({"control_result": as_string(json.dumps(result))})
         elif "engine_request" in tensors:
             for channel, payload in zip(tensors["engine_channel"], tensors["engine_request"], strict=True):
                 request = self._decoder.decode(payload)
