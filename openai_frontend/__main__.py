@@ -50,6 +50,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--drain", type=int, default=10, metavar="SECONDS", help="time for open requests at exit (%(default)s)"
     )
+    parser.add_argument(
+        "--no-fast-path", action="store_true", help="have vLLM build every chunk of every stream; costs processor time"
+    )
     return parser.parse_known_args(argv)
 
 
@@ -65,7 +68,7 @@ def main() -> int:
     except (IncompatibleServer, TimeoutError) as error:
         say(str(error))
         return 1
-    Options(urls, vllm_argv, args.workers, described).to_environment()
+    Options(urls, vllm_argv, args.workers, described, use_fast_path=not args.no_fast_path).to_environment()
     with tempfile.TemporaryDirectory(prefix="tritonlive-metrics-") as metrics:
         if args.workers > 1:
             # Workers add up their metrics in files; prometheus_client reads this at import.

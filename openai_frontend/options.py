@@ -1,4 +1,4 @@
-"""What a front end was told, and how its workers learn it."""
+"""The options of a front end, and how its worker processes get them."""
 
 import os
 import shlex
@@ -14,12 +14,14 @@ CONTROL_KEY_VARIABLE = "TRITONLIVE_CONTROL_KEY"
 
 @dataclass(frozen=True)
 class Options:
-    """Settled by the parent process; workers read them from the environment, since uvicorn starts them afresh."""
+    """Set by the parent process. Workers read them from the environment: uvicorn starts them as new processes."""
 
     triton_urls: list[str]
     vllm_argv: list[str]
     num_workers: int
     engine_info: EngineInfo
+    use_fast_path: bool = True
+    """False: vLLM builds every chunk of every stream (see docs/fast-path.md)."""
 
     @property
     def keys(self) -> Keys:
@@ -32,6 +34,7 @@ class Options:
         os.environ[f"{PREFIX}VLLM_ARGV"] = shlex.join(self.vllm_argv)
         os.environ[f"{PREFIX}NUM_WORKERS"] = str(self.num_workers)
         os.environ[f"{PREFIX}ENGINE_INFO"] = self.engine_info.to_json()
+        os.environ[f"{PREFIX}USE_FAST_PATH"] = str(int(self.use_fast_path))
 
     @classmethod
     def from_environment(cls) -> "Options":
@@ -42,6 +45,7 @@ class Options:
                 vllm_argv=shlex.split(os.environ[f"{PREFIX}VLLM_ARGV"]),
                 num_workers=int(os.environ[f"{PREFIX}NUM_WORKERS"]),
                 engine_info=EngineInfo.parse(os.environ[f"{PREFIX}ENGINE_INFO"]),
+                use_fast_path=os.environ.get(f"{PREFIX}USE_FAST_PATH") != "0",
             )
         except KeyError as error:
             raise ValueError(f"{error} is not set: start the front end with `python -m openai_frontend`") from None

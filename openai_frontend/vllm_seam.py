@@ -8,7 +8,8 @@ and names what moved; docs/upgrading-vllm.md says how to go on from there.
 What stays outside: documented names (`vllm.SamplingParams`, `vllm.outputs`, `vllm.exceptions`, `vllm.lora.request`).
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -47,9 +48,12 @@ from vllm.envs import enable_envs_cache
 from vllm.inputs import EngineInput
 from vllm.multimodal.media import MediaConnector
 from vllm.reasoning import ReasoningParserManager
+from vllm.renderers.base import BaseRenderer
+from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.tasks import SupportedTask
 from vllm.tokenizers import TokenizerLike
+from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
 from vllm.tool_parsers import ToolParserManager
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -66,6 +70,8 @@ from vllm.version import __version__ as vllm_version
 __all__ = [
     "AsyncEngineArgs",
     "AsyncLLM",
+    "AsyncRender",
+    "BaseRenderer",
     "ChatCompletionRequest",
     "ChatCompletionResponse",
     "CompletionRequest",
@@ -80,6 +86,7 @@ __all__ = [
     "ErrorResponse",
     "Executor",
     "FlexibleArgumentParser",
+    "HfRenderer",
     "MediaConnector",
     "ModelList",
     "MsgpackDecoder",
@@ -94,6 +101,7 @@ __all__ = [
     "RequestOutputCollector",
     "ScalingMiddleware",
     "SupportedTask",
+    "ThreadSafeHFTokenizerMixin",
     "TokenizerLike",
     "ToolParserManager",
     "UsageContext",
@@ -104,6 +112,7 @@ __all__ = [
     "build_app",
     "cache_router",
     "change_class",
+    "copy_as",
     "core_client",
     "create_error_response",
     "enable_envs_cache",
@@ -119,7 +128,9 @@ __all__ = [
     "ncclDataTypeEnum",
     "parse_model_prompt",
     "rebuild_middleware",
+    "replace_rendering",
     "rl_router",
+    "safe_apply_chat_template",
     "server_info_router",
     "set_tokenizer",
     "should_include_usage",
@@ -146,6 +157,16 @@ def change_class(found: Any, theirs: type, ours: type[T], name: str) -> T:
         raise TypeError(f"{name} is a {type(found).__name__}, not vLLM's {theirs.__name__}")
     found.__class__ = ours
     return found
+
+
+def copy_as(found: Any, ours: type[T]) -> T:
+    """A shallow copy of `found` with the class `ours`, a subclass of its own.
+
+    vLLM's pool of tokenizers makes copies of another class than its own, so that `change_class` would refuse them.
+    """
+    copied: Any = copy.copy(found)
+    copied.__class__ = ours
+    return copied
 
 
 @contextmanager
@@ -180,6 +201,24 @@ def forget_ended_output_handler(llm: AsyncLLM) -> None:
     """Let `llm` start another task for the engine's outputs if the task it has failed; vLLM itself would not."""
     if llm.output_handler is not None and llm.output_handler.done():
         llm.output_handler = None
+
+
+AsyncRender = Callable[..., Awaitable[Any]]
+
+
+def replace_rendering(
+    renderer: HfRenderer,
+    tokenize: Callable[[Callable[..., Any], AsyncRender], AsyncRender],
+    apply_template: Callable[[AsyncRender], AsyncRender] | None,
+) -> None:
+    """Replace the methods with which `renderer` tokenizes a prompt and, if given, applies a chat template.
+
+    tokenize: gets vLLM's method for the loop and its method for a thread; returns the new one.
+    apply_template: gets vLLM's method for a thread; returns the new one.
+    """
+    renderer._tokenize_prompt_async = tokenize(renderer._tokenize_prompt, renderer._tokenize_prompt_async)
+    if apply_template is not None:
+        renderer._apply_chat_template_async = apply_template(renderer._apply_chat_template_async)
 
 
 def encoder() -> MsgpackEncoder:

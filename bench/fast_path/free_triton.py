@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import grpc
 import msgspec
@@ -171,7 +171,7 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         for send, ready in outputs.items():
             stats = SchedulerStats(num_running_reqs=len(self.running))
             step = EngineCoreOutputs(outputs=ready, scheduler_stats=stats, weight_version=WEIGHT_VERSION)
-            send({"engine_outputs": bytes(self._encoder.encode([step])[0])})
+            send({"engine_outputs": cast(bytes, self._encoder.encode([step])[0])})
 
 
 def read_request(request: Any) -> dict[str, list[bytes] | bytes]:

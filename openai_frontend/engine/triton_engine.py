@@ -17,7 +17,7 @@ from openai_frontend.replicas.fleet_control import FleetControl
 from openai_frontend.replicas.replica import RECONNECT_INTERVAL_S, Replica
 from openai_frontend.replicas.replica_metrics import ReplicaGauges
 from openai_frontend.replicas.replicas import Replicas
-from openai_frontend.streaming import shortcut
+from openai_frontend.streaming import fast_path
 from openai_frontend.streaming.token_texts import remembering
 from openai_frontend.vllm_seam import EngineDeadError, Executor, VllmConfig
 
@@ -134,8 +134,8 @@ class TritonEngineClient(ControlOperations):
         await self.replicas.require()
         with self.engine_core.pinned_replica():
             queue = await super().add_request(*args, **kwargs)
-        if (way := shortcut.current.get()) is not None:
-            way.watch(queue)
+        if (path := fast_path.current.get()) is not None:
+            path.watch(queue)
         return queue
 
     async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:

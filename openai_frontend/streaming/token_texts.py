@@ -4,10 +4,9 @@ An answer with logprobs has the text of every candidate at every position, and v
 one: 413,000 times for 8 prompts of 512 tokens with the 100 likeliest of each. They are the same few thousand tokens.
 """
 
-import copy
 from typing import Any
 
-from openai_frontend.vllm_seam import TokenizerLike, change_class
+from openai_frontend.vllm_seam import TokenizerLike, copy_as
 
 
 def remembering(tokenizer: TokenizerLike) -> TokenizerLike:
@@ -24,4 +23,4 @@ def remembering(tokenizer: TokenizerLike) -> TokenizerLike:
                 text = texts[token_id] = super().decode(token_ids)
             return text
 
-    return change_class(copy.copy(tokenizer), theirs, RememberingTokenizer, "the tokenizer")
+    return copy_as(tokenizer, RememberingTokenizer)

@@ -70,7 +70,7 @@ async def test_without_a_key_or_a_payload_none_is_sent(triton: FreeTriton, conne
 
 async def test_a_refusal_keeps_its_message_and_its_code(triton: FreeTriton, connection: TritonConnection) -> None:
     triton.operations["rollback"] = refuse("weights: no version 'x' is kept [NOT_FOUND]")
-    with pytest.raises(TritonError, match="^weights: no version 'x' is kept$") as caught:
+    with pytest.raises(TritonError, match=r"^weights: no version 'x' is kept$") as caught:
         await connection.control("rollback", {}, None, TIMEOUT_S)
     assert caught.value.http_status == HTTPStatus.NOT_FOUND
     assert await connection.control("health", {}, None, TIMEOUT_S) == {"healthy": True}
@@ -104,7 +104,7 @@ async def test_requests_go_out_in_their_order_and_answers_find_theirs(
         connection.send(name, {"engine_channel": name}, expect(name))
     await asyncio.wait_for(is_answered.wait(), TIMEOUT_S)
     assert [tensors["engine_channel"] for tensors in triton.requests] == [[b"one"], [b"two"], [b"three"]]
-    assert answers == dict.fromkeys(["one", "two", "three"], {"engine_outputs": b"\x90"})
+    assert answers == {name: {"engine_outputs": b"\x90"} for name in ("one", "two", "three")}
 
 
 async def test_a_forgotten_request_hears_nothing(triton: FreeTriton, connection: TritonConnection) -> None:
