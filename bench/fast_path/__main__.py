@@ -1,8 +1,7 @@
 """`python -m bench.fast_path streams|requests --repeats N`: a table of processor time, with and without each part.
 
-One server in Triton's place, whose tokens are free, and one front end, whose parts are switched off in
-turns, so that what else the machine does meanwhile meets all variants. The figure is user + system time of the front
-end's process.
+A server stands in for Triton, and its tokens are free. One front end has its parts switched off in turns, so that other
+load on the machine meets all variants. The figure is user + system time of the front end's process.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The assembled app: errors of the engine in a route, and the switch of the fast path."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +29,7 @@ def create_app(model: Path, monkeypatch: pytest.MonkeyPatch, *, use_fast_path: b
     for name in ("TRITON_URLS", "VLLM_ARGV", "NUM_WORKERS", "ENGINE_INFO", "USE_FAST_PATH"):
         monkeypatch.setenv(f"TRITONLIVE_FRONTEND_{name}", "")
     monkeypatch.setenv("TRITONLIVE_CONTROL_KEY", KEY)
-    info = {"vllm_version": vllm_version, "model": str(model), "engine_argv": ["--model", str(model)]}
-    described = ENGINE_INFO.__class__(**vars(ENGINE_INFO) | info)
+    described = replace(ENGINE_INFO, vllm_version=vllm_version, model=str(model), engine_argv=["--model", str(model)])
     Options(["127.0.0.1:1"], ["--disable-log-stats"], 1, described, use_fast_path).to_environment()
     return app_module.create_app()
 
@@ -62,14 +62,16 @@ def test_an_engine_error_in_a_route_is_answered_and_the_server_goes_on(
     app = create_app(tiny_model_dir, monkeypatch)
     state = inner(app).state
     state.server = SimpleNamespace(should_exit=False)
-    state.engine_client = mock.Mock(spec_set=["is_paused", "dead_error", "errored", "is_running"])
-    state.engine_client.is_paused = mock.AsyncMock(side_effect=error)
+    state.engine_client = mock.Mock(
+        spec_set=["get_replica_status", "weight_version", "dead_error", "errored", "is_running"]
+    )
+    state.engine_client.get_replica_status = mock.AsyncMock(side_effect=error)
     state.engine_client.dead_error = EngineUnavailable("a:8001: it is starting again")
     state.engine_client.errored, state.engine_client.is_running = True, False
     monkeypatch.setattr(vllm_error, "terminate_if_errored", mock.Mock(side_effect=AssertionError("vLLM's handler ran")))
     client = TestClient(app)
     for _ in range(2):
-        answer = client.get("/is_paused", headers={"Authorization": f"Bearer {KEY}"})
+        answer = client.get("/replica_status", headers={"Authorization": f"Bearer {KEY}"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, status)
         assert message in answer.json()["error"]["message"]
     assert state.server.should_exit is False
@@ -93,7 +95,7 @@ def test_one_option_switches_the_whole_fast_path(
     async def run() -> None:
         application = inner(app)
         application.state.server = SimpleNamespace(should_exit=False)
-        application.state.engine_client = SimpleNamespace()
+        application.state.engine_client, application.state.log_stats = SimpleNamespace(), False
         async with application.router.lifespan_context(application):
             pass
 

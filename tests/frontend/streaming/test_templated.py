@@ -216,11 +216,9 @@ def test_what_ends_a_stream_of_one_generation_is_one_piece(make: Any) -> None:
         ends = [result(output(0, [5], text="x")), result(output(0, [9], ("v1", 0, 2), text="end"))]
         handler = serving(name, classes=TEMPLATED)
         if make is completion:
-            pieces = completion(
-                serving(name, classes=TEMPLATED), each([(0, step) for step in ends]), num_prompts=1, **USAGE
-            )
+            pieces = completion(handler, each([(0, step) for step in ends]), num_prompts=1, **USAGE)
         else:
-            pieces = chat(serving(name, classes=TEMPLATED), each(ends), **USAGE)
+            pieces = chat(handler, each(ends), **USAGE)
         return [piece async for piece in pieces]
 
     *_, first, last = asyncio.run(run())
