@@ -1,4 +1,4 @@
-"""What a front end learns from Triton before it can build its serving layer."""
+"""Facts about the engine in Triton that a front end needs before it can build its serving layer."""
 
 import json
 import queue
@@ -14,10 +14,10 @@ from tritonclient.utils import InferenceServerException
 from openai_frontend.errors import IncompatibleServer
 from tritonlive.wire.triton_tensors import MODEL
 
-# What this front end sends and expects; a server without them is of another make or version.
+# Tensors that this front end sends and expects; a server without them is not ours, or has another version.
 REQUIRED_INPUTS = frozenset({"engine_channel", "engine_request", "engine_abort", "control_operation"})
 REQUIRED_OUTPUTS = frozenset({"engine_outputs", "engine_refused", "control_result"})
-# Generations in one request, at most; well below the max_batch_size of model_repository/llm/config.pbtxt.
+# Maximum number of generations in one request; well below the max_batch_size of model_repository/llm/config.pbtxt.
 MAX_BATCH = 64
 POLL_INTERVAL_S = 0.5
 ANSWER_TIMEOUT_S = 10.0

@@ -6,9 +6,9 @@ from http import HTTPStatus
 
 from vllm.exceptions import GracefulHTTPError
 
-# A gRPC stream carries an error's message but not its code, so the model writes the code behind the message.
+# A gRPC stream carries an error's message but not its code, so the model writes the code after the message.
 CODED = re.compile(r"^(?P<message>.*) \[(?P<code>[A-Z_]+)\]$", re.DOTALL)
-# What Triton itself answers, without a code, while it stops or unloads the model.
+# Triton itself answers this, without a code, while it stops or unloads the model.
 NO_MODEL = "Request for unknown model"
 STATUSES = {
     "INVALID_ARG": HTTPStatus.BAD_REQUEST,

@@ -1,13 +1,13 @@
 """One replica: a Triton server with our model, as this front-end process sees it."""
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from openai_frontend.engine_info import EngineInfo
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
 from openai_frontend.replicas.connection import TritonConnection
 from openai_frontend.replicas.health import HEALTH_TIMEOUT_S, ReplicaHealth
-from openai_frontend.replicas.placed_generation import PlacedGeneration, ReplicaListener
+from openai_frontend.replicas.placed_generation import PlacedGeneration
 from openai_frontend.replicas.replica_channel import ChannelCallbacks, ReplicaChannel, reason_of
 from openai_frontend.vllm_seam import EngineCoreOutputs
 from tritonlive.wire.versions import FIRST_VERSION
@@ -19,6 +19,22 @@ HEALTH_INTERVAL_S = 0.5
 SILENCE_TIMEOUT_S = 45.0
 # The model has deadlines of its own for every operation; this one is for a model that does not answer at all.
 CONTROL_TIMEOUT_S = 900.0
+
+
+class ReplicaListener(Protocol):
+    """Called by replicas."""
+
+    def received(self, replica: "Replica", outputs: EngineCoreOutputs) -> None:
+        """A step of the engine brought tokens or statistics."""
+
+    def failed(self, replica: "Replica", generation: PlacedGeneration, error: TritonError) -> None:
+        """The replica refused a generation, or was lost while it ran."""
+
+    def committed(self, version: str) -> None:
+        """Weights of this version went live."""
+
+    def adapters_changed(self, replica: "Replica", announcement: str) -> str:
+        """The replica announced which LoRA adapters it serves from now on; returns the announcement's serial."""
 
 
 class Replica:

@@ -1,8 +1,8 @@
 """A front end's channel to one replica: its generations go out on it, and their tokens come back.
 
 The other end is tritonlive/backend/generation/relay.py. What travels are vLLM's own structs in its encoding: out,
-EngineCoreRequests; in, a list of EngineCoreOutputs. Generations that are asked for in one turn of the loop, as many are
-when many requests come at once, travel as one batched Triton request: what a request costs on the way is paid once.
+EngineCoreRequests; in, a list of EngineCoreOutputs. Generations that begin in one turn of the loop, as many do when
+many requests come at once, travel as one batched Triton request, so that its cost is paid once.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from tritonlive.wire.triton_tensors import read_strings
 
 @dataclass(frozen=True)
 class ChannelCallbacks:
-    """Who is told what comes on a channel."""
+    """Functions that a channel calls with what arrives on it."""
 
     on_outputs: Callable[[EngineCoreOutputs], None]
-    """For every step of the engine that concerns the channel."""
+    """Gets every step of the engine that concerns the channel."""
     on_error: Callable[[str, TritonError], None]
-    """With the id of a generation that the model refused or gave up, and the reason."""
+    """Gets the id of a generation that the model refused or gave up, and the reason."""
     on_adapters: Callable[[str], str]
-    """With the model's announcement of its LoRA adapters; returns the announcement's serial."""
+    """Gets the model's announcement of its LoRA adapters; returns the announcement's serial."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class RequestBatch:
 
     request_id: str
     running: set[str]
-    """Ids of those that have not ended."""
+    """Ids of the generations that have not ended."""
 
 
 class ReplicaChannel:
-    """Use `open`; `closed` tells why it is no use any more: the model closed it, or its connection has ended."""
+    """Made by `open`. `closed` gets the reason when the model closes it, or when its connection ends."""
 
     def __init__(self, connection: TritonConnection, callbacks: ChannelCallbacks) -> None:
         self.connection = connection
@@ -68,7 +68,7 @@ class ReplicaChannel:
         def on_message(contents: Contents | None, error: TritonError | None) -> None:
             if contents is not None and "engine_adapters" in contents:
                 (told,) = read_strings(contents["engine_adapters"])
-                channel._tell_seen(callbacks.on_adapters(told))
+                channel._acknowledge(callbacks.on_adapters(told))
                 if is_open.done():
                     return
             if not is_open.done():
@@ -92,7 +92,7 @@ class ReplicaChannel:
         return not self.closed.done() and not self.connection.closed.done()
 
     def close(self, reason: str) -> None:
-        """Say that the channel is no use any more. What runs on it ends with its connection."""
+        """Mark the channel as closed. The generations on it end with its connection."""
         if not self.closed.done():
             self.closed.set_result(reason)
 
@@ -112,14 +112,14 @@ class ReplicaChannel:
         for request_id in sent:
             self._ended(request_id)
         if sent and self.is_open:
-            self._tell("engine_abort", msgspec.msgpack.encode(sent))
+            self._send_only("engine_abort", msgspec.msgpack.encode(sent))
 
-    def _tell_seen(self, serial: str) -> None:
-        """A push of an adapter waits for this: from now on requests use it."""
-        self._tell("engine_seen", serial)
+    def _acknowledge(self, serial: str) -> None:
+        """Acknowledge an announcement: from now on requests use these adapters. A push of an adapter waits for this."""
+        self._send_only("engine_seen", serial)
 
-    def _tell(self, tensor: str, value: str | bytes) -> None:
-        """Send what has no answer."""
+    def _send_only(self, tensor: str, value: str | bytes) -> None:
+        """Send a tensor that has no answer."""
         request_id, tensors = f"tell-{uuid.uuid4().hex}", {"engine_channel": self._name, tensor: value}
         self.connection.send(request_id, tensors, lambda *_: None)
         self.connection.forget(request_id)
@@ -150,7 +150,7 @@ class ReplicaChannel:
             self._callbacks.on_error(request_id, error)
 
     def _ended(self, request_id: str) -> None:
-        """A batch's Triton request has nothing to say but refusals."""
+        """Forget the batch's Triton request with its last generation: it carries refusals only."""
         if (batch := self._batches.pop(request_id, None)) is None:
             return
         batch.running.discard(request_id)
@@ -166,5 +166,5 @@ class ReplicaChannel:
 
 
 def reason_of(error: TritonError) -> str:
-    """What is the matter, without the words that EngineUnavailable puts before it."""
+    """The reason without the words that EngineUnavailable puts before it."""
     return error.reason if isinstance(error, EngineUnavailable) else str(error)
