@@ -74,7 +74,7 @@ class MinimumWeightVersion:
 
 
 def require_minimum(app: FastAPI, engine: TritonEngineClient) -> None:
-    """Have every route of the finished app check `x-min-weight-version`. Call it before `protect`, which checks keys first."""
+    """Have every route of the finished app check `x-min-weight-version`. Call it before `protect`: keys come first."""
     for route in app.router.routes:
         if isinstance(route, Route):
             route.app = MinimumWeightVersion(route.app, engine)

@@ -136,8 +136,8 @@ async def run(
 ) -> Sequence[RequestOutput]:
     """Generate for all prompts at once, outputs in their order.
 
-    If one fails, or if this task is cancelled because the client has gone, the others are aborted. Raises GenerationError and
-    what vLLM's engine client raises.
+    If one fails, or if this task is cancelled because the client has gone, the others are aborted.
+    Raises GenerationError and what vLLM's engine client raises.
     """
     if llm.errored:
         raise llm.dead_error

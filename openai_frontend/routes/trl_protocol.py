@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 class Sampling(BaseModel):
-    """Parameters of both /generate/ and /chat/; `generation_kwargs` are further SamplingParams and win over the others."""
+    """Parameters of /generate/ and /chat/; `generation_kwargs` are further SamplingParams, which take precedence."""
 
     n: int = 1
     repetition_penalty: float = 1.0
