@@ -9,7 +9,7 @@ import tempfile
 
 import uvicorn
 
-from openai_frontend import description
+from openai_frontend import engine_info
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import Options
 from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
@@ -51,6 +51,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--drain", type=int, default=10, metavar="SECONDS", help="time for open requests at exit (%(default)s)"
     )
+    parser.add_argument(
+        "--no-fast-path", action="store_true", help="have vLLM build every chunk of every stream; costs processor time"
+    )
     return parser.parse_known_args(argv)
 
 
@@ -62,11 +65,11 @@ def main() -> int:
         # The import takes as long as Triton needs to load a small model: do both at once.
         importlib.import_module("openai_frontend.app")
     try:
-        described = description.wait(urls, args.wait, say)
+        described = engine_info.wait(urls, args.wait, say)
     except (IncompatibleServer, TimeoutError) as error:
         say(str(error))
         return 1
-    Options(urls, vllm_argv, args.workers, described).to_environment()
+    Options(urls, vllm_argv, args.workers, described, use_fast_path=not args.no_fast_path).to_environment()
     with tempfile.TemporaryDirectory(prefix="tritonlive-metrics-") as metrics:
         if args.workers > 1:
             # Workers add up their metrics in files; prometheus_client reads this at import.

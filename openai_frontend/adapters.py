@@ -1,8 +1,8 @@
 """LoRA adapters that trainers pushed into the model in Triton, as vLLM's serving layer sees them.
 
-vLLM's serving objects look a request's `model` up in a table, name → LoRARequest. The model announces which adapters
-serve, in which versions (`engine_adapters` in config.pbtxt), and the table follows. Its entries are called
-NAME@VERSION and have neither an id nor a path of their own: the model knows those. Adapters that vLLM's own
+vLLM's serving objects look a request's `model` up in a table, name → LoRARequest. The model in Triton announces which
+adapters serve, in which versions (`engine_adapters` in config.pbtxt), and this module updates the table. Its entries
+are called NAME@VERSION and have neither an id nor a path of their own: the model knows those. Adapters that vLLM's own
 /v1/load_lora_adapter put into the table stay as they are.
 """
 
@@ -12,32 +12,31 @@ from contextvars import ContextVar
 
 from starlette.datastructures import MutableHeaders, State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.entrypoints.serve.engine.protocol import ModelList
 from vllm.lora.request import LoRARequest
 
 from openai_frontend.headers import header_value
+from openai_frontend.vllm_seam import ModelList, OpenAIServingModels, change_class
 
-# Stands where the model has an id for each version (tritonlive/backend/adapters/adapters.py); vLLM's own ids are below.
+# The model replaces it by an id for each version (tritonlive/backend/adapters/adapters.py); vLLM's own ids are smaller.
 PUSHED_ID = 2**30
 HEADER = "x-adapter-version"
 
-# The adapter versions that the request at hand was answered with; the list is made by AdapterVersionHeader.
+# Adapter versions that answered the current HTTP request; AdapterVersionHeader makes the list.
 _used: ContextVar[list[str] | None] = ContextVar("adapters_used", default=None)
 
 
 class PushedAdapters:
-    """Which adapters serve, as of the newest announcement."""
+    """The adapters that serve, as of the newest announcement."""
 
     def __init__(self) -> None:
         self._told: dict[int, dict[str, str]] = {}  # name → version, by replica; the newest announcement is the last
         self._models: OpenAIServingModels | None = None
 
     def take(self, announcement: str, replica: int = 0) -> str:
-        """Follow an announcement of the model's; returns its serial.
+        """Apply an announcement of the model's; returns its serial.
 
-        Of replicas that have different versions of an adapter the newest announcement counts: a push reaches one a
-        moment before the others, and those have it staged by then.
+        If replicas have different versions of an adapter, the newest announcement counts: a push reaches one replica a
+        moment before the others, which have the version staged by then.
         """
         told = json.loads(announcement)
         self._told.pop(replica, None)
@@ -47,10 +46,7 @@ class PushedAdapters:
 
     def attach(self, state: State) -> None:
         """Keep the table of the serving objects that vLLM's `init_app_state` made up to date. Raises TypeError."""
-        models = state.openai_serving_models
-        if type(models) is not OpenAIServingModels:
-            raise TypeError(f"openai_serving_models is a {type(models).__name__}, not vLLM's")
-        models.__class__ = Models
+        models = change_class(state.openai_serving_models, OpenAIServingModels, Models, "openai_serving_models")
         self._models = models
         self._update()
 
@@ -81,18 +77,18 @@ def is_pushed(request: LoRARequest) -> bool:
 
 
 def version_of(request: LoRARequest | None) -> str | None:
-    """NAME@VERSION of a pushed adapter; None for what has no version."""
+    """NAME@VERSION of a pushed adapter; None for others, which have no version."""
     return request.lora_name if request is not None and is_pushed(request) else None
 
 
 def note(request: LoRARequest | None) -> None:
-    """Something of the HTTP request at hand is generated with this adapter."""
+    """Remember that a part of the current HTTP request is generated with this adapter."""
     if (version := version_of(request)) is not None and (used := _used.get()) is not None:
         used.append(version)
 
 
 class AdapterVersionHeader:
-    """Adds `x-adapter-version: NAME@VERSION` to every response that a pushed adapter made: all of its tokens."""
+    """Adds `x-adapter-version: NAME@VERSION` to every response whose tokens a pushed adapter made."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

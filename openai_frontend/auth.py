@@ -1,7 +1,7 @@
-"""Who may call which route.
+"""Access control: which key each route needs.
 
-The check hangs on the matched route, not on the text of the URL's path: every route of the finished app is wrapped, so
-that a route nobody classified needs the inference key, and an unknown path is a plain 404.
+The check belongs to the matched route, not to the text of the URL's path: every route of the finished app is wrapped. A
+route that nobody classified needs the inference key, and an unknown path is a plain 404.
 """
 
 import base64
@@ -17,9 +17,10 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
-from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 
-# Probes and scrapers come without keys.
+from openai_frontend.vllm_seam import ErrorInfo, ErrorResponse
+
+# Probes and scrapers send no keys.
 OPEN_PATHS = frozenset({"/health", "/health/", "/ping", "/metrics", "/version"})
 
 
@@ -31,7 +32,7 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Keys:
-    """`inference`: keys for generation, empty where anyone may; `control`: the key for everything about weights."""
+    """`inference`: keys for generation; empty lets anyone generate. `control`: the key for everything about weights."""
 
     inference: frozenset[str] = field(default=frozenset(), repr=False)
     control: str | None = field(default=None, repr=False)
@@ -69,7 +70,7 @@ def presented_key(headers: Headers) -> str | None:
 
 
 def matches(key: str | None, accepted: Iterable[str]) -> bool:
-    """Compares digests with all of `accepted`, in a time that tells nothing about them."""
+    """Whether `key` is one of `accepted`; compares digests, in a time that does not depend on the accepted keys."""
     if key is None:
         return False
     digest = hashlib.sha256(key.encode()).digest()
@@ -80,7 +81,7 @@ def matches(key: str | None, accepted: Iterable[str]) -> bool:
 
 
 class Guard:
-    """An ASGI app that asks for a key first."""
+    """An ASGI app that checks the key before it calls `app`."""
 
     def __init__(self, app: ASGIApp, access: Access, keys: Keys) -> None:
         self.app = app

@@ -3,7 +3,7 @@
 import string
 from urllib.parse import quote
 
-# A version is any string, a header's value is not: the rest, a line's end above all, is percent-encoded.
+# A version is any string, but a header's value is not: all other characters, above all line ends, are percent-encoded.
 PLAIN = string.punctuation.replace("%", "")
 
 

@@ -1,11 +1,11 @@
-"""What a front end was told, and how its workers learn it."""
+"""The options of a front end, and how its worker processes get them."""
 
 import os
 import shlex
 from dataclasses import dataclass
 
 from openai_frontend.auth import Keys
-from openai_frontend.description import Description
+from openai_frontend.engine_info import EngineInfo
 from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
 
 PREFIX = "TRITONLIVE_FRONTEND_"
@@ -13,12 +13,14 @@ PREFIX = "TRITONLIVE_FRONTEND_"
 
 @dataclass(frozen=True)
 class Options:
-    """Settled by the parent process; workers read them from the environment, since uvicorn starts them afresh."""
+    """Set by the parent process. Workers read them from the environment: uvicorn starts them as new processes."""
 
     triton_urls: list[str]
     vllm_argv: list[str]
     num_workers: int
-    description: Description
+    engine_info: EngineInfo
+    use_fast_path: bool = True
+    """False: vLLM builds every chunk of every stream (see docs/fast-path.md)."""
 
     @property
     def keys(self) -> Keys:
@@ -30,7 +32,8 @@ class Options:
         os.environ[f"{PREFIX}TRITON_URLS"] = ",".join(self.triton_urls)
         os.environ[f"{PREFIX}VLLM_ARGV"] = shlex.join(self.vllm_argv)
         os.environ[f"{PREFIX}NUM_WORKERS"] = str(self.num_workers)
-        os.environ[f"{PREFIX}DESCRIPTION"] = self.description.to_json()
+        os.environ[f"{PREFIX}ENGINE_INFO"] = self.engine_info.to_json()
+        os.environ[f"{PREFIX}USE_FAST_PATH"] = str(int(self.use_fast_path))
 
     @classmethod
     def from_environment(cls) -> "Options":
@@ -40,7 +43,8 @@ class Options:
                 triton_urls=os.environ[f"{PREFIX}TRITON_URLS"].split(","),
                 vllm_argv=shlex.split(os.environ[f"{PREFIX}VLLM_ARGV"]),
                 num_workers=int(os.environ[f"{PREFIX}NUM_WORKERS"]),
-                description=Description.parse(os.environ[f"{PREFIX}DESCRIPTION"]),
+                engine_info=EngineInfo.parse(os.environ[f"{PREFIX}ENGINE_INFO"]),
+                use_fast_path=os.environ.get(f"{PREFIX}USE_FAST_PATH") != "0",
             )
         except KeyError as error:
             raise ValueError(f"{error} is not set: start the front end with `python -m openai_frontend`") from None

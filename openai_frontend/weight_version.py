@@ -1,4 +1,4 @@
-"""The headers that name weights: an answer's `x-weight-version`, and a request's `x-min-weight-version`."""
+"""The headers with weight versions: `x-weight-version` of answers, `x-min-weight-version` of requests."""
 
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -18,7 +18,7 @@ MINIMUM_HEADER = MIN_WEIGHT_VERSION_HEADER.encode()
 
 
 class WeightsTooOld(GracefulHTTPError):
-    """409: the server's weights are not those that the request asks for, or newer ones."""
+    """409: the server's weights are older than the request asks for, or cannot be compared."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, HTTPStatus.CONFLICT)
@@ -27,8 +27,8 @@ class WeightsTooOld(GracefulHTTPError):
 class WeightVersionHeader:
     """Adds `x-weight-version` to every response: the version of the newest token when the response began.
 
-    A stream that outlives a push goes on with newer weights than its header names; its choices' `weight_versions` say
-    which (see weight_spans.py).
+    A stream that outlives a push continues with newer weights than its header names. The `weight_versions` of its
+    choices name them all (see weight_spans.py).
     """
 
     def __init__(self, app: ASGIApp, engine: TritonEngineClient) -> None:
@@ -49,7 +49,7 @@ class WeightVersionHeader:
 
 
 class MinimumWeightVersion:
-    """Refuses a request whose `x-min-weight-version` the server's weights do not reach (see `staleness_reason`).
+    """Refuses a request whose `x-min-weight-version` is newer than the server's weights (see `staleness_reason`).
 
     The check is made when the request arrives. Raises WeightsTooOld, or what asking the engine raises.
     """
@@ -67,14 +67,14 @@ class MinimumWeightVersion:
     async def _require(self, minimum: str) -> None:
         version = self.engine.weight_version
         if version is None or staleness_reason(version, minimum) is not None:
-            # A trainer may be told of its commit a moment before this process is.
+            # A trainer may hear of its commit a moment before this process does.
             version = await self.engine.get_weight_version()
         if (reason := staleness_reason(version, minimum)) is not None:
             raise WeightsTooOld(reason)
 
 
 def require_minimum(app: FastAPI, engine: TritonEngineClient) -> None:
-    """Have every route of the finished app heed `x-min-weight-version`; before `protect`, so that keys come first."""
+    """Have every route of the finished app check `x-min-weight-version`. Call it before `protect`: keys come first."""
     for route in app.router.routes:
         if isinstance(route, Route):
             route.app = MinimumWeightVersion(route.app, engine)

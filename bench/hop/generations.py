@@ -11,7 +11,7 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core_client import EngineCoreClient
 
 from bench.measure import Figures
-from openai_frontend import description
+from openai_frontend import engine_info
 from openai_frontend.engine.core_client import TritonCoreClient
 
 PROMPT_TOKEN_IDS = [1] * 32
@@ -62,7 +62,7 @@ class Generations:
 
 async def connect(url: str) -> tuple[Generations, TritonCoreClient]:
     """The front end's client of the Triton server at `url`, connected. Raises EngineUnavailable, TimeoutError."""
-    described = description.wait([url], CONNECT_TIMEOUT_S, lambda text: print(text, file=sys.stderr))
+    described = engine_info.wait([url], CONNECT_TIMEOUT_S, lambda text: print(text, file=sys.stderr))
     generations = Generations()
     core = TritonCoreClient([url], described, generations.on_failure)
     for replica in core.replicas.members:

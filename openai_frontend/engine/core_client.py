@@ -1,9 +1,9 @@
 """vLLM's process boundary to its engine core, laid through Triton, to one replica or several.
 
-vLLM's AsyncLLM renders, detokenizes and streams in one process and talks to the engine core in another, in
-EngineCoreRequest and EngineCoreOutputs structs. This client speaks the same structs to the model
-in Triton (tritonlive/backend/generation/relay.py is the other end), so everything above it is vLLM's, unchanged. Each
-generation goes to one replica; the outputs of all come back in one queue.
+vLLM's AsyncLLM renders, detokenizes and streams in one process and talks to the engine core in another process, in
+EngineCoreRequest and EngineCoreOutputs structs. This client speaks the same structs to the model in Triton
+(tritonlive/backend/generation/relay.py is the other end), so that everything above it is vLLM's, unchanged. Each
+generation goes to one replica; the outputs of all replicas come back in one queue.
 """
 
 import asyncio
@@ -13,58 +13,52 @@ from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import cast
 
-from vllm.tasks import SupportedTask
-from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
-from vllm.v1.engine.core_client import EngineCoreClient
-from vllm.v1.serial_utils import MsgpackEncoder
-
 from openai_frontend.adapters import PushedAdapters
-from openai_frontend.description import Description
+from openai_frontend.engine_info import EngineInfo
 from openai_frontend.errors import TritonError
-from openai_frontend.replicas.replica import Generation, Replica
+from openai_frontend.replicas.placed_generation import PlacedGeneration
+from openai_frontend.replicas.replica import Replica
 from openai_frontend.replicas.replicas import Replicas
-
-# vLLM's encoder moves arrays above a threshold into frames of their own; a tensor is one frame.
-ONE_FRAME = 1 << 62
+from openai_frontend.vllm_seam import EngineCoreClient, EngineCoreOutputs, EngineCoreRequest, SupportedTask, encoder
 
 FLUSH_TIMEOUT_S = 10.0
 
 OnFailure = Callable[[str, TritonError], None]
 
-# Where the generations of the request go that is being added.
-placed_at: ContextVar[Replica | None] = ContextVar("placed_at", default=None)
+# The replica for all generations of the request that is being added.
+_pinned: ContextVar[Replica | None] = ContextVar("pinned_replica", default=None)
 
 
 class TritonCoreClient(EngineCoreClient):
     """The engine core as AsyncLLM sees it."""
 
-    def __init__(self, urls: Sequence[str], description: Description, on_failure: OnFailure) -> None:
-        """`on_failure(request_id, error)` is called for a generation that no replica took or one gave up."""
-        self.replicas = Replicas([Replica(index, url, description, self) for index, url in enumerate(urls)])
+    def __init__(self, urls: Sequence[str], engine_info: EngineInfo, on_failure: OnFailure) -> None:
+        """`on_failure(request_id, error)` is called for a generation that no replica took, or that one gave up."""
+        self.replicas = Replicas([Replica(index, url, engine_info, self) for index, url in enumerate(urls)])
         self.adapters = PushedAdapters()
         self.engine_ranks_managed = list(range(len(urls)))
-        self.resources = SimpleNamespace(engine_dead=False)  # AsyncLLM looks here
+        self.resources = SimpleNamespace(engine_dead=False)  # AsyncLLM reads this attribute
         self._on_failure = on_failure
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
-        self._encoder = MsgpackEncoder(size_threshold=ONE_FRAME)
+        self._encoder = encoder()
 
     @contextmanager
-    def one_place(self) -> Iterator[None]:
-        """What is added within goes to one replica: n answers to a prompt share its prefix, which is cached there."""
-        token = placed_at.set(self.replicas.pick())
+    def pinned_replica(self) -> Iterator[None]:
+        """Within, all requests go to one replica: n answers to a prompt share the prefix that is cached there."""
+        token = _pinned.set(self.replicas.pick())
         try:
             yield
         finally:
-            placed_at.reset(token)
+            _pinned.reset(token)
 
     async def get_output_async(self) -> EngineCoreOutputs:
         return await self._outputs.get()
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
-        """Never waits and never raises: a request that nobody takes fails as one that was refused."""
-        generation = Generation(request.request_id, cast(bytes, self._encoder.encode(request)[0]))
-        replica = placed_at.get()
-        if replica is None or replica.trouble is not None:
+        """Never waits and never raises: a request that no replica takes fails like a refused one."""
+        generation = PlacedGeneration(request.request_id, cast(bytes, self._encoder.encode(request)[0]))
+        replica = _pinned.get()
+        if replica is None or replica.unavailable_reason is not None:
             replica = self.replicas.pick()
         if replica is None:
             self._on_failure(request.request_id, self.replicas.unavailable())
@@ -80,10 +74,10 @@ class TritonCoreClient(EngineCoreClient):
             replica.abort(request_ids)
 
     async def send_kept_tokens(self) -> None:
-        """Have the replicas send what they keep of generations that are answered whole; returns when it is here."""
+        """Have the replicas send the tokens that they keep until a generation ends; returns when they are here."""
         for replica in self.replicas.members:
             if replica.generations:
-                with suppress(TritonError):  # of a lost one there is nothing to come
+                with suppress(TritonError):  # a lost replica has nothing to send
                     await replica.control("flush_generations", {}, None, FLUSH_TIMEOUT_S)
         while not self._outputs.empty():  # noqa: ASYNC110 - the output handler runs meanwhile
             await asyncio.sleep(0)
@@ -95,16 +89,16 @@ class TritonCoreClient(EngineCoreClient):
         return False
 
     def shutdown(self, timeout: float | None = None) -> None:
-        """The engines belong to Triton; a front end that ends only lets go of them (see TritonEngineClient.close)."""
+        """Nothing to do: the engines belong to Triton, and TritonEngineClient.close disconnects."""
 
-    # ---- what the replicas tell ---------------------------------------------------------------------------------
+    # ---- reports of the replicas --------------------------------------------------------------------------------
 
     def received(self, replica: Replica, outputs: EngineCoreOutputs) -> None:
         outputs.engine_index = replica.index  # the label of vLLM's own metrics
         self._outputs.put_nowait(outputs)
 
-    def failed(self, replica: Replica, generation: Generation, error: TritonError) -> None:
-        """Once more elsewhere, if nothing was generated yet; else it is the client's to know."""
+    def failed(self, replica: Replica, generation: PlacedGeneration, error: TritonError) -> None:
+        """Try another replica once, if nothing was generated yet; else the client gets the error."""
         if error.is_unavailable and generation.payload is not None and not generation.is_second_try:
             other = self.replicas.pick(other_than=replica)
             if other is not None:

@@ -1,4 +1,4 @@
-"""Everything that a front-end process asks of the model, over one connection to Triton.
+"""All requests of a front-end process to the model, over one connection to Triton.
 
 A request has one answer (control operations) or many (the channel), or only a refusal; see
 model_repository/llm/config.pbtxt for the tensors.
@@ -35,7 +35,7 @@ OnAnswer = Callable[[Contents | None, TritonError | None], None]
 
 
 class TritonConnection:
-    """Use `connect`; afterwards `send` never blocks, and `closed` tells when the connection has ended."""
+    """Made by `connect`. `send` never blocks; `closed` gets the reason when the connection ends."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -43,7 +43,7 @@ class TritonConnection:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         self._waiting: dict[str, OnAnswer] = {}  # by request id
         self._stream = TritonStream(self._stub, self._answer, self._end)
-        # One of its own: an adapter's tensors, which travel with an operation, would hold generations up.
+        # A stream of its own, because an adapter's tensors, which travel with an operation, would hold generations up.
         self._control_stream = TritonStream(self._stub, self._answer, self._end)
 
     @classmethod
@@ -54,23 +54,25 @@ class TritonConnection:
         """
         channel = grpc.aio.insecure_channel(url, CHANNEL_OPTIONS)
         try:
-            trouble = None if await is_model_ready(channel, timeout_s) else f"has no ready model {MODEL!r} yet"
+            unavailable_reason = (
+                None if await is_model_ready(channel, timeout_s) else f"has no ready model {MODEL!r} yet"
+            )
         except grpc.aio.AioRpcError as error:
-            trouble = f"does not answer: {error.details()}"
-        if trouble is not None:
+            unavailable_reason = f"does not answer: {error.details()}"
+        if unavailable_reason is not None:
             await channel.close()
-            raise EngineUnavailable(f"Triton at {url} {trouble}")
+            raise EngineUnavailable(f"Triton at {url} {unavailable_reason}")
         return cls(channel)
 
     def send(self, request_id: str, tensors: Tensors, on_answer: OnAnswer) -> None:
         """Send one request; `on_answer` is called for each of its responses, until an error or `forget`.
 
-        Triton gets what is sent here in that order. Raises EngineUnavailable when the connection has ended.
+        Triton gets the requests in the order of the calls. Raises EngineUnavailable when the connection has ended.
         """
         self._send(self._stream, request_id, tensors, on_answer)
 
     def forget(self, request_id: str) -> None:
-        """Nothing more is expected for a request."""
+        """Ignore all further answers to a request."""
         self._waiting.pop(request_id, None)
 
     async def control(
@@ -106,7 +108,7 @@ class TritonConnection:
         return json.loads(read_strings(contents[CONTROL_RESULT])[0])
 
     async def has_model(self, timeout_s: float) -> bool:
-        """Whether Triton serves the model, whatever the model is busy with.
+        """Whether Triton serves the model; a busy model counts.
 
         Raises EngineUnavailable when Triton does not answer within `timeout_s`.
         """
@@ -116,7 +118,7 @@ class TritonConnection:
             raise EngineUnavailable(f"Triton does not answer: {error.details()}") from None
 
     async def close(self) -> None:
-        """End it; Triton cancels what is still running."""
+        """End the connection; Triton cancels what is still running."""
         await asyncio.gather(self._stream.close(), self._control_stream.close())
         await self._channel.close()
 
@@ -138,7 +140,7 @@ class TritonConnection:
             on_answer(None, TritonError.parse(error))
 
     def _end(self, reason: str) -> None:
-        """A stream has ended; with a hole in it the connection is no use any more."""
+        """A stream has ended, so that the connection is incomplete and ends, too."""
         if self.closed.done():
             return
         self.closed.set_result(reason)
@@ -148,7 +150,7 @@ class TritonConnection:
 
 
 async def is_model_ready(channel: grpc.aio.Channel, timeout_s: float) -> bool:
-    """Triton's own word. Raises grpc.aio.AioRpcError without one."""
+    """Ask Triton. Raises grpc.aio.AioRpcError when it does not answer."""
     request = service_pb2.ModelReadyRequest(name=MODEL)  # ty: ignore[missing-attribute] - generated
     try:
         return (await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(request, timeout=timeout_s)).ready

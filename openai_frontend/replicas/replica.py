@@ -1,100 +1,82 @@
 """One replica: a Triton server with our model, as this front-end process sees it."""
 
 import asyncio
-import logging
-import time
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vllm.v1.engine import EngineCoreOutputs
-
-from openai_frontend.description import Description
+from openai_frontend.engine_info import EngineInfo
 from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
-from openai_frontend.replicas.channel import Callbacks, Channel, reason_of
 from openai_frontend.replicas.connection import TritonConnection
+from openai_frontend.replicas.health import HEALTH_TIMEOUT_S, ReplicaHealth
+from openai_frontend.replicas.placed_generation import PlacedGeneration
+from openai_frontend.replicas.replica_channel import ChannelCallbacks, ReplicaChannel, reason_of
+from openai_frontend.vllm_seam import EngineCoreOutputs
 from tritonlive.wire.versions import FIRST_VERSION
-
-# The server's own log: what vLLM imports raises the root logger's level, and a logger of our own would be silent.
-logger = logging.getLogger("uvicorn.error")
 
 CONNECT_TIMEOUT_S = 10.0
 RECONNECT_INTERVAL_S = 0.5
 HEALTH_INTERVAL_S = 0.5
-# The engine answers between two steps; a long prefill on a CPU is one step.
-HEALTH_TIMEOUT_S = 10.0
 # After this the connection is given up: a Triton on another machine can go without closing its sockets.
 SILENCE_TIMEOUT_S = 45.0
 # The model has deadlines of its own for every operation; this one is for a model that does not answer at all.
 CONTROL_TIMEOUT_S = 900.0
 
 
-@dataclass
-class Generation:
-    """What is known of one generation besides its tokens."""
-
-    request_id: str
-    payload: bytes | None
-    """The encoded request, kept until its first token: as long another replica can serve it instead."""
-    is_second_try: bool = False
-
-
-class Listener(Protocol):
-    """Who is told what replicas do."""
+class ReplicaListener(Protocol):
+    """Called by replicas."""
 
     def received(self, replica: "Replica", outputs: EngineCoreOutputs) -> None:
-        """A step of the engine made tokens, or it has statistics to tell."""
+        """A step of the engine brought tokens or statistics."""
 
-    def failed(self, replica: "Replica", generation: Generation, error: TritonError) -> None:
+    def failed(self, replica: "Replica", generation: PlacedGeneration, error: TritonError) -> None:
         """The replica refused a generation, or was lost while it ran."""
 
     def committed(self, version: str) -> None:
-        """Weights went live."""
+        """Weights of this version went live."""
 
     def adapters_changed(self, replica: "Replica", announcement: str) -> str:
-        """Which LoRA adapters the replica serves from now on; returns the announcement's serial."""
+        """The replica announced which LoRA adapters it serves from now on; returns the announcement's serial."""
 
 
 class Replica:
-    """`connect` once, then `stay_connected` in a task of its own, until `close`."""
+    """Call `connect` once, then run `stay_connected` in a task of its own, until `close`."""
 
-    def __init__(self, index: int, url: str, expected: Description, listener: Listener) -> None:
+    def __init__(self, index: int, url: str, expected: EngineInfo, listener: ReplicaListener) -> None:
         """url: host:port of Triton's gRPC endpoint. expected: what the front end's serving layer was built from."""
         self.index = index
         self.url = url
-        self.description = expected  # its own once it has been reached
+        self.engine_info = expected  # the replica's own, once it has been reached
         self.weight_version: str | None = None
-        self.generations: dict[str, Generation] = {}
+        self.generations: dict[str, PlacedGeneration] = {}
         self._expected = expected
         self._listener = listener
-        self._channel: Channel | None = None
-        self._trouble: str | None = "not connected yet"
-        self._asked_at: float | None = None  # when the health question was asked that is not answered yet
+        self._channel: ReplicaChannel | None = None
+        self._health = ReplicaHealth(url)
 
     @property
     def is_connected(self) -> bool:
         return self._channel is not None and self._channel.is_open
 
     @property
-    def trouble(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why it cannot generate now, whatever its weights; None if it can."""
         if self._channel is not None and self._channel.closed.done():
             return self._channel.closed.result()
-        return self._trouble
+        return self._health.unavailable_reason
 
     @property
     def num_running(self) -> int:
-        """Generations of this process."""
+        """Number of this process's generations at the replica."""
         return len(self.generations)
 
     @property
     def is_slow(self) -> bool:
-        """Whether it has not answered for so long that another replica is the better choice."""
-        return self._asked_at is not None and time.monotonic() - self._asked_at > HEALTH_TIMEOUT_S
+        """Whether it has owed an answer for so long that another replica is the better choice."""
+        return self._health.is_slow
 
     # ---- the connection -----------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Try once; afterwards `is_connected`, or `trouble` says why not."""
+        """Try once; afterwards `is_connected`, or `unavailable_reason` says why not."""
         try:
             connection = await TritonConnection.connect(self.url, CONNECT_TIMEOUT_S)
             try:
@@ -104,11 +86,12 @@ class Replica:
                 await connection.close()
                 raise
         except TritonError as error:
-            self._note(reason_of(error))
+            self._health.note(reason_of(error))
         except IncompatibleServer as error:
-            self._note(str(error))
+            self._health.note(str(error))
 
     async def stay_connected(self) -> None:
+        """Connect again whenever the connection is lost, until cancelled."""
         while True:
             if self._channel is None:
                 await self.connect()
@@ -118,7 +101,7 @@ class Replica:
                 await self._until_lost(self._channel)
 
     async def close(self) -> None:
-        """Let go; what still runs there is cancelled by Triton, and nobody is told."""
+        """Disconnect; Triton cancels what still runs there, and the listener hears nothing of it."""
         self.generations.clear()
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -126,87 +109,84 @@ class Replica:
 
     async def _open_channel(self, connection: TritonConnection) -> None:
         """Raises TritonError, and IncompatibleServer for another model than the serving layer was built for."""
-        callbacks = Callbacks(
+        callbacks = ChannelCallbacks(
             self._received, self._failed, lambda announcement: self._listener.adapters_changed(self, announcement)
         )
-        channel = await Channel.open(connection, callbacks, CONNECT_TIMEOUT_S)
+        channel = await ReplicaChannel.open(connection, callbacks, CONNECT_TIMEOUT_S)
         described = await connection.control("describe", {}, None, CONNECT_TIMEOUT_S)
-        description = Description.of(described)
-        if (difference := self._expected.difference(description)) is not None:
+        engine_info = EngineInfo.of(described)
+        if (difference := self._expected.difference(engine_info)) is not None:
             raise IncompatibleServer(difference)
-        self.description = description
+        self.engine_info = engine_info
         before, self.weight_version = self.weight_version, described["weight_version"]
         if before not in (None, self.weight_version) and self.weight_version != FIRST_VERSION:
             self._listener.committed(described["weight_version"])  # while this process was not connected
         self._channel = channel
         await self.ask_health(CONNECT_TIMEOUT_S)
 
-    async def _until_lost(self, channel: Channel) -> None:
+    async def _until_lost(self, channel: ReplicaChannel) -> None:
         asking = asyncio.create_task(self._keep_asking(channel), name=f"health-{self.url}")
         try:
             await asyncio.wait([channel.closed])
         finally:
             asking.cancel()
-            self._asked_at = None
+            self._health.stop_asking()
         reason = channel.closed.result()
-        self._note(reason)
+        self._health.note(reason)
         for request_id in list(self.generations):
             self._failed(request_id, EngineUnavailable(reason))
         self._channel = None
         await channel.connection.close()
 
-    async def _keep_asking(self, channel: Channel) -> None:
-        while channel.is_open:  # not only until it is cancelled: an error that comes at the same moment swallows that
-            await asyncio.sleep(HEALTH_INTERVAL_S)
-            self._asked_at = time.monotonic()
-            try:
-                await self.ask_health(SILENCE_TIMEOUT_S)
-                trouble = self._trouble
-            except EngineUnavailable as error:
-                trouble = error.reason
-            if trouble is not None and channel.is_open and await self._is_over(channel):
-                channel.close(trouble)
-            self._asked_at = None
-
-    async def _is_over(self, channel: Channel) -> bool:
-        """Whether a channel whose model is in trouble will be of no use any more."""
-        try:
-            # A model that loads, or waits in a broadcast, is silent and all the same there. One that Triton unloads is
-            # not: Triton waits for what runs on the channel, and then for the channel itself.
-            return not await channel.connection.has_model(HEALTH_TIMEOUT_S) and not self.generations
-        except EngineUnavailable:
-            return True
+    # ---- its health ---------------------------------------------------------------------------------------------
 
     async def ask_health(self, timeout_s: float = HEALTH_TIMEOUT_S) -> None:
-        """Renew `trouble` by the model's own word. Raises EngineUnavailable when there is none within `timeout_s`."""
+        """Ask the model, and keep the answer as `unavailable_reason`.
+
+        Raises EngineUnavailable when no answer comes within `timeout_s`.
+        """
         channel = self._channel
-        trouble: str | None = None
+        unavailable_reason: str | None = None
         try:
             await self.control("health", {}, None, timeout_s)
         except EngineUnavailable:
             raise
         except TritonError as error:  # fenced, dirty or starting again; it answers, so the connection is well
-            trouble = str(error)
+            unavailable_reason = str(error)
         if channel is self._channel:
-            self._note(trouble)
+            self._health.note(unavailable_reason)
 
-    def _note(self, trouble: str | None) -> None:
-        if trouble == self._trouble:
-            return
-        if trouble is None:
-            logger.info("the replica %s can generate", self.url)
-        else:
-            logger.warning("the replica %s cannot generate: %s", self.url, trouble)
-        self._trouble = trouble
+    async def _keep_asking(self, channel: ReplicaChannel) -> None:
+        # The condition is needed beside the cancellation: an error that comes at the same moment swallows that.
+        while channel.is_open:
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+            self._health.ask()
+            try:
+                await self.ask_health(SILENCE_TIMEOUT_S)
+                unavailable_reason = self._health.unavailable_reason
+            except EngineUnavailable as error:
+                unavailable_reason = error.reason
+            if unavailable_reason is not None and channel.is_open and await self._is_over(channel):
+                channel.close(unavailable_reason)
+            self._health.stop_asking()
 
-    # ---- what it is asked to do ---------------------------------------------------------------------------------
+    async def _is_over(self, channel: ReplicaChannel) -> bool:
+        """Whether a channel whose model cannot generate will stay useless."""
+        try:
+            # A model that loads, or waits in a broadcast, is silent and yet still there. A model that Triton unloads
+            # is not: Triton waits for what runs on the channel, and then for the channel itself.
+            return not await channel.connection.has_model(HEALTH_TIMEOUT_S) and not self.generations
+        except EngineUnavailable:
+            return True
 
-    def generate(self, generation: Generation) -> None:
-        """Start a generation that has its payload; what becomes of it is told to the listener."""
+    # ---- requests to it -----------------------------------------------------------------------------------------
+
+    def generate(self, generation: PlacedGeneration) -> None:
+        """Start a generation that has its payload; the listener hears what becomes of it."""
         self.generations[generation.request_id] = generation
         try:
             if self._channel is None or generation.payload is None:
-                raise EngineUnavailable(self.trouble or "the request has begun elsewhere")
+                raise EngineUnavailable(self.unavailable_reason or "the request has begun elsewhere")
             self._channel.generate(generation.request_id, generation.payload)
         except EngineUnavailable as error:
             self._failed(generation.request_id, error)
@@ -227,14 +207,14 @@ class Replica:
     ) -> Any:
         """Run a control operation. Raises TritonError, EngineUnavailable without a connection or an answer."""
         if self._channel is None or not self._channel.is_open:
-            raise EngineUnavailable(self.trouble or "the connection is lost")
+            raise EngineUnavailable(self.unavailable_reason or "the connection is lost")
         return await self._channel.connection.control(operation, arguments, key, timeout_s, payload)
 
-    # ---- what it tells ------------------------------------------------------------------------------------------
+    # ---- messages from it ---------------------------------------------------------------------------------------
 
     def _received(self, outputs: EngineCoreOutputs) -> None:
         if outputs.weight_version is not None and not outputs.outputs and outputs.scheduler_stats is None:
-            # Not a step, which may be told late, but the announcement of a commit (relay.py).
+            # The announcement of a commit (relay.py), not a step: a step may arrive late.
             self.weight_version = outputs.weight_version
             self._listener.committed(outputs.weight_version)
         for output in outputs.outputs:
@@ -250,5 +230,5 @@ class Replica:
         if generation is None:
             return
         if error.is_unavailable:
-            self._note(reason_of(error))  # sooner than the next question about its health
+            self._health.note(reason_of(error))  # earlier than the next answer about its health
         self._listener.failed(self, generation, error)

@@ -1,4 +1,4 @@
-"""What the front end's /metrics say of each replica."""
+"""Metrics of each replica, in the front end's /metrics."""
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
@@ -7,7 +7,7 @@ from openai_frontend.replicas.replicas import Replicas
 
 
 class ReplicaGauges:
-    """With several front-end processes: running is their sum, eligible is 0 if one of them leaves the replica out."""
+    """Gauges of each replica. Of several front-end processes, `running` is the sum and `eligible` the minimum."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._running = Gauge(

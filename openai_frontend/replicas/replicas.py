@@ -1,4 +1,4 @@
-"""The replicas behind one front end, and which of them a request goes to."""
+"""The replicas behind one front end, and the choice of the replica for a request."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -10,14 +10,14 @@ from tritonlive.wire.versions import FIRST_VERSION, staleness_reason
 
 
 class Candidate(Protocol):
-    """What the choice depends on; a Replica, or a test's stand-in."""
+    """The properties of a replica on which the choice depends."""
 
     @property
     def url(self) -> str: ...
     @property
     def is_connected(self) -> bool: ...
     @property
-    def trouble(self) -> str | None: ...
+    def unavailable_reason(self) -> str | None: ...
     @property
     def weight_version(self) -> str | None: ...
     @property
@@ -31,14 +31,14 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Replicas(Generic[C]):
-    """Which replica may generate: one that is connected, well, and serves the weights that the fleet serves.
+    """A replica may generate if it is connected and available, and serves the version that the fleet serves.
 
-    Well: its model is not fenced, dirty or restarting. The fleet serves the version that one of its replicas committed
-    last, as long as a replica that is well has it: the others are left out until they have caught up, so that no two
-    answers come from different weights without anyone's doing. If none has it (all were restarted), or nothing was
-    committed since this front end started, the newest version among those that are well serves: versions have an order
-    if they differ only in the integer at their end, and what an engine starts with is older than any. If they have no
-    order, nobody may generate until a push makes them alike.
+    Available: its model is not fenced, dirty or restarting. The fleet serves the version that one of its replicas
+    committed last, as long as an available replica has it. Replicas with other versions are left out until they have
+    caught up, so that answers come from one version at a time. If no available replica has it (all were restarted), or
+    if nothing was committed since this front end started, the newest version of the available replicas serves. Versions
+    have an order if they differ only in the integer at their end; the version that an engine starts with is older than
+    all others. Without an order no replica may generate until a push makes the versions equal.
     """
 
     def __init__(self, members: Sequence[C]) -> None:
@@ -49,14 +49,16 @@ class Replicas(Generic[C]):
 
     @property
     def weight_version(self) -> str | None:
-        """The version that the fleet serves; None if nobody may generate."""
-        return version_to_serve(self.committed, [each.weight_version for each in self.members if each.trouble is None])
+        """The version that the fleet serves; None if no replica may generate."""
+        return version_to_serve(
+            self.committed, [each.weight_version for each in self.members if each.unavailable_reason is None]
+        )
 
     def eligible(self) -> list[C]:
         return [each for each in self.members if self.why_left_out(each) is None]
 
     def pick(self, other_than: C | None = None) -> C | None:
-        """The eligible replica with the least of this process's generations; of several, the one not picked longest."""
+        """The eligible replica with the fewest generations of this process; of several, the least recently picked."""
         found = [each for each in self.eligible() if each is not other_than]
         if not found:
             return None
@@ -68,36 +70,38 @@ class Replicas(Generic[C]):
     async def require(self) -> None:
         """Raises EngineUnavailable, naming every replica, if none is eligible.
 
-        Before it does, it asks those that were not well: a push may have healed one a moment ago.
+        First it asks the unavailable replicas about their health: a push may have healed one a moment ago.
         """
         if self.eligible():
             return
-        await asyncio.gather(*(ask(each) for each in self.members if each.is_connected and each.trouble is not None))
+        await asyncio.gather(
+            *(ask(each) for each in self.members if each.is_connected and each.unavailable_reason is not None)
+        )
         if not self.eligible():
             raise self.unavailable()
 
     def why_left_out(self, member: C) -> str | None:
         """None if the replica may generate."""
-        if (trouble := member.trouble) is not None:
-            return trouble
+        if (unavailable_reason := member.unavailable_reason) is not None:
+            return unavailable_reason
         version = self.weight_version
         if version is None:
             return f"serves {member.weight_version!r}, and others serve weights that are neither older nor newer"
         return None if member.weight_version == version else f"serves {member.weight_version!r}, not {version!r}"
 
     def unavailable(self) -> EngineUnavailable:
-        """What to tell clients while nobody may generate."""
+        """The error for clients while no replica may generate."""
         reasons = {each.url: self.why_left_out(each) for each in self.members}
         return EngineUnavailable("; ".join(f"{url}: {reason or 'comes back now'}" for url, reason in reasons.items()))
 
 
 async def ask(member: Candidate) -> None:
-    with suppress(EngineUnavailable):  # no answer: it stays as unwell as it was
+    with suppress(EngineUnavailable):  # without an answer its state stays as it is
         await member.ask_health()
 
 
 def version_to_serve(committed: str | None, versions: Iterable[str | None]) -> str | None:
-    """The version that the fleet serves (see Replicas), given those of the replicas that are well."""
+    """The version that the fleet serves (see Replicas), given the versions of the available replicas."""
     served = {version for version in versions if version is not None}
     if committed in served:
         return committed

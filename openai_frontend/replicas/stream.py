@@ -7,12 +7,12 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-# What has been answered ends by itself within so long.
+# A call whose requests were all answered ends by itself within this time.
 END_TIMEOUT_S = 1.0
 
 
 class TritonStream:
-    """`send` never blocks."""
+    """One bidirectional call; `send` never blocks."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class TritonStream:
     ) -> None:
         """on_response: gets each ModelInferResponse (its id is the request's), and an error's message.
 
-        on_end: called once, with the reason, when the call has ended, whoever ended it.
+        on_end: called once with the reason when the call has ended, on either side.
         """
         self._on_response = on_response
         self._on_end = on_end
@@ -37,8 +37,8 @@ class TritonStream:
     async def close(self) -> None:
         """End the call; Triton cancels what is still running on it.
 
-        A call that is cancelled just while Triton 2.51 sends on it would leave its request in there, and keep the model
-        from being unloaded: after an error that is what happens, since the end of the request comes behind it.
+        Triton 2.51 keeps the request of a call that is cancelled while Triton sends on it, and then cannot unload the
+        model. This happens after an error, because Triton sends the end of the request after the error.
         """
         self._outgoing.put_nowait(None)
         await asyncio.wait([self._reader], timeout=END_TIMEOUT_S)
@@ -55,7 +55,7 @@ class TritonStream:
         try:
             async for response in self._call:
                 self._on_response(response.infer_response, response.error_message or None)
-        except Exception as error:  # whatever breaks it: the reason goes to every request
+        except Exception as error:  # every request hears the reason, whatever it is
             details = error.details() if isinstance(error, grpc.aio.AioRpcError) else repr(error)
             reason = f"the connection to Triton broke: {details}"
         finally:

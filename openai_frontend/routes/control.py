@@ -13,13 +13,11 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute
-from vllm.entrypoints.rl.online.api_router import router as rl_router
-from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
-from vllm.entrypoints.serve.dev.server_info.api_router import router as server_info_router
 
-from openai_frontend.engine.triton_engine import lease_holder
+from openai_frontend.engine.control_operations import lease_holder
 from openai_frontend.routes import adapters, operations
 from openai_frontend.routes.engine import engine
+from openai_frontend.vllm_seam import cache_router, rl_router, server_info_router
 from tritonlive.wire.headers import LEASE_HOLDER_HEADER
 
 router = APIRouter()

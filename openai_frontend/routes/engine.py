@@ -1,4 +1,4 @@
-"""What routes work on."""
+"""The engine client of a request's app."""
 
 from fastapi import Request
 

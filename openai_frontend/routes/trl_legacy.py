@@ -1,12 +1,12 @@
-"""What TRL's client up to 1.10 calls: the routes of `trl vllm-serve`, paths with a slash at the end.
+"""The routes of `trl vllm-serve`, which TRL's client up to 1.10 calls: paths with a slash at the end.
 
 TRL 1.11 and later speak `vllm serve`'s own routes and need nothing from here. When no trainer with an older TRL is
 left, delete this module, trl_legacy_weights.py, trl_protocol.py, their line in app.py and "/health/" in auth.py, and
 sync/worker/trl_legacy_worker.py with its line in sync/worker/plugin.py.
 
-Generation, chat and teacher logprobs are here, what the control key is for in trl_legacy_weights.py.
+Generation, chat and teacher logprobs are here; routes that need the control key are in trl_legacy_weights.py.
 
-Images are passed on as vLLM takes them; no model with vision has been tried.
+Images go to vLLM in its own format; no model with vision has been tried.
 """
 
 import asyncio
@@ -17,22 +17,26 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import ValidationError
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.instrumentator.health import health
-from vllm.entrypoints.serve.utils.api_utils import load_aware_call, validate_json_request, with_cancellation
 from vllm.exceptions import GenerationError, VLLMValidationError
-from vllm.inputs import EngineInput
-from vllm.multimodal.media import MediaConnector
 from vllm.outputs import RequestOutput
-from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import SamplingParams
-from vllm.utils.async_utils import merge_async_iterators
 
 from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes import trl_legacy_weights
 from openai_frontend.routes import trl_protocol as protocol
 from openai_frontend.routes.engine import engine
+from openai_frontend.vllm_seam import (
+    ChatCompletionRequest,
+    EngineInput,
+    ErrorResponse,
+    MediaConnector,
+    health,
+    load_aware_call,
+    merge_async_iterators,
+    parse_model_prompt,
+    validate_json_request,
+    with_cancellation,
+)
 
 router = APIRouter()
 JSON_ONLY = [Depends(validate_json_request)]
@@ -100,7 +104,7 @@ async def render_prompts(llm: TritonEngineClient, body: protocol.GenerateRequest
 async def render_texts_or_ids(
     llm: TritonEngineClient, prompts: Sequence[str | list[int]], field: str
 ) -> Sequence[EngineInput]:
-    """Texts are tokenized off the event loop. Raises VLLMValidationError naming `field` for an empty prompt."""
+    """Render prompts; vLLM tokenizes texts. Raises VLLMValidationError naming `field` for an empty prompt."""
     if any(len(prompt) == 0 for prompt in prompts):
         raise VLLMValidationError(f"{field}: one of them is empty", parameter=field)
     return await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, p) for p in prompts])
@@ -132,8 +136,8 @@ async def run(
 ) -> Sequence[RequestOutput]:
     """Generate for all prompts at once, outputs in their order.
 
-    When one fails, or this task is cancelled (the client has gone), the others are aborted. Raises GenerationError and
-    what vLLM's engine client raises.
+    If one fails, or if this task is cancelled because the client has gone, the others are aborted.
+    Raises GenerationError and what vLLM's engine client raises.
     """
     if llm.errored:
         raise llm.dead_error
@@ -147,7 +151,7 @@ async def run(
 
 
 async def answer(make: Callable[[], protocol.Json]) -> Response:
-    """`make` builds the body off the event loop: it may be a million numbers."""
+    """A JSON response. `make` builds the body in a thread, because it may be a million numbers."""
     content = await asyncio.to_thread(lambda: msgspec.json.encode(make()))
     return Response(content, media_type="application/json")
 

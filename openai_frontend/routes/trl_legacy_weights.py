@@ -1,18 +1,15 @@
 """Weights from TRL's client up to 1.10, over NCCL: the routes of `trl vllm-serve` that need the control key.
 
     init_communicator   the first worker hosts the group; the trainer joins it once it has the answer
-    update_named_param  one tensor is announced; the trainer sends it once it has the answer. The first starts an update
-    reset_prefix_cache  the trainer has sent all: the update ends, and a new version serves
-    close_communicator  the group is left
+    update_named_param  announces one tensor; the trainer sends it once it has the answer. The first starts an update
+    reset_prefix_cache  the trainer has sent all tensors: the update ends, and a new version serves
+    close_communicator  leaves the group
 
-So the first two answer before what they begin has ended (`Transfers`). They come in order all the same: the trainer
-makes its next call after the barrier of the tensor before, and the model does one thing after the other. Whether an
-update is running, and whether the last one failed, is asked of the replica each time, not remembered here: the front
-end may be several processes.
+The first two answer before the operation that they begin has ended (`Transfers`). The order is kept: the trainer makes
+its next call after the barrier of the tensor before, and the model runs one operation after the other. The state of an
+update is asked of the replica each time and not remembered here, because the front end may be several processes.
 
-The workers' side is sync/worker/trl_legacy_worker.py. No machine with a GPU was at hand when this was written:
-NCCL has not
-run under it.
+The workers' side is sync/worker/trl_legacy_worker.py. NCCL has not run under it: no machine with a GPU was available.
 """
 
 import asyncio
@@ -35,11 +32,11 @@ from tritonlive.wire.outcomes import Outcome
 from tritonlive.wire.states import State
 from tritonlive.wire.versions import next_step
 
-logger = logging.getLogger("uvicorn.error")  # as in replica.py
+logger = logging.getLogger("uvicorn.error")  # as in health.py
 
 BACKEND = "nccl_trl_legacy"  # sync/worker/plugin.py
-# A group that cannot be formed (another trainer is connected, the port is taken) fails sooner; one that can waits for
-# the trainer, and the trainer for the answer.
+# A group that cannot be formed (another trainer is connected, the port is taken) fails within this time. A group that
+# can be formed waits for the trainer, and the trainer waits for the answer.
 REFUSAL_S = 1.0
 
 router = APIRouter()
@@ -47,7 +44,7 @@ router.add_api_route("/get_world_size/", get_world_size)
 
 
 class Transfers:
-    """What the workers do together with the trainer, begun by calls that were answered before its end."""
+    """Operations of the workers with the trainer that go on after the calls that began them were answered."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -59,7 +56,7 @@ class Transfers:
         return task
 
     async def settle(self) -> None:
-        """Wait for all; their failures are the replica's to tell."""
+        """Wait for all of them. A failure is in the replica's status."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -99,7 +96,7 @@ async def update_named_param(body: NamedParamRequest, request: Request) -> JSONR
 
 @router.post("/reset_prefix_cache/")
 async def reset_prefix_cache(request: Request) -> JSONResponse:
-    """Ends the running update. Without one it fails, as vLLM's own, while running requests hold blocks."""
+    """Ends the running update. Without an update it fails like vLLM's own while running requests hold blocks."""
     llm = engine(request)
     status = await settled_status(request) if backend(llm) == BACKEND else {}
     if status.get("state") == State.UPDATING:
@@ -112,7 +109,7 @@ async def reset_prefix_cache(request: Request) -> JSONResponse:
 
 @router.post("/close_communicator/")
 async def close_communicator(request: Request) -> JSONResponse:
-    """Without a communicator, too: a trainer closes at its exit, whatever it did before."""
+    """Succeeds without a communicator, too, because a trainer calls it at every exit."""
     llm = engine(request)
     if backend(llm) == BACKEND:
         await llm.control("abort_weight_update", reason="the trainer closed the communicator")
@@ -121,9 +118,9 @@ async def close_communicator(request: Request) -> JSONResponse:
 
 
 async def settled_status(request: Request) -> Mapping[str, Any]:
-    """The replica's status now that the trainer has done its part in what was begun.
+    """The replica's status after all operations that were begun have ended.
 
-    Raises GracefulHTTPError if the trainer was let go of because its update failed.
+    Raises GracefulHTTPError if the trainer's connection was released because its update failed.
     """
     await transfers(request).settle()
     status = await engine(request).get_replica_status()

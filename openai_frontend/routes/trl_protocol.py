@@ -1,4 +1,4 @@
-"""The bodies of `trl vllm-serve` for trl_legacy*.py: what comes in, and vLLM's outputs as what goes out."""
+"""The request and response bodies of `trl vllm-serve`, for trl_legacy*.py."""
 
 import base64
 import math
@@ -10,15 +10,16 @@ import msgspec
 import numpy as np
 import torch
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from vllm.distributed.device_communicators.pynccl_wrapper import ncclDataTypeEnum
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-# vLLM's own answers put this in place of -inf, which JSON does not know.
+from openai_frontend.vllm_seam import ncclDataTypeEnum
+
+# vLLM's own answers have this in place of -inf, which JSON cannot express.
 LOWEST_LOGPROB = -9999.0
-# vLLM's notes to itself, which happen to be public fields.
+# Fields for vLLM's internal use that have public names.
 INTERNAL_PARAMS = frozenset({"skip_clone", "output_text_buffer_length"})
 PARAM_NAMES = (
     frozenset(field.name for field in msgspec.structs.fields(SamplingParams) if not field.name.startswith("_"))
@@ -30,7 +31,7 @@ Json = dict[str, Any]
 
 
 class Sampling(BaseModel):
-    """What /generate/ and /chat/ share; `generation_kwargs` are further SamplingParams and win over the others."""
+    """Parameters of /generate/ and /chat/; `generation_kwargs` are further SamplingParams, which take precedence."""
 
     n: int = 1
     repetition_penalty: float = 1.0

@@ -1,17 +1,16 @@
-"""A tokenizer that remembers the texts of single tokens.
+"""A tokenizer that caches the texts of single tokens.
 
 An answer with logprobs has the text of every candidate at every position, and vLLM has the tokenizer decode them one by
 one: 413,000 times for 8 prompts of 512 tokens with the 100 likeliest of each. They are the same few thousand tokens.
 """
 
-import copy
 from typing import Any
 
-from vllm.tokenizers import TokenizerLike
+from openai_frontend.vllm_seam import TokenizerLike, copy_as
 
 
 def remembering(tokenizer: TokenizerLike) -> TokenizerLike:
-    """A copy of `tokenizer` that decodes a token by itself only once; at most its vocabulary is remembered."""
+    """A copy of `tokenizer` that decodes each single token once; the cache has at most the vocabulary's size."""
     texts: dict[int, str] = {}
     theirs: Any = type(tokenizer)
 
@@ -24,6 +23,4 @@ def remembering(tokenizer: TokenizerLike) -> TokenizerLike:
                 text = texts[token_id] = super().decode(token_ids)
             return text
 
-    remembered = copy.copy(tokenizer)
-    remembered.__class__ = RememberingTokenizer
-    return remembered
+    return copy_as(tokenizer, RememberingTokenizer)

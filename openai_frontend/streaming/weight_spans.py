@@ -1,38 +1,39 @@
 """Which weights made which tokens, in every choice of /v1/completions and /v1/chat/completions.
 
-vLLM's output processor tracks the spans of each generation, but only its token-in-token-out route shows them. Here its
+vLLM's output processor tracks the spans of each generation, but only its token-in-token-out route shows them. Here the
 OpenAI routes show them, too, in the same field: `weight_versions`, a list of `{"version", "start", "end"}` that covers
 the choice's generated tokens `[start, end)` in order. A stream has it in the chunk with the choice's `finish_reason`.
 It is null where vLLM does not know (beam search). A choice that a pushed adapter made (adapters.py) has, beside it,
 `adapter_version`: NAME@VERSION; others have no such field.
 
-This is all that leans on how vLLM's serving objects build their answers; a test runs it on
-vLLM's own builders, so that an upgrade which moves them fails there.
+A test runs this on vLLM's own response builders, so that an upgrade which moves them fails there.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.datastructures import State
-from vllm.entrypoints.openai.chat_completion.batch_serving import OpenAIServingChatBatch
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
-from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
-from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.utils.api_utils import should_include_usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from openai_frontend.adapters import version_of
-from openai_frontend.streaming import shortcut
-from openai_frontend.streaming.stamped import stamped
-from openai_frontend.streaming.stamps import Stamps
+from openai_frontend.vllm_seam import (
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    CompletionRequest,
+    CompletionResponse,
+    ErrorResponse,
+    OpenAIServingChat,
+    OpenAIServingChatBatch,
+    OpenAIServingCompletion,
+    change_class,
+)
 
 FIELD = "weight_versions"
 ADAPTER_FIELD = "adapter_version"
 
+T = TypeVar("T")
 Spans = list[dict[str, Any]] | None
 Fields = dict[str, Any]
 
@@ -53,15 +54,7 @@ class VersionedCompletion(OpenAIServingCompletion):
 
         vllms = super().completion_stream_generator
         num_choices = request.n or 1
-        is_bare = request.logprobs is None and is_text_only(request, self.enable_force_include_usage)
-        return stamped(
-            result_generator,
-            lambda item: (item[0] * num_choices, item[1]),
-            build,
-            stamps=Stamps("text") if is_bare else None,
-            finish=with_fields,
-            way=shortcut.current.get() if len(engine_inputs) == 1 else None,
-        )
+        return labelled(result_generator, lambda item: (item[0] * num_choices, item[1]), build)
 
     def request_output_to_completion_response(
         self, final_res_batch: list[RequestOutput], *args: Any, **kwargs: Any
@@ -85,17 +78,7 @@ class VersionedChat(OpenAIServingChat):
             return vllms(request, results, *args, **kwargs)
 
         vllms = super().chat_completion_stream_generator
-        # A parser and a log want to see every piece of text.
-        is_watched = request.logprobs or self.parser_cls is not None or self.enable_log_outputs
-        is_bare = not is_watched and is_text_only(request, self.enable_force_include_usage)
-        return stamped(
-            result_generator,
-            lambda result: (0, result),
-            build,
-            stamps=Stamps("content") if is_bare else None,
-            finish=with_fields,
-            way=shortcut.current.get(),
-        )
+        return labelled(result_generator, lambda result: (0, result), build)
 
     async def chat_completion_full_generator(
         self,
@@ -136,16 +119,37 @@ VERSIONED = {
 }
 
 
-def attach(state: State) -> None:
+def attach(state: State, classes: Mapping[str, tuple[type, type]] = VERSIONED) -> None:
     """Have the serving objects that vLLM's `init_app_state` made show the spans. Raises TypeError if they are others.
 
-    Only their class changes, to one without attributes of its own: vLLM makes them from dozens of settings.
+    classes: by the name of the serving object, vLLM's class and ours. Ours has no attributes of its own.
     """
-    for name, (theirs, ours) in VERSIONED.items():
-        serving = getattr(state, name)
-        if type(serving) is not theirs:
-            raise TypeError(f"{name} is a {type(serving).__name__}, not vLLM's {theirs.__name__}")
-        serving.__class__ = ours
+    for name, (theirs, ours) in classes.items():
+        change_class(getattr(state, name), theirs, ours, name)
+
+
+async def labelled(
+    items: AsyncIterator[T],
+    result_of: Callable[[T], tuple[int, RequestOutput]],
+    build: Callable[[AsyncIterator[T]], AsyncGenerator[str, None]],
+) -> AsyncGenerator[str, None]:
+    """The chunks of the generator that `build` makes over `items`, with the spans of the choices that end.
+
+    result_of: the number of the first choice in an item, and the item's result.
+    """
+    ended: dict[int, Fields] = {}
+
+    async def noted() -> AsyncIterator[T]:
+        async for item in items:
+            ended.update(fields_of_ended(*result_of(item)))
+            yield item
+
+    chunks = build(noted())
+    try:
+        async for chunk in chunks:
+            yield label(chunk, ended) if ended else chunk
+    finally:
+        await chunks.aclose()
 
 
 class LastOf:
@@ -183,22 +187,14 @@ def add_fields(choices: Iterable[BaseModel], results: Iterable[RequestOutput]) -
             setattr(choice, name, value)  # vLLM's models allow further fields
 
 
-def is_text_only(request: CompletionRequest | ChatCompletionRequest, enable_force_include_usage: bool) -> bool:
-    """Whether the events between a stream's first and last have nothing that changes but their text."""
-    _, has_usage_in_each = should_include_usage(request.stream_options, enable_force_include_usage)
-    return not request.return_token_ids and not has_usage_in_each
-
-
-def with_fields(first_choice: int, result: RequestOutput) -> Callable[[str], str]:
-    """What puts the fields of the choices that end in `result` into the events made of it."""
-    ended = {
-        first_choice + each.index: fields(result, each) for each in result.outputs if each.finish_reason is not None
-    }
-    return (lambda event: label(event, ended)) if ended else str
+def fields_of_ended(first_choice: int, result: RequestOutput) -> dict[int, Fields]:
+    """The fields of the choices that end in `result`, by the number of the choice."""
+    ended = [output for output in result.outputs if output.finish_reason is not None]
+    return {first_choice + output.index: fields(result, output) for output in ended}
 
 
 def label(event: str, ended: dict[int, Fields]) -> str:
-    """`event` with the spans of its choice taken out of `ended`; as it is unless it has a `finish_reason`."""
+    """`event` with the fields of its choice, which are taken out of `ended`; unchanged without a `finish_reason`."""
     if not event.startswith("data: {"):
         return event
     chunk = json.loads(event.removeprefix("data: "))

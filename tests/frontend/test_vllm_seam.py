@@ -1,22 +1,84 @@
-"""What we lean on beneath vLLM's public face. A vLLM upgrade that moves it fails here, not in production."""
+"""What the front end depends on in vLLM without vLLM's promise. An upgrade that moves it fails here, by name."""
 
 import ast
 import inspect
+import json
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from vllm.engine.protocol import EngineClient
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
-from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.core_client import EngineCoreClient
-from vllm.v1.engine.input_processor import InputProcessor
-from vllm.v1.engine.output_processor import OutputProcessor, RequestState
+from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine.output_processor import RequestState
 
+import openai_frontend
+from openai_frontend import vllm_seam
 from openai_frontend.engine.core_client import TritonCoreClient
 from openai_frontend.engine.triton_engine import TritonEngineClient
+from openai_frontend.vllm_seam import (
+    AsyncLLM,
+    EngineCoreClient,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    OutputProcessor,
+    change_class,
+)
+
+# Parameters of what we call, override or replace, in vLLM 0.32.0. `x=` has a default; after `*` come keywords.
+SIGNATURES: dict[str, str] = json.loads(Path(__file__).with_name("vllm_signatures.json").read_text())
+# vLLM's documented modules, which every module of the front end may import.
+PUBLIC_MODULES = {
+    "vllm.exceptions",
+    "vllm.logprobs",
+    "vllm.lora.request",
+    "vllm.outputs",
+    "vllm.sampling_params",
+}
+SOURCES = sorted(Path(openai_frontend.__file__).parent.rglob("*.py"))
+
+
+def parameters(function: Callable[..., Any]) -> str:
+    """As in SIGNATURES."""
+    parts: list[str] = []
+    for each in inspect.signature(function).parameters.values():
+        if each.kind is each.KEYWORD_ONLY and not any(part.startswith("*") for part in parts):
+            parts.append("*")
+        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        parts.append(f"{stars}{each.name}{'' if each.default is each.empty else '='}")
+    return ", ".join(parts)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_signature_is_the_one_that_the_front_end_was_written_for(name: str) -> None:
+    function: Any = vllm_seam
+    for part in name.split("."):
+        assert hasattr(function, part), f"vLLM's {name} is gone"
+        function = getattr(function, part)
+    found = parameters(function)
+    assert found == SIGNATURES[name], f"vLLM's {name} moved: was ({SIGNATURES[name]}), is ({found})"
+
+
+def test_every_override_of_a_method_has_its_signature_here() -> None:
+    named = {name.removeprefix("AsyncLLM.") for name in SIGNATURES if name.startswith("AsyncLLM.")}
+    assert {name for name in overridden() if inspect.isfunction(getattr(AsyncLLM, name))} <= named
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SIGNATURES if name.startswith("AsyncLLM.")))
+def test_an_override_takes_what_vllms_method_takes(name: str) -> None:
+    method = name.removeprefix("AsyncLLM.")
+    ours = inspect.signature(getattr(TritonEngineClient, method)).parameters
+    if method == "__init__" or any(each.kind is each.VAR_KEYWORD for each in ours.values()):
+        return
+    assert list(ours) == list(inspect.signature(getattr(AsyncLLM, method)).parameters), f"{name} takes other parameters"
+
+
+def overridden() -> set[str]:
+    """Names of AsyncLLM that our client defines, too."""
+    classes = TritonEngineClient.__mro__[: TritonEngineClient.__mro__.index(AsyncLLM)]
+    return {name for each in classes for name in vars(each) if name in dir(AsyncLLM) and name not in dir(object)}
 
 
 def attributes_set_in(function: Callable[..., Any]) -> set[str]:
@@ -35,19 +97,20 @@ def attributes_set_in(function: Callable[..., Any]) -> set[str]:
     }
 
 
-def test_our_client_sets_what_async_llm_sets() -> None:
-    theirs = attributes_set_in(AsyncLLM.__init__)
-    # Set only where the frontend profiler is configured, which belongs to the engine's process.
-    theirs -= {"_frontend_profiler_worker_name"}
-    assert theirs <= attributes_set_in(TritonEngineClient.__init__)
+def test_async_llms_attributes_that_we_use_are_set_by_its_constructor() -> None:
+    used = {"engine_core", "log_stats", "output_handler", "output_processor", "renderer", "vllm_config"}
+    assert used <= attributes_set_in(AsyncLLM.__init__)
+
+
+def test_async_llms_constructor_takes_its_core_client_from_where_we_put_ours() -> None:
+    assert "EngineCoreClient.make_async_mp_client(" in inspect.getsource(AsyncLLM.__init__)
 
 
 def test_every_engine_core_call_of_async_llm_is_served_or_overridden() -> None:
     """AsyncLLM's methods that we inherit may only use what TritonCoreClient has."""
+    ours = overridden()
     inherited = [
-        function
-        for name, function in vars(AsyncLLM).items()
-        if inspect.isfunction(function) and name not in vars(TritonEngineClient)
+        function for name, function in vars(AsyncLLM).items() if inspect.isfunction(function) and name not in ours
     ]
     used = {
         node.attr
@@ -86,8 +149,8 @@ def test_every_abstract_method_of_the_engine_client_is_there() -> None:
     ("struct", "fields"),
     [
         (EngineCoreRequest, {"request_id", "prompt_token_ids", "sampling_params", "prompt_embeds", "resumable"}),
-        (EngineCoreOutput, {"request_id", "new_token_ids", "finish_reason", "prefill_stats"}),
-        (EngineCoreOutputs, {"outputs", "scheduler_stats", "weight_version", "timestamp"}),
+        (EngineCoreOutput, {"request_id", "new_token_ids", "finish_reason", "prefill_stats", "trace_headers"}),
+        (EngineCoreOutputs, {"outputs", "scheduler_stats", "weight_version", "timestamp", "engine_index"}),
     ],
 )
 def test_the_structs_on_the_wire_have_the_fields_we_read(struct: type[msgspec.Struct], fields: set[str]) -> None:
@@ -96,12 +159,34 @@ def test_the_structs_on_the_wire_have_the_fields_we_read(struct: type[msgspec.St
 
 def test_the_output_processor_keeps_what_a_refusal_needs() -> None:
     assert {"queue", "parent_req"} <= attributes_set_in(RequestState.__init__)
-    assert {"request_states", "parent_requests"} <= attributes_set_in(OutputProcessor.__init__)
-    assert "internal" in inspect.signature(OutputProcessor.abort_requests).parameters
+    assert {"request_states", "parent_requests", "tokenizer"} <= attributes_set_in(OutputProcessor.__init__)
 
 
-@pytest.mark.parametrize(
-    "name", ["_validate_params", "_validate_lora", "_validate_prompt_len", "_validate_model_inputs"]
-)
-def test_the_input_processors_checks_that_the_model_borrows(name: str) -> None:
-    assert callable(getattr(InputProcessor, name))
+def test_the_output_processor_reads_its_tokenizer_for_each_request() -> None:
+    assert "self.tokenizer" in inspect.getsource(OutputProcessor.add_request)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_only_the_seam_touches_what_vllm_does_not_document(path: Path) -> None:
+    if path.name == "vllm_seam.py":
+        return
+    tree = ast.parse(path.read_text())
+    modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    assert {name for name in modules if name.split(".")[0] == "vllm"} <= PUBLIC_MODULES
+    assigned = [node.targets for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    names = {target.attr for targets in assigned for target in targets if isinstance(target, ast.Attribute)}
+    assert "__class__" not in names, "use vllm_seam.change_class"
+
+
+def test_an_object_of_another_class_keeps_it() -> None:
+    class Theirs:
+        pass
+
+    class Ours(Theirs):
+        pass
+
+    found = change_class(Theirs(), Theirs, Ours, "it")
+    assert type(found) is Ours
+    with pytest.raises(TypeError, match="it is a Ours, not vLLM's Theirs"):
+        change_class(found, Theirs, Ours, "it")

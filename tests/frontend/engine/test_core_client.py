@@ -10,9 +10,9 @@ from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 
 from openai_frontend.engine.core_client import TritonCoreClient
 from openai_frontend.errors import EngineUnavailable, TritonError
-from openai_frontend.replicas.replica import Generation
+from openai_frontend.replicas.placed_generation import PlacedGeneration
 from openai_frontend.replicas.replicas import Replicas
-from tests.frontend.test_description import DESCRIPTION
+from tests.frontend.test_engine_info import ENGINE_INFO
 
 FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -21,9 +21,9 @@ class FakeReplica:
     def __init__(self, url: str, index: int, client: TritonCoreClient) -> None:
         self.url, self.index, self.client = url, index, client
         self.weight_version = "default"
-        self.trouble: str | None = None
+        self.unavailable_reason: str | None = None
         self.is_slow, self.is_connected = False, True
-        self.generations: dict[str, Generation] = {}
+        self.generations: dict[str, PlacedGeneration] = {}
         self.refuses = False
         self.aborted: list[str] = []
 
@@ -31,13 +31,13 @@ class FakeReplica:
     def num_running(self) -> int:
         return len(self.generations)
 
-    def generate(self, generation: Generation) -> None:
+    def generate(self, generation: PlacedGeneration) -> None:
         self.generations[generation.request_id] = generation
         if self.refuses:
             self.fail(generation.request_id, FENCED)
 
     def fail(self, request_id: str, error: TritonError) -> None:
-        self.trouble = str(error)
+        self.unavailable_reason = str(error)
         self.client.failed(self, self.generations.pop(request_id), error)  # ty: ignore[invalid-argument-type]
 
     def abort(self, request_ids: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self.failures: dict[str, TritonError] = {}
-        self.client = TritonCoreClient(["a", "b"], DESCRIPTION, self.failures.__setitem__)
+        self.client = TritonCoreClient(["a", "b"], ENGINE_INFO, self.failures.__setitem__)
         self.a, self.b = FakeReplica("a", 0, self.client), FakeReplica("b", 1, self.client)
         members: list[Any] = [self.a, self.b]
         self.client.replicas = Replicas(members)
@@ -84,17 +84,17 @@ async def test_requests_spread(fleet: Fleet) -> None:
 
 
 async def test_the_children_of_one_request_stay_together(fleet: Fleet) -> None:
-    with fleet.client.one_place():
+    with fleet.client.pinned_replica():
         await fleet.add("0_p", "1_p", "2_p")
-    with fleet.client.one_place():
+    with fleet.client.pinned_replica():
         await fleet.add("0_q", "1_q")
     await fleet.add("after")
     assert (list(fleet.a.generations), list(fleet.b.generations)) == (["0_p", "1_p", "2_p"], ["0_q", "1_q", "after"])
 
 
 async def test_children_whose_place_is_lost_go_elsewhere(fleet: Fleet) -> None:
-    with fleet.client.one_place():
-        fleet.a.trouble = "lost"
+    with fleet.client.pinned_replica():
+        fleet.a.unavailable_reason = "lost"
         await fleet.add("0_p", "1_p")
     assert list(fleet.b.generations) == ["0_p", "1_p"]
 
@@ -130,7 +130,7 @@ async def test_a_fault_of_the_request_is_not_tried_again(fleet: Fleet) -> None:
 
 
 async def test_without_anyone_it_fails_with_the_reasons(fleet: Fleet) -> None:
-    fleet.a.trouble, fleet.b.trouble = "fenced", "lost"
+    fleet.a.unavailable_reason, fleet.b.unavailable_reason = "fenced", "lost"
     await fleet.add("1")
     assert "a: fenced; b: lost" in str(fleet.failures["1"])
 

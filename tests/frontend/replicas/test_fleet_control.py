@@ -12,12 +12,12 @@ from openai_frontend.options import Options
 from openai_frontend.replicas.fleet_control import FleetControl
 from openai_frontend.replicas.replica_metrics import ReplicaGauges
 from openai_frontend.replicas.replicas import Replicas
-from tests.frontend.test_description import DESCRIPTION
+from tests.frontend.test_engine_info import ENGINE_INFO
 
 
 class Member:
-    def __init__(self, url: str, answer: dict[str, Any] | TritonError, trouble: str | None = None) -> None:
-        self.url, self.answer, self.trouble = url, answer, trouble
+    def __init__(self, url: str, answer: dict[str, Any] | TritonError, unavailable_reason: str | None = None) -> None:
+        self.url, self.answer, self.unavailable_reason = url, answer, unavailable_reason
         self.weight_version, self.num_running = "default", 2
         self.asked: list[tuple[str, dict[str, Any], str | None]] = []
 
@@ -129,8 +129,8 @@ def test_the_urls_on_the_command_line(argv: list[str], urls: list[str]) -> None:
 
 
 def test_workers_learn_the_urls(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TRITON_URLS", "VLLM_ARGV", "NUM_WORKERS", "DESCRIPTION"):
+    for name in ("TRITON_URLS", "VLLM_ARGV", "NUM_WORKERS", "ENGINE_INFO"):
         monkeypatch.setenv(f"TRITONLIVE_FRONTEND_{name}", "")
-    options = Options(["a:1", "[::1]:2"], ["--x"], 2, DESCRIPTION)
+    options = Options(["a:1", "[::1]:2"], ["--x"], 2, ENGINE_INFO)
     options.to_environment()
     assert Options.from_environment() == options

@@ -14,8 +14,9 @@ from vllm.v1.serial_utils import MsgpackEncoder
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas import replica as module
 from openai_frontend.replicas.connection import Contents, OnAnswer, TritonConnection
-from openai_frontend.replicas.replica import Generation, Replica
-from tests.frontend.test_description import DESCRIPTION
+from openai_frontend.replicas.placed_generation import PlacedGeneration
+from openai_frontend.replicas.replica import Replica
+from tests.frontend.test_engine_info import ENGINE_INFO
 
 FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -53,10 +54,10 @@ class FakeConnection:
                 answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
                 self.waiting["health"] = lambda contents, error: answer.set_exception(cast(TritonError, error))
                 return await asyncio.wait_for(answer, timeout_s)
-            if self.server.trouble is not None:
-                raise self.server.trouble
+            if self.server.refusal is not None:
+                raise self.server.refusal
             return {"healthy": True}
-        return asdict(self.server.description) | {"weight_version": self.server.weight_version}
+        return asdict(self.server.engine_info) | {"weight_version": self.server.weight_version}
 
     async def close(self) -> None:
         self.lose("closed")
@@ -71,9 +72,9 @@ class FakeConnection:
 
 class FakeServer:
     def __init__(self) -> None:
-        self.description = DESCRIPTION
+        self.engine_info = ENGINE_INFO
         self.weight_version = "default"
-        self.trouble: TritonError | None = None
+        self.refusal: TritonError | None = None
         self.is_up = True
         self.has_model = True
         self.is_silent = False
@@ -97,7 +98,7 @@ class Listener:
     def received(self, replica: Replica, outputs: EngineCoreOutputs) -> None:
         self.steps.append(outputs)
 
-    def failed(self, replica: Replica, generation: Generation, error: TritonError) -> None:
+    def failed(self, replica: Replica, generation: PlacedGeneration, error: TritonError) -> None:
         self.failures[generation.request_id] = error
 
     def committed(self, version: str) -> None:
@@ -130,7 +131,7 @@ def listener() -> Listener:
 
 @pytest.fixture
 async def replica(server: FakeServer, listener: Listener) -> AsyncIterator[Replica]:
-    replica = Replica(0, "a:8001", DESCRIPTION, listener)
+    replica = Replica(0, "a:8001", ENGINE_INFO, listener)
     await replica.connect()
     task = asyncio.create_task(replica.stay_connected())
     yield replica
@@ -148,10 +149,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_before_it_is_reached_it_is_in_trouble(server: FakeServer, listener: Listener) -> None:
     server.is_up = False
-    replica = Replica(0, "a:8001", DESCRIPTION, listener)
-    assert replica.trouble == "not connected yet"
+    replica = Replica(0, "a:8001", ENGINE_INFO, listener)
+    assert replica.unavailable_reason == "not connected yet"
     await replica.connect()
-    assert (replica.is_connected, replica.trouble) == (False, "Triton does not answer")
+    assert (replica.is_connected, replica.unavailable_reason) == (False, "Triton does not answer")
     with pytest.raises(EngineUnavailable, match="Triton does not answer"):
         await replica.control("pause_generation", {}, None)
 
@@ -159,63 +160,65 @@ async def test_before_it_is_reached_it_is_in_trouble(server: FakeServer, listene
 async def test_another_model_is_not_connected_to(
     server: FakeServer, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.description = replace(DESCRIPTION, model="other")
-    replica = Replica(0, "a:8001", DESCRIPTION, listener)
+    server.engine_info = replace(ENGINE_INFO, model="other")
+    replica = Replica(0, "a:8001", ENGINE_INFO, listener)
     await replica.connect()
-    assert replica.trouble == "its model is 'other', and this front end was started for 'm'"
+    assert replica.unavailable_reason == "its model is 'other', and this front end was started for 'm'"
     assert server.connections[0].closed.done()
     await replica.connect()
-    assert caplog.messages == [f"the replica a:8001 cannot generate: {replica.trouble}"], "once, not at every attempt"
+    assert caplog.messages == [f"the replica a:8001 cannot generate: {replica.unavailable_reason}"], (
+        "once, not at every attempt"
+    )
 
 
 async def test_fenced_and_healed(replica: Replica, server: FakeServer) -> None:
-    assert replica.trouble is None
-    server.trouble = FENCED
-    await until(lambda: replica.trouble == "weights: fenced")
+    assert replica.unavailable_reason is None
+    server.refusal = FENCED
+    await until(lambda: replica.unavailable_reason == "weights: fenced")
     assert replica.is_connected, "it takes control operations"
-    server.trouble = None
-    await until(lambda: replica.trouble is None)
+    server.refusal = None
+    await until(lambda: replica.unavailable_reason is None)
 
 
 async def test_fenced_from_the_start(server: FakeServer, listener: Listener) -> None:
-    server.trouble = FENCED
-    replica = Replica(0, "a:8001", DESCRIPTION, listener)
+    server.refusal = FENCED
+    replica = Replica(0, "a:8001", ENGINE_INFO, listener)
     await replica.connect()
-    assert (replica.is_connected, replica.trouble) == (True, "weights: fenced")
+    assert (replica.is_connected, replica.unavailable_reason) == (True, "weights: fenced")
 
 
 async def test_a_refusal_says_so_at_once(replica: Replica, server: FakeServer, listener: Listener) -> None:
-    replica.generate(Generation("1", b"request"))
+    replica.generate(PlacedGeneration("1", b"request"))
     await asyncio.sleep(0)  # what comes in one turn of the loop travels together
     *_, on_answer = server.connections[0].waiting.values()
     on_answer(None, FENCED)
-    assert replica.trouble == "weights: fenced"
+    assert replica.unavailable_reason == "weights: fenced"
     assert listener.failures == {"1": FENCED}
-    await until(lambda: replica.trouble is None)  # by its own word
+    await until(lambda: replica.unavailable_reason is None)  # by its own word
 
 
 @pytest.mark.parametrize("what", ["connection", "channel"])
 async def test_what_runs_on_a_lost_one_fails_and_it_comes_back(
     replica: Replica, server: FakeServer, listener: Listener, what: str
 ) -> None:
-    replica.generate(Generation("1", b"request"))
-    replica.generate(Generation("2", b"request"))
+    replica.generate(PlacedGeneration("1", b"request"))
+    replica.generate(PlacedGeneration("2", b"request"))
     if what == "connection":
         server.connections[0].lose("broke")
     else:
         server.channel(CLOSING, None)
-    assert replica.trouble is not None, "nothing is sent to it from now on"
+    assert replica.unavailable_reason is not None, "nothing is sent to it from now on"
     await until(lambda: len(listener.failures) == 2)
     assert replica.generations == {}
-    await until(lambda: replica.trouble is None)
+    await until(lambda: replica.unavailable_reason is None)
     assert len(server.connections) == 2
     assert server.connections[0].closed.done()
 
 
 async def test_a_model_being_unloaded_is_let_go_after_what_runs(replica: Replica, server: FakeServer) -> None:
-    replica.generate(Generation("1", b"request"))
-    server.has_model, server.trouble = False, TritonError.parse("Request for unknown model: 'llm' is not found")
-    await until(lambda: replica.trouble is not None)
+    replica.generate(PlacedGeneration("1", b"request"))
+    server.has_model, server.refusal = False, TritonError.parse("Request for unknown model: 'llm' is not found")
+    await until(lambda: replica.unavailable_reason is not None)
     await asyncio.sleep(0.1)  # several questions about its health
     assert replica.is_connected, "what runs there goes on"
     last = EngineCoreOutput("1", [6], finish_reason=FinishReason.STOP)
@@ -224,7 +227,7 @@ async def test_a_model_being_unloaded_is_let_go_after_what_runs(replica: Replica
 
 
 async def test_a_silent_one_is_let_go_only_when_triton_is_silent_too(replica: Replica, server: FakeServer) -> None:
-    server.trouble = EngineUnavailable("no answer to health within 45 s")
+    server.refusal = EngineUnavailable("no answer to health within 45 s")
     await asyncio.sleep(0.1)
     assert replica.is_connected, "its model loads"
     server.is_up = False
@@ -239,14 +242,14 @@ async def test_a_connection_that_breaks_during_a_question_is_asked_nothing_more(
     await until(lambda: "health" in server.connections[0].waiting)
     server.is_silent = False
     server.connections[0].lose("broke")
-    await until(lambda: replica.is_connected and replica.trouble is None)
+    await until(lambda: replica.is_connected and replica.unavailable_reason is None)
     assert not server.asked_after_close
     names = [task.get_name() for task in asyncio.all_tasks()]
     assert names.count(f"health-{replica.url}") == 1
 
 
 async def test_tokens_and_the_end_of_a_generation(replica: Replica, server: FakeServer, listener: Listener) -> None:
-    generation = Generation("1", b"request")
+    generation = PlacedGeneration("1", b"request")
     replica.generate(generation)
     server.channel(message([EngineCoreOutputs(outputs=[EngineCoreOutput("1", [5])])]), None)
     assert (replica.num_running, generation.payload) == (1, None)
@@ -277,6 +280,6 @@ async def test_a_restart_is_no_commit_and_one_that_was_missed_is(
 
 
 async def test_an_abort_forgets_what_is_here(replica: Replica, server: FakeServer) -> None:
-    replica.generate(Generation("1", b"request"))
+    replica.generate(PlacedGeneration("1", b"request"))
     replica.abort(["1", "elsewhere"])
     assert (replica.generations, "1" in server.connections[0].waiting) == ({}, False)

@@ -12,7 +12,7 @@ from openai_frontend.replicas.replicas import Replicas, version_to_serve
 class Stub:
     url: str
     weight_version: str | None = "step-7"
-    trouble: str | None = None
+    unavailable_reason: str | None = None
     num_running: int = 0
     is_slow: bool = False
     is_connected: bool = True
@@ -21,9 +21,9 @@ class Stub:
 
     async def ask_health(self) -> None:
         self.num_asked += 1
-        if self.trouble is not None and not self.heals:
+        if self.unavailable_reason is not None and not self.heals:
             raise EngineUnavailable("no answer")
-        self.trouble = None
+        self.unavailable_reason = None
 
 
 def fleet(*members: Stub, committed: str | None = None) -> Replicas[Stub]:
@@ -82,8 +82,8 @@ def test_one_that_was_restarted_is_left_out_until_it_has_caught_up() -> None:
     assert urls(replicas.eligible()) == ["a", "b"]
 
 
-def test_one_in_trouble_is_left_out_and_its_weights_do_not_count() -> None:
-    fenced = Stub("b", weight_version="step-8", trouble="weights: fenced (step-7 is live)")
+def test_an_unavailable_one_is_left_out_and_its_weights_do_not_count() -> None:
+    fenced = Stub("b", weight_version="step-8", unavailable_reason="weights: fenced (step-7 is live)")
     replicas = fleet(Stub("a"), fenced, committed="step-8")
     assert urls(replicas.eligible()) == ["a"]
     assert replicas.weight_version == "step-7"
@@ -91,7 +91,7 @@ def test_one_in_trouble_is_left_out_and_its_weights_do_not_count() -> None:
 
 
 def test_weights_without_an_order_serve_nobody_and_the_message_names_all() -> None:
-    replicas = fleet(Stub("a", weight_version="x"), Stub("b", weight_version="y"), Stub("c", trouble="lost"))
+    replicas = fleet(Stub("a", weight_version="x"), Stub("b", weight_version="y"), Stub("c", unavailable_reason="lost"))
     assert replicas.eligible() == []
     assert replicas.weight_version is None
     message = str(replicas.unavailable())
@@ -117,7 +117,7 @@ def test_a_silent_one_is_picked_only_when_there_is_no_other() -> None:
     silent, busy = Stub("a", is_slow=True), Stub("b", num_running=100)
     replicas = fleet(silent, busy)
     assert replicas.pick() is busy
-    busy.trouble = "lost"
+    busy.unavailable_reason = "lost"
     assert replicas.pick() is silent
 
 
@@ -125,7 +125,7 @@ def test_the_other_one() -> None:
     first, second = Stub("a"), Stub("b", num_running=5)
     replicas = fleet(first, second)
     assert replicas.pick(other_than=first) is second
-    second.trouble = "lost"
+    second.unavailable_reason = "lost"
     assert replicas.pick(other_than=first) is None
 
 
@@ -133,21 +133,21 @@ def test_the_other_one() -> None:
 
 
 async def test_nothing_is_asked_while_somebody_may() -> None:
-    well, unwell = Stub("a"), Stub("b", trouble="fenced")
+    well, unwell = Stub("a"), Stub("b", unavailable_reason="fenced")
     await fleet(well, unwell).require()
     assert (well.num_asked, unwell.num_asked) == (0, 0)
 
 
 async def test_a_replica_healed_a_moment_ago_is_found_so() -> None:
-    healed = Stub("b", trouble="fenced", heals=True)
-    replicas = fleet(Stub("a", trouble="lost", is_connected=False), healed)
+    healed = Stub("b", unavailable_reason="fenced", heals=True)
+    replicas = fleet(Stub("a", unavailable_reason="lost", is_connected=False), healed)
     await replicas.require()
     assert replicas.pick() is healed
 
 
 async def test_if_none_is_healed_every_one_is_named() -> None:
-    gone = Stub("a", trouble="does not answer", is_connected=False)
+    gone = Stub("a", unavailable_reason="does not answer", is_connected=False)
     with pytest.raises(EngineUnavailable, match=r"not available: a: does not answer; b: fenced$") as caught:
-        await fleet(gone, Stub("b", trouble="fenced")).require()
+        await fleet(gone, Stub("b", unavailable_reason="fenced")).require()
     assert caught.value.http_status == 503
     assert gone.num_asked == 0

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
-from openai_frontend.engine.triton_engine import lease_holder
+from openai_frontend.engine.control_operations import lease_holder
 from openai_frontend.errors import SeveralReplicas
 from openai_frontend.routes import control
 from tritonlive.wire.operations import OPERATIONS

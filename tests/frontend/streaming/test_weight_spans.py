@@ -56,8 +56,8 @@ class Attributes:
     response_role = "assistant"
 
 
-def serving(name: str, *, versioned: bool = True) -> Any:
-    theirs, ours = VERSIONED[name]
+def serving(name: str, *, versioned: bool = True, classes: Any = VERSIONED) -> Any:
+    theirs, ours = classes[name]
     return type("Serving", (Attributes, ours if versioned else theirs), {"__init__": lambda self: None})()
 
 

@@ -1,6 +1,7 @@
-"""Stamped events are the very bytes that vLLM's own generators would have made."""
+"""Chunks from templates are the very bytes that vLLM's own generators would have made."""
 
 import asyncio
+import copy
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import pairwise
@@ -11,9 +12,11 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.outputs import RequestOutput
 
-from openai_frontend.streaming import shortcut
-from openai_frontend.streaming.stamped import stamped
-from openai_frontend.streaming.stamps import Stamps
+from openai_frontend.streaming import fast_path
+from openai_frontend.streaming.chunk_templates import ChunkTemplates
+from openai_frontend.streaming.templated import templated
+from openai_frontend.streaming.templated_serving import TEMPLATED
+from openai_frontend.streaming.weight_spans import VERSIONED
 
 from .test_weight_spans import MESSAGES, METADATA, collected, output, result, serving
 
@@ -82,7 +85,7 @@ def test_a_completion_stream_is_vllms_to_the_byte(num_choices: int, options: dic
             for pair in zip(steps(num_choices), steps(num_choices), strict=True)
             for prompt, step in enumerate(pair)
         ]
-        handler = serving("openai_serving_completion", versioned=versioned)
+        handler = serving("openai_serving_completion", versioned=versioned, classes=TEMPLATED)
         return asyncio.run(collected(completion(handler, each(items), n=num_choices, **options)))
 
     assert bare(events(versioned=True)) == bare(events(versioned=False))
@@ -92,13 +95,13 @@ def test_a_completion_stream_is_vllms_to_the_byte(num_choices: int, options: dic
 @pytest.mark.parametrize("num_choices", [1, 3])
 def test_a_chat_stream_is_vllms_to_the_byte(num_choices: int, options: dict[str, Any]) -> None:
     def events(*, versioned: bool) -> list[str]:
-        handler = serving("openai_serving_chat", versioned=versioned)
+        handler = serving("openai_serving_chat", versioned=versioned, classes=TEMPLATED)
         return asyncio.run(collected(chat(handler, each(steps(num_choices)), n=num_choices, **options)))
 
     assert bare(events(versioned=True)) == bare(events(versioned=False))
 
 
-def test_events_are_stamped_at_all() -> None:
+def test_templates_are_used_at_all() -> None:
     """vLLM's generator gets the first result and the last only."""
     given: list[RequestOutput] = []
 
@@ -112,7 +115,9 @@ def test_events_are_stamped_at_all() -> None:
             return completion(serving("openai_serving_completion", versioned=False), watched())
 
         items = [(0, result(output(0, [n], text="x"))) for n in range(50)] + [(0, result(output(0, [9], ("v", 0, 51))))]
-        events = stamped(each(items), lambda item: item, build, stamps=Stamps("text"), finish=lambda first, result: str)
+        events = templated(
+            each(items), lambda item: item, build, templates=ChunkTemplates("text"), finish=lambda first, result: str
+        )
         return await collected(events)
 
     assert len(asyncio.run(run())) == 52  # and [DONE]
@@ -126,7 +131,9 @@ def test_an_error_in_the_middle_becomes_an_event(make: Any) -> None:
     items = [(0, step) for step in plain] if make is completion else plain
 
     def events(*, versioned: bool) -> list[str]:
-        return asyncio.run(collected(make(serving(name, versioned=versioned), each(items, ValueError("broke")))))
+        return asyncio.run(
+            collected(make(serving(name, versioned=versioned, classes=TEMPLATED), each(items, ValueError("broke"))))
+        )
 
     assert bare(events(versioned=True)) == bare(events(versioned=False))
     assert "broke" in events(versioned=True)[-2]
@@ -148,8 +155,8 @@ def test_a_stream_that_is_given_up_ends_vllms_generator() -> None:
 
     async def run() -> None:
         results = source()
-        events = stamped(
-            results, lambda item: (0, item), build, stamps=Stamps("text"), finish=lambda first, result: str
+        events = templated(
+            results, lambda item: (0, item), build, templates=ChunkTemplates("text"), finish=lambda first, result: str
         )
         assert [await anext(events) for _ in range(3)] == ['data: {"text":"x"}\n\n'] * 3
         await events.aclose()
@@ -166,8 +173,8 @@ def test_what_vllms_generator_itself_waits_for_is_waited_for() -> None:
 
     async def run() -> list[str]:
         items = [result(output(0, [5], text=text)) for text in "abc"]
-        events = stamped(
-            each(items), lambda item: (0, item), build, stamps=None, finish=lambda first, result: str.upper
+        events = templated(
+            each(items), lambda item: (0, item), build, templates=None, finish=lambda first, result: str.upper
         )
         return [event async for event in events]
 
@@ -188,7 +195,7 @@ def test_a_cancelled_wait_reaches_vllms_generator() -> None:
 
     async def run() -> None:
         items = [result(output(0, [5]))]
-        events = stamped(each(items), lambda item: (0, item), build, stamps=None, finish=lambda first, result: str)
+        events = templated(each(items), lambda item: (0, item), build, templates=None, finish=lambda first, result: str)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(events), 0.05)
 
@@ -202,17 +209,36 @@ def test_what_ends_a_stream_of_one_generation_is_one_piece(make: Any) -> None:
 
     async def run() -> list[str]:
         async def send(message: Any) -> None:
-            raise AssertionError("nobody puts anything into the shortcut's queue here")
+            raise AssertionError("nobody puts anything into the fast path's queue here")
 
-        shortcut.current.set(shortcut.Shortcut(send))  # as an HTTP request has one
+        fast_path.current.set(fast_path.StreamFastPath(send))  # as an HTTP request has one
         name = "openai_serving_completion" if make is completion else "openai_serving_chat"
         ends = [result(output(0, [5], text="x")), result(output(0, [9], ("v1", 0, 2), text="end"))]
+        handler = serving(name, classes=TEMPLATED)
         if make is completion:
-            pieces = completion(serving(name), each([(0, step) for step in ends]), num_prompts=1, **USAGE)
+            pieces = completion(handler, each([(0, step) for step in ends]), num_prompts=1, **USAGE)
         else:
-            pieces = chat(serving(name), each(ends), **USAGE)
+            pieces = chat(handler, each(ends), **USAGE)
         return [piece async for piece in pieces]
 
     *_, first, last = asyncio.run(run())
     assert '"x"' in first
     assert [kind in last for kind in ('"end"', '"weight_versions":[', '"usage":{', "[DONE]")] == [True] * 4
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("make", [completion, chat])
+def test_without_the_fast_path_every_byte_is_the_same(make: Any, options: dict[str, Any]) -> None:
+    """`weight_versions`, too; only the clock may differ."""
+    if make is chat and "echo" in options:
+        return
+    name = "openai_serving_completion" if make is completion else "openai_serving_chat"
+    items = [(0, step) for step in steps(2)] if make is completion else steps(2)
+
+    def events(classes: Any) -> str:
+        fresh = [copy.deepcopy(item) for item in items]  # restored tokens go into the results
+        text = "".join(asyncio.run(collected(make(serving(name, classes=classes), each(fresh), n=2, **options))))
+        return re.sub(r'"created":\d+', "", text)
+
+    assert events(TEMPLATED) == events(VERSIONED)
+    assert '"weight_versions":[' in events(VERSIONED)

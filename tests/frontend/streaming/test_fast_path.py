@@ -1,4 +1,4 @@
-"""openai_frontend/streaming/shortcut.py: a stream's plain tokens go past its task, and nothing overtakes anything."""
+"""openai_frontend/streaming/fast_path.py: a stream's plain tokens go past its task, and nothing overtakes anything."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -13,9 +13,9 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from openai_frontend.streaming.shortcut import Shortcut, Shortcuts, current, is_transparent
-from openai_frontend.streaming.stamped import stamped
-from openai_frontend.streaming.stamps import Stamps
+from openai_frontend.streaming.chunk_templates import ChunkTemplates
+from openai_frontend.streaming.fast_path import FastPathMiddleware, StreamFastPath, current, is_transparent
+from openai_frontend.streaming.templated import templated
 
 from .test_weight_spans import output, result
 
@@ -40,10 +40,10 @@ class Stream:
 
     def __init__(self) -> None:
         self.client = Client()
-        self.way = Shortcut(self.client.send)
+        self.fast_path = StreamFastPath(self.client.send)
         self.given: list[list[int]] = []  # token ids of what vLLM's generator was given
         self.queue = RequestOutputCollector(RequestOutputKind.DELTA, "r")
-        self.way.watch(self.queue)
+        self.fast_path.watch(self.queue)
         self.task = asyncio.create_task(self._run())
 
     async def settle(self) -> None:
@@ -67,13 +67,13 @@ class Stream:
                 return
 
     async def _run(self) -> None:
-        events = stamped(
+        events = templated(
             self._results(),
             lambda step: (0, step),
             self._build,
-            stamps=Stamps("text"),
+            templates=ChunkTemplates("text"),
             finish=lambda first, step: str,
-            way=self.way,
+            fast_path=self.fast_path,
         )
         async for event in events:
             await self.client.send({"body": event.encode(), "more_body": True})
@@ -91,7 +91,7 @@ def texts(*pieces: str) -> list[str]:
 
 
 async def begin(stream: Stream) -> None:
-    """The first event is vLLM's; afterwards the shortcut is open."""
+    """The first event is vLLM's; afterwards the fast path is open."""
     stream.put("a", 1)
     assert stream.client.received == []
     await stream.settle()
@@ -111,7 +111,7 @@ async def test_plain_tokens_are_sent_without_the_streams_task(stream: Stream) ->
 
 async def test_what_follows_something_that_waits_waits_behind_it(stream: Stream) -> None:
     await begin(stream)
-    stream.queue.put(result(output(0, [2], text="b"), output(1, [2], text="?")))  # the second choice has no stamp
+    stream.queue.put(result(output(0, [2], text="b"), output(1, [2], text="?")))  # the second choice has no template
     stream.put("c", 3)
     assert stream.client.received == texts("a")
     await stream.settle()
@@ -136,15 +136,15 @@ async def test_a_client_that_does_not_read_is_waited_for(stream: Stream) -> None
     assert stream.given == [[1], [2, 3, 4, 5]]
 
 
-async def test_an_error_takes_the_regular_way(stream: Stream) -> None:
+async def test_an_error_takes_the_regular_path(stream: Stream) -> None:
     await begin(stream)
     stream.queue.put(ValueError("broke"))
     with pytest.raises(ValueError, match="broke"):
         await stream.task
 
 
-async def test_a_request_of_several_generations_has_no_shortcut(stream: Stream) -> None:
-    stream.way.watch(RequestOutputCollector(RequestOutputKind.DELTA, "other"))
+async def test_a_request_of_several_generations_has_no_fast_path(stream: Stream) -> None:
+    stream.fast_path.watch(RequestOutputCollector(RequestOutputKind.DELTA, "other"))
     await begin(stream)
     stream.put("b", 2)
     assert stream.client.received == texts("a")
@@ -152,7 +152,7 @@ async def test_a_request_of_several_generations_has_no_shortcut(stream: Stream) 
 
 async def test_a_second_generation_shuts_an_open_one(stream: Stream) -> None:
     await begin(stream)
-    stream.way.watch(RequestOutputCollector(RequestOutputKind.DELTA, "other"))
+    stream.fast_path.watch(RequestOutputCollector(RequestOutputKind.DELTA, "other"))
     stream.put("b", 2)
     assert stream.client.received == texts("a")
     await stream.settle()
@@ -174,7 +174,7 @@ async def test_every_http_request_has_its_own(stream: Stream) -> None:
         seen.append(current.get())
 
     for _ in range(2):
-        await asyncio.create_task(Shortcuts(app)({"type": "http"}, None, stream.client.send))  # ty: ignore[invalid-argument-type]
+        await asyncio.create_task(FastPathMiddleware(app)({"type": "http"}, None, stream.client.send))  # ty: ignore[invalid-argument-type]
     assert len(set(seen)) == 2
     assert current.get() is None
 
@@ -188,7 +188,7 @@ async def test_every_http_request_has_its_own(stream: Stream) -> None:
         ([], "VLLM_DEBUG_LOG_API_SERVER_RESPONSE", False),
     ],
 )
-def test_only_an_app_whose_middlewares_are_known_gets_shortcuts(
+def test_only_an_app_whose_middlewares_are_known_gets_fast_paths(
     arguments: list[str], variable: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM's app: an upgrade that adds a middleware fails here, and has to be looked at."""

@@ -1,16 +1,16 @@
-"""openai_frontend/description.py: what the front end learns from Triton, and what it refuses."""
+"""openai_frontend/engine_info.py: what the front end learns from Triton, and what it refuses."""
 
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 
-from openai_frontend import description
-from openai_frontend.description import Description, check_contract
+from openai_frontend import engine_info
+from openai_frontend.engine_info import EngineInfo, check_contract
 from openai_frontend.errors import IncompatibleServer
 from tritonlive.wire.tensor_names import FRONT_END_INPUTS, FRONT_END_OUTPUTS
 
-DESCRIPTION = Description(
+ENGINE_INFO = EngineInfo(
     vllm_version="0.32.0",
     engine_argv=["--model", "m"],
     model="m",
@@ -32,11 +32,11 @@ def config(inputs: frozenset[str], outputs: frozenset[str], max_batch_size: int 
 
 
 def test_json_there_and_back() -> None:
-    assert Description.parse(DESCRIPTION.to_json()) == DESCRIPTION
+    assert EngineInfo.parse(ENGINE_INFO.to_json()) == ENGINE_INFO
 
 
 def test_a_newer_servers_further_fields_are_passed_over() -> None:
-    assert Description.parse(DESCRIPTION.to_json().replace("{", '{"news": 1, ', 1)) == DESCRIPTION
+    assert EngineInfo.parse(ENGINE_INFO.to_json().replace("{", '{"news": 1, ', 1)) == ENGINE_INFO
 
 
 def test_our_model_is_accepted() -> None:
@@ -54,40 +54,40 @@ def test_a_model_that_takes_too_few_at_once_is_refused() -> None:
 
 
 def test_nobody_there_is_not_ready() -> None:
-    assert description.fetch("127.0.0.1:1") is None
+    assert engine_info.fetch("127.0.0.1:1") is None
 
 
 def test_waiting_ends_at_its_limit() -> None:
     said: list[str] = []
     with pytest.raises(TimeoutError, match=r"127\.0\.0\.1:1"):
-        description.wait(["127.0.0.1:1"], 0.1, said.append)
+        engine_info.wait(["127.0.0.1:1"], 0.1, said.append)
     assert len(said) == 1
 
 
 def test_the_first_of_several_that_answers_describes_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(description, "fetch", lambda url: DESCRIPTION if url == "b:8001" else None)
-    assert description.wait(["a:8001", "b:8001"], 0.1, lambda text: None) == DESCRIPTION
+    monkeypatch.setattr(engine_info, "fetch", lambda url: ENGINE_INFO if url == "b:8001" else None)
+    assert engine_info.wait(["a:8001", "b:8001"], 0.1, lambda text: None) == ENGINE_INFO
 
 
 def test_one_that_is_not_ours_among_several_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(url: str) -> Description:
+    def fetch(url: str) -> EngineInfo:
         if url == "a:8001":
             raise IncompatibleServer("not ours")
-        return DESCRIPTION
+        return ENGINE_INFO
 
-    monkeypatch.setattr(description, "fetch", fetch)
-    assert description.wait(["a:8001", "b:8001"], 0.1, lambda text: None) == DESCRIPTION
+    monkeypatch.setattr(engine_info, "fetch", fetch)
+    assert engine_info.wait(["a:8001", "b:8001"], 0.1, lambda text: None) == ENGINE_INFO
     with pytest.raises(IncompatibleServer, match="not ours"):
-        description.wait(["a:8001"], 0.1, lambda text: None)
+        engine_info.wait(["a:8001"], 0.1, lambda text: None)
 
 
 def test_a_replica_of_another_model_is_told_apart_by_what_matters() -> None:
-    assert DESCRIPTION.difference(replace(DESCRIPTION, num_gpu_blocks=11, engine_argv=["--model", "./m"])) is None
-    assert DESCRIPTION.difference(replace(DESCRIPTION, max_model_len=1024)) == (
+    assert ENGINE_INFO.difference(replace(ENGINE_INFO, num_gpu_blocks=11, engine_argv=["--model", "./m"])) is None
+    assert ENGINE_INFO.difference(replace(ENGINE_INFO, max_model_len=1024)) == (
         "its max_model_len is 1024, and this front end was started for 2048"
     )
 
 
 def test_an_answer_that_lacks_something_is_of_another_version() -> None:
     with pytest.raises(IncompatibleServer, match="world_size"):
-        Description.of({name: value for name, value in asdict(DESCRIPTION).items() if name != "world_size"})
+        EngineInfo.of({name: value for name, value in asdict(ENGINE_INFO).items() if name != "world_size"})

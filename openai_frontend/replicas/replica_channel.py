@@ -1,8 +1,8 @@
 """A front end's channel to one replica: its generations go out on it, and their tokens come back.
 
 The other end is tritonlive/backend/generation/relay.py. What travels are vLLM's own structs in its encoding: out,
-EngineCoreRequests; in, a list of EngineCoreOutputs. Generations that are asked for in one turn of the loop, as many are
-when many requests come at once, travel as one batched Triton request: what a request costs on the way is paid once.
+EngineCoreRequests; in, a list of EngineCoreOutputs. Generations that begin in one turn of the loop, as many do when
+many requests come at once, travel as one batched Triton request, so that its cost is paid once.
 """
 
 import asyncio
@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from vllm.v1.engine import EngineCoreOutputs
-from vllm.v1.serial_utils import MsgpackDecoder
 
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.connection import Contents, TritonConnection
+from openai_frontend.vllm_seam import EngineCoreOutputs, MsgpackDecoder
 from tritonlive.wire.limits import MAX_BATCH
 from tritonlive.wire.tensor_names import (
     ENGINE_ABORT,
@@ -31,41 +30,43 @@ from tritonlive.wire.triton_tensors import read_strings
 
 
 @dataclass(frozen=True)
-class Callbacks:
-    """Who is told what comes on a channel."""
+class ChannelCallbacks:
+    """Functions that a channel calls with what arrives on it."""
 
     on_outputs: Callable[[EngineCoreOutputs], None]
-    """For every step of the engine that concerns the channel."""
+    """Gets every step of the engine that concerns the channel."""
     on_error: Callable[[str, TritonError], None]
-    """With the id of a generation that the model refused or gave up, and the reason."""
+    """Gets the id of a generation that the model refused or gave up, and the reason."""
     on_adapters: Callable[[str], str]
-    """With the model's announcement of its LoRA adapters; returns the announcement's serial."""
+    """Gets the model's announcement of its LoRA adapters; returns the announcement's serial."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class RequestBatch:
     """Generations that travel as one Triton request."""
 
     request_id: str
     running: set[str]
-    """Ids of those that have not ended."""
+    """Ids of the generations that have not ended."""
 
 
-class Channel:
-    """Use `open`; `closed` tells why it is no use any more: the model closed it, or its connection has ended."""
+class ReplicaChannel:
+    """Made by `open`. `closed` gets the reason when the model closes it, or when its connection ends."""
 
-    def __init__(self, connection: TritonConnection, callbacks: Callbacks) -> None:
+    def __init__(self, connection: TritonConnection, callbacks: ChannelCallbacks) -> None:
         self.connection = connection
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._name = f"front-end-{uuid.uuid4().hex}"
         self._callbacks = callbacks
         self._decoder = MsgpackDecoder(list[EngineCoreOutputs])
         self._waiting: dict[str, bytes] = {}  # encoded EngineCoreRequests, for the end of this turn of the loop
-        self._batches: dict[str, Batch] = {}  # by the id of a generation that has not ended
+        self._batches: dict[str, RequestBatch] = {}  # by the id of a generation that has not ended
         connection.closed.add_done_callback(lambda closed: self.close(closed.result()))
 
     @classmethod
-    async def open(cls, connection: TritonConnection, callbacks: Callbacks, timeout_s: float) -> "Channel":
+    async def open(
+        cls, connection: TritonConnection, callbacks: ChannelCallbacks, timeout_s: float
+    ) -> "ReplicaChannel":
         """Open a channel on `connection`.
 
         Raises TritonError as the model answers, EngineUnavailable when it does not within `timeout_s`.
@@ -76,7 +77,7 @@ class Channel:
         def on_message(contents: Contents | None, error: TritonError | None) -> None:
             if contents is not None and ENGINE_ADAPTERS in contents:
                 (told,) = read_strings(contents[ENGINE_ADAPTERS])
-                channel._tell_seen(callbacks.on_adapters(told))
+                channel._acknowledge(callbacks.on_adapters(told))
                 if is_open.done():
                     return
             if not is_open.done():
@@ -100,7 +101,7 @@ class Channel:
         return not self.closed.done() and not self.connection.closed.done()
 
     def close(self, reason: str) -> None:
-        """Say that the channel is no use any more. What runs on it ends with its connection."""
+        """Mark the channel as closed. The generations on it end with its connection."""
         if not self.closed.done():
             self.closed.set_result(reason)
 
@@ -120,14 +121,14 @@ class Channel:
         for request_id in sent:
             self._ended(request_id)
         if sent and self.is_open:
-            self._tell(ENGINE_ABORT, msgspec.msgpack.encode(sent))
+            self._send_only(ENGINE_ABORT, msgspec.msgpack.encode(sent))
 
-    def _tell_seen(self, serial: str) -> None:
-        """A push of an adapter waits for this: from now on requests use it."""
-        self._tell(ENGINE_SEEN, serial)
+    def _acknowledge(self, serial: str) -> None:
+        """Acknowledge an announcement: from now on requests use these adapters. A push of an adapter waits for this."""
+        self._send_only(ENGINE_SEEN, serial)
 
-    def _tell(self, tensor: str, value: str | bytes) -> None:
-        """Send what has no answer."""
+    def _send_only(self, tensor: str, value: str | bytes) -> None:
+        """Send a tensor that has no answer."""
         request_id, tensors = f"tell-{uuid.uuid4().hex}", {ENGINE_CHANNEL: self._name, tensor: value}
         self.connection.send(request_id, tensors, lambda *_: None)
         self.connection.forget(request_id)
@@ -136,7 +137,7 @@ class Channel:
         waiting, self._waiting = self._waiting, {}
         if not waiting:
             return  # a full batch has gone, or all were aborted
-        batch = Batch(f"batch-{uuid.uuid4().hex}", set(waiting))
+        batch = RequestBatch(f"batch-{uuid.uuid4().hex}", set(waiting))
         self._batches |= dict.fromkeys(waiting, batch)
 
         def on_answer(contents: Contents | None, error: TritonError | None) -> None:
@@ -158,7 +159,7 @@ class Channel:
             self._callbacks.on_error(request_id, error)
 
     def _ended(self, request_id: str) -> None:
-        """A batch's Triton request has nothing to say but refusals."""
+        """Forget the batch's Triton request with its last generation: it carries refusals only."""
         if (batch := self._batches.pop(request_id, None)) is None:
             return
         batch.running.discard(request_id)
@@ -174,5 +175,5 @@ class Channel:
 
 
 def reason_of(error: TritonError) -> str:
-    """What is the matter, without the words that EngineUnavailable puts before it."""
+    """The reason without the words that EngineUnavailable puts before it."""
     return error.reason if isinstance(error, EngineUnavailable) else str(error)

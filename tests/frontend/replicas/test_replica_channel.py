@@ -1,4 +1,4 @@
-"""Channel: how generations travel, and what a front end does with announcements of adapters."""
+"""ReplicaChannel: how generations travel, and what a front end does with announcements of adapters."""
 
 import asyncio
 import json
@@ -9,8 +9,8 @@ import pytest
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
 from openai_frontend.errors import EngineUnavailable, TritonError
-from openai_frontend.replicas.channel import Callbacks, Channel
 from openai_frontend.replicas.connection import Contents
+from openai_frontend.replicas.replica_channel import ChannelCallbacks, ReplicaChannel
 from tritonlive.wire.limits import MAX_BATCH
 
 
@@ -56,7 +56,7 @@ async def test_announcements_are_taken_and_acknowledged_and_outputs_go_on() -> N
         return json.loads(announcement)["serial"]
 
     connection: Any = Connection()
-    await Channel.open(connection, Callbacks(steps.append, lambda request_id, error: None, take), 1)
+    await ReplicaChannel.open(connection, ChannelCallbacks(steps.append, lambda request_id, error: None, take), 1)
     acknowledgement = ["engine_channel", "engine_seen"]
     sent = connection.sent
     assert [list(tensors) for tensors in sent] == [["engine_channel"], acknowledgement], (
@@ -73,7 +73,7 @@ async def test_announcements_are_taken_and_acknowledged_and_outputs_go_on() -> N
 class Setting:
     """A channel that is open."""
 
-    channel: Channel
+    channel: ReplicaChannel
 
     def __init__(self) -> None:
         self.connection: Any = Connection()
@@ -99,8 +99,8 @@ class Setting:
 @pytest.fixture
 async def setting() -> Setting:
     setting = Setting()
-    callbacks = Callbacks(lambda step: None, setting.refuse, lambda announcement: "1")
-    setting.channel = await Channel.open(setting.connection, callbacks, 1)
+    callbacks = ChannelCallbacks(lambda step: None, setting.refuse, lambda announcement: "1")
+    setting.channel = await ReplicaChannel.open(setting.connection, callbacks, 1)
     setting.connection.sent.clear()
     return setting
 

@@ -1,4 +1,4 @@
-"""What a front end learns from Triton before it can build its serving layer."""
+"""Facts about the engine in Triton that a front end needs before it can build its serving layer."""
 
 import json
 import queue
@@ -21,7 +21,7 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class Description:
+class EngineInfo:
     """The `describe` operation's answer, as far as the front end needs it."""
 
     vllm_version: str
@@ -36,11 +36,11 @@ class Description:
     world_size_across_dp: int
 
     @classmethod
-    def parse(cls, text: str) -> "Description":
+    def parse(cls, text: str) -> "EngineInfo":
         return cls.of(json.loads(text))
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Description":
+    def of(cls, values: Mapping[str, Any]) -> "EngineInfo":
         """Raises IncompatibleServer for the answer of another version that lacks something."""
         try:
             return cls(**{name: values[name] for name in cls.__dataclass_fields__})
@@ -50,7 +50,7 @@ class Description:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    def difference(self, other: "Description") -> str | None:
+    def difference(self, other: "EngineInfo") -> str | None:
         """None if a serving layer built from this one can serve `other`, too; else a sentence that says why not."""
         for name in ("vllm_version", "model", "served_model_name", "max_model_len"):
             mine, its = getattr(self, name), getattr(other, name)
@@ -59,7 +59,7 @@ class Description:
         return None
 
 
-def fetch(url: str) -> Description | None:
+def fetch(url: str) -> EngineInfo | None:
     """Ask the model at `url` (host:port of Triton's gRPC endpoint); None while it is not ready to answer.
 
     Raises IncompatibleServer when it is there but is not ours.
@@ -76,7 +76,7 @@ def fetch(url: str) -> Description | None:
         client.close()
 
 
-def wait(urls: Sequence[str], timeout_s: float | None, say: Callable[[str], None]) -> Description:
+def wait(urls: Sequence[str], timeout_s: float | None, say: Callable[[str], None]) -> EngineInfo:
     """Poll until the model answers at one of `urls`, the first of them if several do.
 
     Raises TimeoutError after `timeout_s`, IncompatibleServer when no server is there but some that are not ours.
@@ -87,8 +87,8 @@ def wait(urls: Sequence[str], timeout_s: float | None, say: Callable[[str], None
         refused: dict[str, IncompatibleServer] = {}
         for url in urls:
             try:
-                if (description := fetch(url)) is not None:
-                    return description
+                if (info := fetch(url)) is not None:
+                    return info
             except IncompatibleServer as error:
                 refused[url] = error
         if len(refused) == len(urls):
@@ -101,7 +101,7 @@ def wait(urls: Sequence[str], timeout_s: float | None, say: Callable[[str], None
         time.sleep(POLL_INTERVAL_S)
 
 
-def describe(client: triton.InferenceServerClient) -> Description:
+def describe(client: triton.InferenceServerClient) -> EngineInfo:
     answers: queue.Queue[tuple[triton.InferResult | None, InferenceServerException | None]] = queue.Queue()
     operation = triton.InferInput(CONTROL_OPERATION, [1, 1], "BYTES")
     operation.set_data_from_numpy(np.array([[Describe.operation.name.encode()]], dtype=np.object_))
@@ -113,7 +113,7 @@ def describe(client: triton.InferenceServerClient) -> Description:
         client.stop_stream(cancel_requests=True)
     if error is not None or result is None:
         raise error or queue.Empty
-    return Description.parse(result.as_numpy(CONTROL_RESULT).item())
+    return EngineInfo.parse(result.as_numpy(CONTROL_RESULT).item())
 
 
 def check_contract(config: Any) -> None:
