@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .errors import LaunchError
+
 TRITON_MODEL = "llm"
 MODEL_REPOSITORY = (Path(__file__).parents[1] / "model_repository").resolve()
 """Triton's model repository. In a checkout it is a link to the top level's; a wheel carries the files there."""
@@ -17,17 +19,28 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tritonlive"
 
 
+def resolved(model: str) -> str:
+    """A local path made absolute; a hub id as it is. Raises LaunchError if it is a path that does not exist."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    if model.startswith((".", "/", "~")):
+        raise LaunchError(f"--model {model}: no such directory")
+    return model
+
+
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """One local stack. A port of 0 picks a free one. Without a control key one is made up; without an API key none is
-    needed."""
+    """One local stack.
+
+    A port of 0 picks a free one. Without a control key one is made up; without an API key inference needs none.
+    """
 
     model: str
     """Directory or hub id of the model. Empty: the engine's arguments are those of the repository's model.json."""
     served_model_name: str | None = None
     extra_args: tuple[str, ...] = ()
-    """vLLM arguments in `vllm serve`'s spelling. Triton's model and the front end both get all of them; each takes its
-    half."""
+    """vLLM arguments in `vllm serve`'s spelling. Triton's model and the front end both get all of them and use what is theirs."""
     frontend_args: tuple[str, ...] = ()
     """Arguments for the front end alone."""
     triton_args: tuple[str, ...] = ()
