@@ -36,7 +36,13 @@ def serve(
     model: Model = None,
     served_model_name: ServedModelName = None,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address the OpenAI API listens on; 0.0.0.0 for all.", rich_help_panel=NETWORK)
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address the OpenAI API listens on; 0.0.0.0 for all.",
+            rich_help_panel=NETWORK,
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=1, max=65535, help="Port of the OpenAI API.", rich_help_panel=NETWORK)
@@ -60,8 +66,18 @@ def serve(
     kv_cache_space: KvCacheSpace = None,
     tritonserver_path: TritonServerPath = None,
     cache_dir: CacheDir = None,
-    log_dir: Annotated[Path | None, typer.Option("--log-dir", metavar="DIR", help="[dim]Default: logs/PORT in the cache directory[/dim]", rich_help_panel=PLACES)] = None,
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Give up a start after so long.")] = 1800.0,
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-dir",
+            metavar="DIR",
+            help="[dim]Default: logs/PORT in the cache directory[/dim]",
+            rich_help_panel=PLACES,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="Give up a start after so long.")
+    ] = 1800.0,
 ) -> None:
     """Start Triton and the OpenAI API, wait for a first token, and run until Ctrl-C.
 

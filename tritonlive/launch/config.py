@@ -40,7 +40,7 @@ class StackConfig:
     """Directory or hub id of the model. Empty: the engine's arguments are those of the repository's model.json."""
     served_model_name: str | None = None
     extra_args: tuple[str, ...] = ()
-    """vLLM arguments in `vllm serve`'s spelling. Triton's model and the front end both get all of them and use what is theirs."""
+    """vLLM arguments in `vllm serve`'s spelling. The model and the front end get all and use what is theirs."""
     frontend_args: tuple[str, ...] = ()
     """Arguments for the front end alone."""
     triton_args: tuple[str, ...] = ()

@@ -104,8 +104,8 @@ def _push(stack: Stack, control_key: str) -> str:
     model = stack.config.model
     checkpoint = shlex.quote(model) if Path(model).is_dir() else "DIR"
     assignment = "" if control_key.startswith("$") else f"TRITONLIVE_CONTROL_KEY={control_key} "
-    python = shlex.quote(_short(Path(sys.executable)))
-    return f"{assignment}{python} -m sync push --to {stack.frontend_url} --checkpoint {checkpoint}"
+    command = shlex.quote(_short(Path(sys.executable).with_name("tritonlive")))
+    return f"{assignment}{command} push --to {stack.frontend_url} --checkpoint {checkpoint}"
 
 
 def _short(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Write a folder that `tritonserver --model-repository` serves: one model, with vLLM's engine arguments in model.json."""
+"""Write a folder for `tritonserver --model-repository`: a model with vLLM's engine arguments in model.json."""
 
 import json
 import re
