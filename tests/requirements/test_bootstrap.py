@@ -1,4 +1,7 @@
+"""requirements/bootstrap.py."""
+
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from requirements import bootstrap
 
 
 def interpreter(directory: Path, **facts: object) -> str:
-    """A `python` that says this about itself."""
+    """A `python` that reports these facts."""
     path = directory / "python"
     answer = {"executable": str(path), "version": "3.11", "libpython": True, "venv": True, **facts}
     path.write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\n")
@@ -45,7 +48,7 @@ def test_what_is_missing_is_named_by_package(tmp_path: Path, facts: dict[str, ob
         bootstrap.find_python()
 
 
-def test_the_probe_tells_the_truth_about_this_python() -> None:
+def test_the_probe_describes_this_python() -> None:
     facts = bootstrap.probe(sys.executable)
     assert facts is not None
     assert facts["version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -71,16 +74,108 @@ def test_locks_pin_everything_and_name_no_index() -> None:
     assert not {line.split("==")[0] for line in bootstrap.pinned("cpu.txt")} & {"torchvision", "torchaudio", "llm"}
 
 
-def test_torch_is_asked_of_its_own_index_only_when_the_configured_ones_lack_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    calls: list[list[str]] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What pip and uv are asked for; nothing is installed."""
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(bootstrap, "pip", lambda venv, *arguments: calls.append(("pip", *arguments)))
+    monkeypatch.setattr(bootstrap, "uv", lambda venv, *arguments: calls.append(("uv", *arguments)))
+    return calls
 
-    def pip(venv: Path, arguments: list[str], total: int = 0) -> str | None:
-        calls.append(arguments)
-        return "No matching distribution found" if len(calls) == 1 else None
 
-    monkeypatch.setattr(bootstrap, "pip", pip)
+def test_pip_installs_uv_and_uv_the_rest(calls: list[tuple[str, ...]], tmp_path: Path) -> None:
     bootstrap.install(tmp_path)
-    assert [bootstrap.TORCH_CPU_INDEX in call for call in calls] == [False, True, False]
-    assert [argument for argument in calls[1] if argument.startswith("torch")] == ["torch==2.13.0+cpu"]
+    assert [call[0] for call in calls] == ["pip", "uv", "uv"]
+    assert calls[0][-1].startswith("uv==")
+    assert all("--no-deps" in call for call in calls)
+
+
+def test_torch_is_asked_of_its_own_index_only_when_the_configured_ones_lack_it(
+    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def uv(venv: Path, *arguments: str) -> str | None:
+        calls.append(("uv", *arguments))
+        return "no version of torch==2.13.0+cpu" if len(calls) == 2 else None
+
+    monkeypatch.setattr(bootstrap, "uv", uv)
+    bootstrap.install(tmp_path)
+    assert [bootstrap.TORCH_CPU_INDEX in call for call in calls] == [False, False, True, False]
+    assert [argument for argument in calls[2] if argument.startswith("torch")] == ["torch==2.13.0+cpu"]
+
+
+def test_a_failed_installation_ends_with_what_was_said(
+    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bootstrap, "uv", lambda venv, *arguments: "no route to host")
+    with pytest.raises(SystemExit, match="could not be installed:\nno route to host"):
+        bootstrap.install(tmp_path)
+
+
+def test_uv_gets_the_settings_of_pip() -> None:
+    listing = "\n".join(
+        [
+            "global.index-url='https://index/simple'",
+            r"global.extra-index-url='file:///a/simple\nfile:///b/simple'",
+            "global.find-links='/wheels'",
+            "global.timeout='60'",
+            ":env:.find-links='/more /wheels'",
+            ":env:.cert='/ca.crt'",
+        ]
+    )
+    assert bootstrap.pip_settings(listing) == {
+        "UV_DEFAULT_INDEX": "https://index/simple",
+        "UV_INDEX": "file:///a/simple file:///b/simple",
+        "UV_FIND_LINKS": "/more,/wheels",
+        "SSL_CERT_FILE": "/ca.crt",
+    }
+
+
+def disk(monkeypatch: pytest.MonkeyPatch, *, free_gb: float) -> None:
+    usage = type(shutil.disk_usage("/"))(10**13, 0, int(free_gb * 1e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+def test_the_set_up_says_what_it_takes_on_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk(monkeypatch, free_gb=50)
+    bootstrap.require_disk(tmp_path / "sources" / ".venv")
+    assert f"takes about {bootstrap.VENV_MB / 1000:.1f} GB on disk, 50.0 GB are free" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_refused_before_anything_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    disk(monkeypatch, free_gb=2)
+    with pytest.raises(SystemExit, match=r"has 2.0 GB free, and the set-up needs \d\.\d GB: free some"):
+        bootstrap.require_disk(tmp_path / ".venv")
+    (tmp_path / ".venv").mkdir()
+    bootstrap.require_disk(tmp_path / ".venv")  # an update takes little
+
+
+def test_progress_names_the_downloads_that_run(tmp_path: Path) -> None:
+    progress = bootstrap.Progress(tmp_path)
+    for line in (
+        "Resolved 3 packages in 1s",
+        "Downloading torch (1.5GiB)",
+        "Downloading a (300.0KiB)",
+        "Downloading b (2MiB)",
+    ):
+        progress.read(line)
+    assert "downloading torch (1536 MB), b (2 MB), a (0 MB)" in progress.text()
+    for line in (" Downloaded torch", " Downloaded a", " Downloaded b", "Prepared 3 packages in 2s"):
+        progress.read(line)
+    assert progress.text().endswith("GB on disk · Prepared 3 packages in 2s")
+    assert "0.0 of about" in progress.text()
+
+
+def test_progress_is_shown_while_an_installer_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap, "IN_A_LOG_S", 0.1)
+    program = "import time; print('Downloading torch (1.5GiB)', flush=True); time.sleep(1)"
+    with bootstrap.Progress(tmp_path) as progress:
+        assert bootstrap.run([sys.executable, "-c", program], progress=progress) is None
+    assert "downloading torch (1536 MB)" in capsys.readouterr().err
+
+
+def test_the_last_lines_of_a_failed_installer_are_returned() -> None:
+    assert bootstrap.run([sys.executable, "-c", "print('no such package'); raise SystemExit(1)"]) == "no such package"
