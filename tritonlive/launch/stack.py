@@ -48,7 +48,7 @@ class Stack:
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> None:
-        """Reserve the ports of `config` unless `ports` holds them; starts nothing. Raises PortTakenError, LaunchError."""
+        """Reserve the ports of `config` unless `ports` holds them. Starts nothing. Raises PortTakenError."""
         self._ports = ports or ReservedPorts(config)
         control_key = config.control_key or secrets.token_urlsafe(24)
         self.config = replace(config, **self._ports.numbers, control_key=control_key)
