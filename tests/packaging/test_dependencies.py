@@ -47,7 +47,9 @@ def side(file: Path) -> str:
             return "bench"
         case ("sync", "trl", *_):
             return "trl"
-        case ("openai_frontend", *_) | ("tritonlive", "backend" | "launch", *_) | ("sync", "worker", *_):
+        case ("openai_frontend", *_) | ("tritonlive", "backend" | "launch", *_):
+            return "server"
+        case ("sync", "worker", *_) | ("sync", "transport", "worker", *_):
             return "server"
         case _:
             return "trainer"
