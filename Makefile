@@ -37,10 +37,9 @@ test-faults: $(STAMP)  ## Run the tests that make faults happen
 	@exec $(BIN)/python -m pytest -m "fault and not gpu" $(ARGS)
 
 .PHONY: lint
-lint: $(STAMP)  ## Check style, format, imports between packages, and the Dockerfile
+lint: $(STAMP)  ## Lint and check the format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: format
