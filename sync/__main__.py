@@ -1,6 +1,7 @@
 """`python -m sync`: the commands of `tritonlive` that a trainer's machine needs."""
 
-from tritonlive.cli.app import run, trainer_app
+from tritonlive.cli.assembly import run
+from tritonlive.cli.trainer_app import app
 
 if __name__ == "__main__":
-    run(trainer_app, "python -m sync")
+    run(app, "python -m sync")
