@@ -47,7 +47,7 @@ def side(file: Path) -> str:
             return "bench"
         case ("sync", "trl", *_):
             return "trl"
-        case ("openai_frontend", *_) | ("tritonlive", "backend" | "launch", *_):
+        case ("openai_frontend", *_) | ("tritonlive", "backend" | "launch" | "loop_lag.py", *_):
             return "server"
         case ("sync", "worker", *_) | ("sync", "transport", "worker", *_):
             return "server"
