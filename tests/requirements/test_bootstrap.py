@@ -1,5 +1,6 @@
 """requirements/bootstrap.py."""
 
+import ast
 import json
 import shutil
 import sys
@@ -179,3 +180,7 @@ def test_progress_is_shown_while_an_installer_runs(
 
 def test_the_last_lines_of_a_failed_installer_are_returned() -> None:
     assert bootstrap.run([sys.executable, "-c", "print('no such package'); raise SystemExit(1)"]) == "no such package"
+
+
+def test_an_old_python_can_read_it() -> None:
+    ast.parse(Path(bootstrap.__file__).read_text(), feature_version=(3, 8))
