@@ -4,28 +4,34 @@
 #   docker run --init --gpus all --shm-size 2g -p 9000:9000 -v tritonlive-cache:/cache \
 #     -e TRITONLIVE_API_KEY -e TRITONLIVE_CONTROL_KEY -e HF_TOKEN tritonlive --model Qwen/Qwen3-0.6B
 #
-# --init reaps what the engine leaves behind; --shm-size is for Triton's Python backend.
+# --init reaps processes that the engine leaves behind; --shm-size is for Triton's Python backend.
 
 # 26.11 is Triton 2.75.0; the -py3 image carries the Python backend (Python 3.12).
 FROM nvcr.io/nvidia/tritonserver:26.11-py3
 
 # A virtual environment, so that nothing of the image is replaced; Triton's Python backend finds it through PATH.
-ENV VIRTUAL_ENV=/opt/tritonlive/.venv \
-    PATH=/opt/tritonlive/.venv/bin:/opt/tritonserver/bin:$PATH \
+ENV VIRTUAL_ENV=/opt/tritonlive \
+    PATH=/opt/tritonlive/bin:/opt/tritonserver/bin:$PATH \
     HF_HOME=/cache/huggingface \
     TRITONLIVE_CACHE_DIR=/cache/tritonlive \
     VLLM_CACHE_ROOT=/cache/vllm
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
-WORKDIR /opt/tritonlive
-# The dependencies first: they change less often than the code.
-RUN python3 -m venv "$VIRTUAL_ENV" && pip install --no-cache-dir vllm==0.32.0 "tritonclient[grpc,http]==2.73.0" openai==3.54.0
+# The large dependencies first: they change less often than the code. The versions are those of the CPU's lock.
+RUN python3 -m venv "$VIRTUAL_ENV" \
+    && pip install --no-cache-dir vllm==0.32.0 "tritonclient[grpc]==2.73.0" openai==3.54.0 transformers==5.19.0
+WORKDIR /src
 COPY . .
-RUN pip install --no-cache-dir --config-settings editable_mode=compat -e . \
-    && useradd --create-home --uid 10001 tritonlive && install -d -o tritonlive /cache
+# The image keeps the installed package and its model repository, not the sources.
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir ".[server]" \
+    && rm -rf /src/* \
+    && useradd --create-home --uid 10001 tritonlive \
+    && install -d -o tritonlive /cache
 
 USER 10001
+WORKDIR /home/tritonlive
 VOLUME /cache
 # Triton has no key for inference, so it stays inside; -p 8001:8001 and --triton-host 0.0.0.0 let a trainer's gRPC in.
 EXPOSE 9000

@@ -1,11 +1,11 @@
-# First use of any target builds .venv from the exact lock; later uses only check that it is current.
+# The first use of a target builds .venv from the exact lock. Later uses only check that it is current.
 # ARGS is passed through: make serve ARGS="--model Qwen/Qwen3-0.6B --port 9100"
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 ARGS ?=
-# Any Python runs the bootstrap, which finds the one that fits; PYTHON=/path names one.
+# Any Python from 3.8 runs the bootstrap, which finds the one that fits. PYTHON=/path names one.
 PYTHON ?=
 export PYTHON
 VENV := .venv
@@ -65,9 +65,21 @@ parity: $(STAMP)  ## Compare the answers with those of vLLM's own server
 
 .PHONY: lock
 lock: $(STAMP)  ## Resolve requirements/*.in again into the exact locks
-	@$(BIN)/python requirements/lock.py
+	@$(BIN)/python -m requirements.lock
+
+.PHONY: wheel
+wheel: $(STAMP)  ## Build the wheel into dist/, with the CPU's lock beside it
+	@rm -rf build dist *.egg-info  # setuptools would put what an earlier build left into the wheel
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >.build/wheel.log 2>&1 || { cat .build/wheel.log >&2; exit 1; }
+	@rm -rf build
+	@cp requirements/cpu.txt dist/cpu.txt
+	@wheel=$$(echo dist/*.whl); printf '%s\n' \
+	  "$$wheel" \
+	  "trainer:        pip install $$wheel" \
+	  "server, GPU:    pip install '$$wheel[server]'" \
+	  "server, CPU:    pip install --no-deps -r dist/cpu.txt $$wheel"
 
 .PHONY: clean
-clean:  ## Remove the virtual environment and everything built here (not the model cache)
-	rm -rf $(VENV) .build .pytest_cache .ruff_cache *.egg-info
+clean:  ## Remove the virtual environment and everything built here, not the model cache
+	rm -rf $(VENV) .build build dist .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,11 +1,7 @@
-"""`python -m sync`."""
+"""`python -m sync`: the commands of `tritonlive` that a trainer's machine needs."""
 
-import atexit
-import gc
-
-from .cli import app
+from tritonlive.cli.assembly import run
+from tritonlive.cli.trainer_app import app
 
 if __name__ == "__main__":
-    # The interpreter looks for garbage as it ends, for 0.4 s among torch's objects.
-    atexit.register(gc.freeze)
-    app(prog_name="python -m sync")
+    run(app, "python -m sync")

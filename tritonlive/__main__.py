@@ -1,6 +1,6 @@
 """`python -m tritonlive` is `tritonlive`."""
 
-from tritonlive.launch.cli import main
+from tritonlive.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -18,7 +18,9 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from openai_frontend.engine_info import FRONT_END_INPUTS, FRONT_END_OUTPUTS, MAX_BATCH, EngineInfo
+from openai_frontend.engine_info import EngineInfo
+from tritonlive.wire.limits import MAX_BATCH
+from tritonlive.wire.tensor_names import FRONT_END_INPUTS, FRONT_END_OUTPUTS
 
 # Made by protobuf at import, so that no type checker sees their members.
 service: Any = service_pb2

@@ -1,4 +1,4 @@
-"""Can torch compile a model for the CPU here: it writes C++ and needs somebody to compile that."""
+"""Whether torch can compile a model for the CPU here: it writes C++, which needs a compiler and Python's headers."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ EAGER = "--enforce-eager"
 
 
 def missing_packages() -> list[str]:
-    """Debian's packages that compiling lacks; none if it lacks nothing, or if vLLM is not the CPU build."""
+    """Debian's packages that compiling lacks; empty where nothing is lacking or vLLM is not the CPU build."""
     if not processor.computes_on_cpu():
         return []
     missing = []

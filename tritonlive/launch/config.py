@@ -1,12 +1,15 @@
-"""What a stack is made of, before anything runs."""
+"""The configuration of a stack."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+from .errors import LaunchError
+
 TRITON_MODEL = "llm"
+MODEL_REPOSITORY = (Path(__file__).parents[1] / "model_repository").resolve()
+"""Triton's model repository. In a checkout it is a link to the top level's; a wheel carries the files there."""
 
 
 def default_cache_dir() -> Path:
@@ -16,15 +19,28 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tritonlive"
 
 
+def resolved(model: str) -> str:
+    """A local path made absolute; a hub id as it is. Raises LaunchError if it is a path that does not exist."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    if model.startswith((".", "/", "~")):
+        raise LaunchError(f"--model {model}: no such directory")
+    return model
+
+
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """One local stack. A port of 0 picks a free one; a key of None means made up (control) or none (inference)."""
+    """One local stack.
+
+    A port of 0 picks a free one. Without a control key one is made up; without an API key inference needs none.
+    """
 
     model: str
-    """Directory or hub id of the model."""
+    """Directory or hub id of the model. Empty: the engine's arguments are those of the repository's model.json."""
     served_model_name: str | None = None
     extra_args: tuple[str, ...] = ()
-    """vLLM arguments (`vllm serve` spelling), given to the Triton model and to the front end; each takes its half."""
+    """vLLM arguments in `vllm serve`'s spelling. The model and the front end get all and use what is theirs."""
     frontend_args: tuple[str, ...] = ()
     """Arguments for the front end alone."""
     triton_args: tuple[str, ...] = ()
@@ -44,10 +60,10 @@ class StackConfig:
     kv_cache_space_gib: int | None = None
     """`VLLM_CPU_KVCACHE_SPACE`; None takes it from the environment, else 2."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Further environment for both processes; wins over everything the launcher sets."""
+    """Further environment for both processes; overrides everything that the launcher sets."""
     tritonserver: Path | None = None
-    """The server binary; None searches, see `tritonlive.launch.tritonserver.find`."""
-    model_repository: Path = REPOSITORY_ROOT / "model_repository"
+    """The server binary; None searches for one: see `tritonlive.launch.tritonserver.find`."""
+    model_repository: Path = MODEL_REPOSITORY
     cache_dir: Path = field(default_factory=default_cache_dir)
     log_dir: Path | None = None
-    """None makes `logs/<front-end port>` in the cache directory."""
+    """None is `logs/<front-end port>` in the cache directory."""

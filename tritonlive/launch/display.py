@@ -1,4 +1,4 @@
-"""What `tritonlive serve` shows: the phases of a start, and one block when it is ready to be used."""
+"""What `tritonlive serve` shows: the phases of a start, and a block of addresses and commands when it is ready."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from .stack import Stack
 
 
 class PhaseDisplay:
-    """One line per finished phase with its seconds, and a live one for the phase that runs."""
+    """One line for each finished phase with its seconds, and a live line for the running phase."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -39,7 +39,7 @@ class PhaseDisplay:
         self._progress.stop()
 
     def update(self, phase: str, detail: str = "") -> None:
-        """`phase` is running; `detail` is the last thing heard of it."""
+        """Show that `phase` is running; `detail` is its last log line."""
         if phase != self._phase:
             self._finish(is_done=True)
             self._phase, self._since = phase, time.monotonic()
@@ -54,7 +54,7 @@ class PhaseDisplay:
 
 
 class _Detail(ProgressColumn):
-    """The end of a log line: dim, as is, never wider than the terminal."""
+    """The end of a log line: dim, without markup, never wider than the terminal."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["detail"], style="dim", no_wrap=True, overflow="ellipsis")
@@ -63,7 +63,7 @@ class _Detail(ProgressColumn):
 def ready_lines(
     stack: Stack, ready: Ready, *, is_control_key_made_up: bool, dtype_note: str | None = None
 ) -> list[str]:
-    """The ready block. A key that the caller gave is not repeated, only named; a dtype is named if we chose it."""
+    """The lines of the ready block. A given key is not shown, only its variable; a dtype is shown if we chose it."""
     control_key = stack.control_key if is_control_key_made_up else "$TRITONLIVE_CONTROL_KEY"
     lines = [
         f"OpenAI API      {stack.frontend_url}/v1",
@@ -80,7 +80,7 @@ def ready_lines(
 
 
 def print_ready(console: Console, lines: list[str]) -> None:
-    """Print the block so that its commands can be copied whole: no frame, no wrapping, no markup."""
+    """Print the block without frame, wrapping or markup, so that its commands can be copied."""
     console.rule("[bold green]tritonlive is ready[/bold green]")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -104,10 +104,10 @@ def _push(stack: Stack, control_key: str) -> str:
     model = stack.config.model
     checkpoint = shlex.quote(model) if Path(model).is_dir() else "DIR"
     assignment = "" if control_key.startswith("$") else f"TRITONLIVE_CONTROL_KEY={control_key} "
-    python = shlex.quote(_short(Path(sys.executable)))
-    return f"{assignment}{python} -m sync push --to {stack.frontend_url} --checkpoint {checkpoint}"
+    command = shlex.quote(_short(Path(sys.executable).with_name("tritonlive")))
+    return f"{assignment}{command} push --to {stack.frontend_url} --checkpoint {checkpoint}"
 
 
 def _short(path: Path) -> str:
-    """Relative to the working directory where that is shorter."""
+    """The path relative to the working directory where that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)

@@ -1,4 +1,4 @@
-"""The dtype a model is served in where the caller names none."""
+"""The dtype that a model is served in when the caller names none."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from .config import StackConfig
 
 FLOAT32 = ("--dtype", "float32")
 NOTE = "float32 (this processor emulates bfloat16; --dtype bfloat16 keeps it)"
-"""Line of the ready block: what was chosen, why, and how to choose otherwise."""
+"""Line of the ready block: the choice, its reason, and the option that overrides it."""
 
 
 def choose(config: StackConfig) -> tuple[StackConfig, str | None]:
-    """`config` with float32 where bfloat16 is emulated, and what to tell the user; None where nothing was chosen.
+    """`config` with float32 where bfloat16 is emulated, and a note for the user; None where nothing was chosen.
 
-    A quantised model is left alone: most of vLLM's quantisation methods refuse float32.
+    Quantised models keep their dtype: most of vLLM's quantisation methods refuse float32.
     """
     if not processor.emulates_bfloat16() or is_named(config.extra_args) or _is_quantised(config):
         return config, None
@@ -26,7 +26,7 @@ def choose(config: StackConfig) -> tuple[StackConfig, str | None]:
 
 
 def is_named(arguments: Sequence[str]) -> bool:
-    """Whether vLLM's arguments, or the YAML file that its `--config` names, say which dtype to serve in."""
+    """Whether vLLM's arguments, or the YAML file that its `--config` names, name a dtype."""
     if _values(arguments, "--dtype"):
         return True
     files = (Path(name) for name in _values(arguments, "--config"))
@@ -34,14 +34,14 @@ def is_named(arguments: Sequence[str]) -> bool:
 
 
 def _is_quantised(config: StackConfig) -> bool:
-    """Whether the arguments or the checkpoint's config.json name a quantisation; unknown for a hub id, so False."""
+    """Whether the arguments or the checkpoint's config.json name a quantisation; False for a hub id."""
     if _values(config.extra_args, "--quantization", "-q"):
         return True
     path = Path(config.model) / "config.json"
     try:
         description = json.loads(path.read_text())
     except (OSError, ValueError):
-        return False  # vLLM says what is wrong with it
+        return False  # vLLM reports what is wrong with it
     return isinstance(description, dict) and any(
         isinstance(part, dict) and part.get(key)
         for part in (description, description.get("text_config"))
@@ -50,7 +50,7 @@ def _is_quantised(config: StackConfig) -> bool:
 
 
 def _values(arguments: Sequence[str], *options: str) -> list[str]:
-    """What is given to any of the options, as `--option value` or `--option=value`."""
+    """The values given to any of the options, as `--option value` or `--option=value`."""
     found = []
     for argument, following in pairwise((*arguments, "")):
         name, equals, value = argument.partition("=")

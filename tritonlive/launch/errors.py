@@ -1,8 +1,8 @@
-"""What can go wrong while starting or running the local stack."""
+"""Errors of starting and running the local stack."""
 
 
 class LaunchError(Exception):
-    """The stack cannot be started or has stopped; the message says why and what to change."""
+    """Base: the stack cannot be started or has stopped. The message says why and what to change."""
 
 
 class PortTakenError(LaunchError):
@@ -18,4 +18,4 @@ class ReadyTimeoutError(LaunchError):
 
 
 class StackCancelled(LaunchError):
-    """Somebody asked for a stop while the stack was still starting."""
+    """A stop was requested while the stack was still starting."""

@@ -1,4 +1,4 @@
-"""Models built on this machine and kept in the cache directory: each built once, in a child process, all or nothing."""
+"""Models that are built on this machine, each once, and kept in the cache directory."""
 
 import os
 import subprocess
@@ -15,7 +15,8 @@ from .errors import LaunchError
 def build_once(target: Path, module: str, arguments: Sequence[str] = ()) -> Path:
     """`target`, made by `python -m module --output DIR arguments…` if it is not there yet.
 
-    A child builds it, so that the caller need not import torch; it appears by a rename, so that it is never half there.
+    A child process builds it, so that the caller need not import torch. A rename publishes it, so that it is never
+    incomplete.
     Raises LaunchError with the child's last lines.
     """
     if target.is_dir():

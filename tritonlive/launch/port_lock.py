@@ -1,4 +1,4 @@
-"""A port reserved among the stacks of a machine: servers bind theirs only minutes after the port was found free."""
+"""Reserve a port among the stacks of a machine: servers bind theirs minutes after the port was found free."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ CREDENTIALS = struct.Struct("3i")  # Linux's ucred: pid, uid, gid
 
 
 class PortHeldError(Exception):
-    """Another stack has reserved the port; `holder` says which process, and since when it runs."""
+    """Another stack has reserved the port; `holder` names its process and start time."""
 
     def __init__(self, holder: str) -> None:
         super().__init__(holder)
@@ -27,8 +27,8 @@ class PortHeldError(Exception):
 class PortLock:
     """The reservation of one port on one address, by an abstract Unix socket of that name.
 
-    The kernel gives such a name to one socket of a network namespace, as it does with ports, and takes it back however
-    the process ends. Nothing lies on disk, so nothing can be stale, and users need no folder in common.
+    The kernel gives such a name to one socket of a network namespace, as it does with ports, and frees it however the
+    process ends. There is no file, so nothing can be stale, and users need no common folder.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -36,7 +36,7 @@ class PortLock:
         name = f"{PREFIX}/{port}/{host}"
         reservation = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.release = weakref.finalize(self, reservation.close)
-        """Gives it back; may be called again, and is when nobody refers to the lock any more."""
+        """Frees the port. May be called again; runs by itself when the lock is garbage."""
         try:
             reservation.bind(f"\0{name}")
             reservation.listen()
@@ -53,20 +53,20 @@ class PortLock:
 
 
 def _reserved_hosts(port: int) -> set[str]:
-    """Addresses on which the port is reserved, by whomever."""
+    """Addresses on which any process has reserved the port."""
     start = f"@{PREFIX}/{port}/"
     fields = (line.split() for line in ABSTRACT_SOCKETS.read_text().splitlines())
     return {field[-1].removeprefix(start) for field in fields if field[-1].startswith(start)}
 
 
 def _describe_holder(name: str) -> str:
-    """ "process 1234 (since 17:04:05)", as far as it can be found out."""
+    """ "process 1234 (since 17:04:05)", as far as the kernel says."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(0.0)
         try:
             client.connect(f"\0{name}")
             pid, _, _ = CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
-        except OSError:  # it has ended meanwhile, does not listen yet, or many have asked
+        except OSError:  # it has ended, does not listen yet, or its backlog is full
             return "another process"
     if pid == os.getpid():
         return "this process"

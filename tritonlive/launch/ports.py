@@ -1,4 +1,4 @@
-"""The ports of a stack: reserve those it was given, pick free ones for the rest."""
+"""The ports of a stack: reserve the given ones, and pick free ones for the others."""
 
 import errno
 import random
@@ -17,7 +17,7 @@ LISTENING = range(10_000, 32_768)
 
 @dataclass(frozen=True)
 class PortField:
-    """A port in StackConfig: the field's name, whose address it is on, and what the user calls it."""
+    """A port in StackConfig: its field, the field of its address, and its name in messages."""
 
     name: str
     host_field: str
@@ -25,7 +25,7 @@ class PortField:
 
     @property
     def option(self) -> str:
-        """The option of the command line that sets it."""
+        """The command line option that sets it."""
         return "--" + self.name.replace("_", "-")
 
 
@@ -48,14 +48,14 @@ class ReservedPorts:
         self.reserve()
 
     def reserve(self) -> None:
-        """Reserve them again after `release`; those that are reserved stay so.
+        """Reserve them again after `release`; does nothing while they are reserved.
 
-        Raises PortTakenError for the first that another stack has reserved or that somebody uses.
+        Raises PortTakenError for the first one that another stack has reserved or that is in use.
         """
         if self._locks:
             return
         try:
-            # Those that were asked for come first: a free one must not be one of them.
+            # Given ports come first: a free one must not be one of them.
             for field in sorted(FIELDS, key=lambda field: self.numbers[field.name] == 0):
                 host, port = self._hosts[field.name], self.numbers[field.name]
                 if port:
@@ -68,13 +68,13 @@ class ReservedPorts:
             raise
 
     def release(self) -> None:
-        """Give them back; may be called again."""
+        """Free them; may be called again."""
         while self._locks:
             self._locks.pop().release()
 
 
 def check_ports(config: StackConfig) -> None:
-    """Raise PortTakenError for the first port of the stack that somebody uses; 0 is never taken."""
+    """Raise PortTakenError for the first port of the stack that is in use; 0 is never in use."""
     for field in FIELDS:
         host, port = getattr(config, field.host_field), getattr(config, field.name)
         check_free(host, port, what=field.what, option=field.option)
@@ -83,7 +83,7 @@ def check_ports(config: StackConfig) -> None:
 def check_free(host: str, port: int, *, what: str, option: str) -> None:
     """Raise PortTakenError naming the port and the option that changes it, if it cannot be bound on `host`."""
     with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
-        # As the servers do: a connection left in TIME_WAIT by an earlier run does not make a port taken.
+        # As the servers do: a connection that an earlier run left in TIME_WAIT does not occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -94,10 +94,10 @@ def check_free(host: str, port: int, *, what: str, option: str) -> None:
 
 
 def pick_free(host: str, count: int) -> list[int]:
-    """`count` different ports that nobody uses or has reserved now; raises LaunchError if there are none.
+    """`count` different ports that are free and not reserved now; raises LaunchError if there are not so many.
 
-    Whoever gets them binds them only when its engine is up, so they are not of those that the kernel gives to outgoing
-    connections meanwhile. They are not reserved: what needs that is a ReservedPorts.
+    They are bound only when an engine is up, so they are outside the range that the kernel uses for outgoing
+    connections. They are not reserved: use ReservedPorts for that.
     """
     picked = []
     with closing(_free_ports(host)) as found:
@@ -109,8 +109,8 @@ def pick_free(host: str, count: int) -> list[int]:
 
 
 def _free_ports(host: str) -> Generator[tuple[int, PortLock]]:
-    """Free ports of `host` in an order of chance, each reserved; raises LaunchError after the last."""
-    # Not of the process's own random numbers: programs with the same seed would pick the same ports.
+    """Free ports of `host` in random order, each reserved; raises LaunchError after the last."""
+    # Not from the seeded generator: programs with the same seed would pick the same ports.
     for port in random.SystemRandom().sample(LISTENING, len(LISTENING)):
         with suppress(PortTakenError):
             yield port, _reserve(host, port, what="a free port", option="--host")

@@ -1,4 +1,4 @@
-"""One managed process: its own session, its output in a file, and a stop that leaves nothing behind."""
+"""A managed process: its own session, its output in a file, and a stop that leaves no process behind."""
 
 import os
 import shutil
@@ -18,8 +18,8 @@ POLL_S = 0.05
 class ManagedProcess:
     """A command started in a session of its own.
 
-    The session is what makes the stop complete: it survives its leader's death, and every process the command starts
-    (vLLM's engine and workers, which a SIGKILLed tritonserver leaves behind) stays in it.
+    The session makes the stop complete. It survives the death of its leader, and every process that the command starts
+    stays in it: vLLM's engine and workers, for example, which a SIGKILLed tritonserver leaves behind.
     """
 
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], log_path: Path) -> None:
@@ -39,7 +39,7 @@ class ManagedProcess:
     def start(self) -> None:
         """Start the command; its output replaces the log file."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        # A launcher that is SIGKILLed cannot stop anything; the kernel then does it.
+        # A SIGKILLed launcher cannot stop its processes; the kernel does it then.
         setpriv = shutil.which("setpriv")
         guard = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
         with self.log_path.open("wb") as log:
@@ -54,7 +54,7 @@ class ManagedProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the command itself still runs."""
+        """Whether the command still runs; its children may outlive it."""
         return self._popen is not None and self._popen.poll() is None
 
     def check(self) -> None:
@@ -80,7 +80,7 @@ class ManagedProcess:
         return self.log_path.is_file() and text.encode() in self.log_path.read_bytes()
 
     def members(self) -> list[psutil.Process]:
-        """Every live process of the session, and their descendants."""
+        """Every live process of the session, and its descendants."""
         if self._popen is None:
             return []
         found: dict[int, psutil.Process] = {}
@@ -95,7 +95,7 @@ class ManagedProcess:
         return list(found.values())
 
     def stop(self, timeout_s: float) -> None:
-        """End the command and all it started: SIGTERM to the command, after `timeout_s` SIGKILL to what is left."""
+        """End the command and its processes: SIGTERM to the command, after `timeout_s` SIGKILL to all that are left."""
         if self._popen is None:
             return
         deadline = time.monotonic() + timeout_s
@@ -103,7 +103,7 @@ class ManagedProcess:
             self._popen.terminate()
             while self._popen.poll() is None and time.monotonic() < deadline:
                 time.sleep(POLL_S)
-        # What the command has left behind (all of it, if it was killed) has nobody to wait for.
+        # Processes that the command left behind wait for nobody.
         orphans = self.members()
         for orphan in orphans:
             self._signal(orphan, signal.SIGTERM)
@@ -111,7 +111,7 @@ class ManagedProcess:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to everything in the session, until nothing is left."""
+        """Send SIGKILL to every process of the session until none is left."""
         # A resource tracker ends by itself after the processes it serves, and removes the shared memory they left.
         rest = self.members()
         self._kill([process for process in rest if not _is_resource_tracker(process)])
@@ -135,7 +135,7 @@ class ManagedProcess:
 
 
 def _is_resource_tracker(process: psutil.Process) -> bool:
-    """Whether it is multiprocessing's, which cleans up after processes that could not."""
+    """Whether it is multiprocessing's resource tracker, which removes what killed processes left."""
     try:
         return any("multiprocessing.resource_tracker" in argument for argument in process.cmdline())
     except psutil.NoSuchProcess:

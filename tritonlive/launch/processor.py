@@ -1,4 +1,4 @@
-"""The processor that vLLM computes on, and what it cannot do by itself."""
+"""The processor that vLLM computes on, and which number formats it lacks."""
 
 import re
 from importlib import metadata
@@ -9,7 +9,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def computes_on_cpu() -> bool:
-    """Whether the installed vLLM is the CPU build: it has no code for GPUs, whether there are some or not."""
+    """Whether the installed vLLM is the CPU build, which has no code for GPUs."""
     try:
         metadata.distribution(CPU_BUILD)
     except metadata.PackageNotFoundError:
@@ -26,7 +26,7 @@ def lacks_bfloat16(cpuinfo: str) -> bool:
     """Whether the text of /proc/cpuinfo is that of an x86 processor without AVX-512.
 
     vLLM's and oneDNN's bfloat16 kernels for x86 are written for AVX-512 (which AVX512_BF16 and AMX imply); without it
-    each product converts to float32 and back. A processor that has no line of x86 flags is left to vLLM.
+    each product converts to float32 and back. Processors without a line of x86 flags are left to vLLM.
     """
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
     return flags is not None and "avx512f" not in flags[1].split()

@@ -1,4 +1,4 @@
-"""Is a server ready: not by its word, by a token it has generated."""
+"""Whether a server is ready: it is when it has generated a token."""
 
 import threading
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ FIRST_TOKEN_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Ready:
-    """What a stack that generates says about itself."""
+    """Facts about a stack that generates."""
 
     model: str
     weight_version: str
@@ -28,7 +28,7 @@ def is_ok(client: httpx.Client, url: str) -> bool:
 
 
 class FirstToken:
-    """Asks the front end for one token, in a thread: the first one may compile for a minute, and its server may die."""
+    """Asks the front end for one token, in a thread: the first one may take a minute, and its server may die."""
 
     def __init__(self, frontend_url: str, *, api_key: str | None, control_key: str) -> None:
         self._url = frontend_url
@@ -40,7 +40,7 @@ class FirstToken:
         self._thread.start()
 
     def is_done(self) -> bool:
-        """Whether the token or an error has come."""
+        """Whether the token or an error has arrived."""
         return not self._thread.is_alive()
 
     def result(self) -> Ready:

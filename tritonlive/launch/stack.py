@@ -1,4 +1,4 @@
-"""The stack: tritonserver and the front end, started together, watched together, stopped together."""
+"""The stack: tritonserver and the front end, which are started, watched and stopped together."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ from .ports import ReservedPorts, check_ports
 from .process import ManagedProcess
 
 Progress = Callable[[str, str], None]
-"""Called with the phase the stack is in and its latest detail; called often."""
+"""Called often, with the stack's phase and its last log line."""
 
 FRONTEND_STOP_S = 15.0
 TRITON_STOP_S = 30.0
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Linux's, not a place for temporary files of ours
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Linux's shared memory, not our temporary files
 
 
 class Stack:
@@ -36,7 +36,7 @@ class Stack:
             stack.wait_ready(timeout_s=300)
             httpx.get(stack.frontend_url + "/v1/models")
 
-    Start it from a thread that lives as long as the stack: its processes are told to end when that thread does.
+    Start it from a thread that lives as long as the stack: the kernel ends its processes when that thread ends.
     `stack.triton` and `stack.frontend` can be stopped, killed and started again one by one.
     """
 
@@ -48,7 +48,7 @@ class Stack:
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
     ) -> None:
-        """Reserve the ports of `config`, unless `ports` holds them already; starts nothing. Raises PortTakenError."""
+        """Reserve the ports of `config` unless `ports` holds them. Starts nothing. Raises PortTakenError."""
         self._ports = ports or ReservedPorts(config)
         control_key = config.control_key or secrets.token_urlsafe(24)
         self.config = replace(config, **self._ports.numbers, control_key=control_key)
@@ -57,12 +57,12 @@ class Stack:
         self.server = tritonserver.find(config.tritonserver, config.cache_dir)
         log_dir = config.log_dir or config.cache_dir / "logs" / str(self.config.port)
         self._shm_prefix = f"tritonlive_{os.getpid()}_{self.config.triton_grpc_port}_"
-        # The configuration alone says which inference keys there are, and Triton has no use for them.
+        # Inference keys come from the configuration alone, and Triton has no use for them.
         base_env = {name: value for name, value in os.environ.items() if name != "TRITONLIVE_API_KEY"}
         triton_env = base_env | self.server.environment(self.config, base_env)
         frontend_env = base_env | dict(config.env) | {"TRITONLIVE_CONTROL_KEY": self.control_key}
         if offline := triton_env.get("HF_HUB_OFFLINE"):
-            frontend_env["HF_HUB_OFFLINE"] = offline  # a local model: both read it, neither asks a hub
+            frontend_env["HF_HUB_OFFLINE"] = offline  # both processes read a local model, and neither asks a hub
         if config.api_key:
             frontend_env["TRITONLIVE_API_KEY"] = config.api_key
         self.triton = ManagedProcess(
@@ -97,26 +97,26 @@ class Stack:
 
     @property
     def triton_log(self) -> Path:
-        """What tritonserver, the model and vLLM print."""
+        """Output of tritonserver, the model and vLLM."""
         return self.triton.log_path
 
     @property
     def frontend_log(self) -> Path:
-        """What the front end prints."""
+        """Output of the front end."""
         return self.frontend.log_path
 
     @property
     def engine_core_pids(self) -> list[int]:
-        """Process ids of vLLM's engine cores, found by the title vLLM gives them."""
+        """Process ids of vLLM's engine cores, found by their process titles."""
         found = []
         for process in self.triton.members():
-            with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end in between
                 if "EngineCore" in " ".join(process.cmdline()):
                     found.append(process.pid)
         return found
 
     def start(self) -> None:
-        """Check the ports and start both processes; does not wait. A stopped stack can be started again."""
+        """Check the ports and start both processes, without waiting. A stopped stack can be started again."""
         if not self.config.model_repository.is_dir():
             raise LaunchError(f"model_repository {self.config.model_repository}: no such directory")
         self._ports.reserve()
@@ -138,38 +138,38 @@ class Stack:
         return answer.result()
 
     def wait_triton_ready(self, timeout_s: float = 900.0) -> None:
-        """Wait until Triton's model is ready, whether there is a front end or not.
+        """Wait until Triton's model is ready, with or without a front end.
 
         Raises ProcessDiedError, ReadyTimeoutError or StackCancelled.
         """
         deadline = time.monotonic() + timeout_s
         with httpx.Client(timeout=5.0) as client:
             model_url = f"{self.http_url}/v2/models/{TRITON_MODEL}/ready"
-            # Triton opens its ports only when its models are loaded; until then its log is all there is.
+            # Triton opens its ports when its models are loaded; until then only its log shows progress.
             self._wait("tritonserver", lambda: self.triton.log_contains(f"loading: {TRITON_MODEL}:"), deadline)
             self._wait("engine", lambda: ready.is_ok(client, model_url), deadline)
 
     def check(self) -> None:
-        """Raise ProcessDiedError if either process has ended, StackCancelled if a stop was asked for."""
+        """Raise ProcessDiedError if either process has ended, StackCancelled if a stop was requested."""
         self.triton.check()
         self.frontend.check()
         if self._cancel.is_set():
             raise StackCancelled("stopped while starting")
 
     def stop(self) -> None:
-        """Stop the front end (it finishes or tells its clients), then Triton (its model shuts the engine down)."""
+        """Stop the front end, which ends its requests, then Triton, whose model shuts the engine down."""
         try:
             self._progress("stopping the front end", "")
             self.frontend.stop(FRONTEND_STOP_S)
             self._progress("stopping tritonserver", "")
             self.triton.stop(TRITON_STOP_S)
-        except BaseException:  # whoever does not want to wait any longer must not leave processes behind
+        except BaseException:  # a second Ctrl-C must not leave processes behind
             self.kill()
             raise
         self._clean_up()
 
     def kill(self) -> None:
-        """SIGKILL to every process of the stack."""
+        """Send SIGKILL to every process of the stack."""
         self.frontend.kill()
         self.triton.kill()
         self._clean_up()
@@ -190,7 +190,7 @@ class Stack:
     def _frontend_command(self) -> list[str]:
         config = self.config
         return [
-            *(sys.executable, "-P", "-m", "openai_frontend"),  # -P: not what the working directory happens to hold
+            *(sys.executable, "-P", "-m", "openai_frontend"),  # -P: modules in the working directory are not ours
             *("--triton-url", self.grpc_url, "--host", config.host, "--port", str(config.port)),
             *("--workers", str(config.workers)),
             *config.extra_args,
@@ -211,13 +211,13 @@ class Stack:
 
     def _clean_up(self) -> None:
         self._ports.release()
-        # A tritonserver that was killed leaves its Python backend's regions behind; the name says they are ours.
+        # A killed tritonserver leaves its Python backend's regions behind; their prefix says that they are ours.
         for region in SHARED_MEMORY.glob(self._shm_prefix + "*"):
             with contextlib.suppress(FileNotFoundError):
                 region.unlink()
 
 
 def _url(host: str, port: int) -> str:
-    """How a client on this machine reaches a server bound to `host`."""
+    """The URL by which a client on this machine reaches a server bound to `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

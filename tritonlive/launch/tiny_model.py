@@ -1,4 +1,4 @@
-"""A random 2-layer Llama with SmolLM2's tokenizer: says nothing, but quickly. For tests and serving-bound benchmarks.
+"""A random 2-layer Llama with SmolLM2's tokenizer, for tests and for benchmarks of serving.
 
 `python -m tritonlive.launch.tiny_model --output DIR --tokenizer DIR --seed N` builds one; `tiny_model()` caches it.
 """
@@ -10,11 +10,11 @@ from .default_model import default_model
 from .model_cache import build_once
 
 LAYOUT = "v1"
-"""To be changed with anything below that changes the checkpoint, so that caches are not stale."""
+"""Change it with anything below that changes the checkpoint: it is part of the cache's path."""
 
 
 def tiny_model(cache_dir: Path, *, seed: int = 0) -> Path:
-    """Directory of the checkpoint; built on the first call. The same seed gives the same weights."""
+    """Directory of the checkpoint, which the first call builds. The same seed gives the same weights."""
     arguments = ("--tokenizer", str(default_model(cache_dir)), "--seed", str(seed))
     return build_once(
         cache_dir / "models" / f"tiny-llama-{LAYOUT}-seed{seed}", "tritonlive.launch.tiny_model", arguments
@@ -39,7 +39,7 @@ def build(output: Path, tokenizer_dir: Path, seed: int) -> None:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        # Larger than usual: logits of a random model should differ enough for greedy decoding to be stable.
+        # Larger than usual, so that the logits of a random model differ enough for stable greedy decoding.
         initializer_range=0.2,
     )
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Find a tritonserver and say how to run it: one on the machine if there is one, else the one in a Python wheel."""
+"""Find a tritonserver, on the machine or else in the nvidia-pytriton wheel, and say how to run it."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @dataclass(frozen=True)
 class TritonServer:
-    """A tritonserver binary and what it needs around it."""
+    """A tritonserver binary, with the backends and libraries it needs."""
 
     binary: Path
     backend_directory: Path | None = None
@@ -47,20 +47,19 @@ class TritonServer:
         return [*command, *config.triton_args]
 
     def environment(self, config: StackConfig, inherited: Mapping[str, str]) -> dict[str, str]:
-        """What to set beside the inherited environment."""
-        engine_args = ["--model", config.model]
-        if config.served_model_name:
-            engine_args += ["--served-model-name", config.served_model_name]
+        """Variables to set on top of the inherited environment."""
         env = {
-            "TRITONLIVE_ENGINE_ARGS": shlex.join([*engine_args, *config.extra_args]),
             # The embedded interpreter finds the virtual environment, and vLLM its own python, through PATH.
             "PATH": _prepend([Path(sys.prefix) / "bin"], inherited.get("PATH")),
             "VLLM_NO_USAGE_STATS": inherited.get("VLLM_NO_USAGE_STATS", "1"),
             "VLLM_CPU_KVCACHE_SPACE": inherited.get("VLLM_CPU_KVCACHE_SPACE", "2"),
         }
+        if config.model:
+            named = ("--served-model-name", config.served_model_name) if config.served_model_name else ()
+            env["TRITONLIVE_ENGINE_ARGS"] = shlex.join(["--model", config.model, *named, *config.extra_args])
         if self.library_path:
             env["LD_LIBRARY_PATH"] = _prepend(self.library_path, inherited.get("LD_LIBRARY_PATH"))
-        if Path(config.model).is_dir():
+        if config.model and Path(config.model).is_dir():
             env["HF_HUB_OFFLINE"] = inherited.get("HF_HUB_OFFLINE", "1")
         if config.kv_cache_space_gib is not None:
             env["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_space_gib)
@@ -83,7 +82,7 @@ def find(explicit: Path | None, cache_dir: Path) -> TritonServer:
 
 
 def _embedded(cache_dir: Path) -> TritonServer:
-    """The server inside the nvidia-pytriton wheel, with a backend folder put together in the cache directory."""
+    """The server inside the nvidia-pytriton wheel, with a backend folder assembled in the cache directory."""
     spec = util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise LaunchError(
@@ -102,14 +101,14 @@ def _embedded(cache_dir: Path) -> TritonServer:
     return TritonServer(
         binary=home / "bin" / "tritonserver",
         backend_directory=backends,
-        # The stub must load libpython of exactly the running version, or C extensions miss symbols.
+        # The stub must load libpython of exactly the running version: otherwise C extensions miss symbols.
         library_path=(_libpython_dir(), package.parent / "nvidia_pytriton.libs"),
         description=f"embedded tritonserver ({EMBEDDED_DISTRIBUTION} {version})",
     )
 
 
 def _prepare_backends(python_backend: Path, stub: Path, target: Path) -> None:
-    """Copy the Python backend and its stub to `target`/python; whoever is second throws its copy away."""
+    """Copy the Python backend and its stub to `target`/python. Of two processes at once the second drops its copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         copy = Path(temporary) / "backends"

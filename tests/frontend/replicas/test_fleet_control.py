@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from openai_frontend.__main__ import parse, triton_urls
 from openai_frontend.errors import EngineUnavailable, SeveralReplicas, TritonError
 from openai_frontend.options import Options
 from openai_frontend.replicas.fleet_control import FleetControl
@@ -113,19 +112,6 @@ def test_the_gauges() -> None:
         'tritonlive_replica_eligible{replica="a"} 1.0',
         'tritonlive_replica_eligible{replica="b"} 0.0',
     ]
-
-
-@pytest.mark.parametrize(
-    ("argv", "urls"),
-    [
-        ([], ["127.0.0.1:8001"]),
-        (["--triton-url", "a:1"], ["a:1"]),
-        (["--triton-url", "grpc://a:1", "--triton-url", "b:2"], ["a:1", "b:2"]),
-        (["--triton-url", "a:1, b:2", "--triton-url=a:1"], ["a:1", "b:2"]),
-    ],
-)
-def test_the_urls_on_the_command_line(argv: list[str], urls: list[str]) -> None:
-    assert triton_urls(parse(argv)[0].triton_url) == urls
 
 
 def test_workers_learn_the_urls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from sync import CommitError, ConflictError, InvalidError, SourceError, WeightSync
 from sync.adapters.adapters import open_adapter
-from sync.cli import app
 from tests.sync.adapter_replica import AdapterReplica
 from tests.sync.stand_in import KEY
+from tritonlive.cli.app import app
 
 NAME = "base_model.model.model.layers.0.mlp.up_proj.lora_"
 CONFIG = {"r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}

@@ -1,11 +1,11 @@
-"""What `python -m openai_frontend` does before it serves."""
+"""openai_frontend/server.py: what happens before it serves."""
 
 import resource
 from collections.abc import Iterator
 
 import pytest
 
-from openai_frontend.__main__ import MAX_OPEN_FILES, allow_connections
+from openai_frontend.server import MAX_OPEN_FILES, allow_connections
 
 
 @pytest.fixture

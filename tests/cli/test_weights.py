@@ -1,3 +1,5 @@
+"""tritonlive/cli/weights.py and state.py."""
+
 import json
 import subprocess
 import sys
@@ -7,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from sync.cli import app
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
+from tritonlive.cli.app import app
 
 run = CliRunner()
 
@@ -55,9 +57,9 @@ def test_push_and_check(replica, checkpoint, weights):
 def test_check_does_not_wait_for_torch(replica, checkpoint):
     program = """
 import sys
-from sync.cli import app
+from tritonlive.cli.trainer_app import app
 app(standalone_mode=False)
-assert "torch" not in sys.modules
+assert not {"torch", "tritonlive.launch", "openai_frontend"} & set(sys.modules)
 """
     there = ["check", "--to", replica.address, "--checkpoint", str(checkpoint)]
     ended = subprocess.run([sys.executable, "-c", program, *there], capture_output=True, text=True, check=False)
@@ -104,3 +106,15 @@ def test_exit_codes(replica, checkpoint, monkeypatch):
     refused = run.invoke(app, ["status", "--to", replica.address])
     assert refused.exit_code == 4
     assert "wrong-key" not in refused.output
+
+
+@pytest.mark.parametrize("command", ["status", "push"])
+def test_a_version_is_not_markup(replica, checkpoint, command):
+    push = ["--checkpoint", str(checkpoint), "--version", "[red]"]
+    assert run.invoke(app, ["push", "--to", replica.address, *push]).exit_code == 0
+    assert "[red]" in run.invoke(app, [command, "--to", replica.address, *(push if command == "push" else [])]).stdout
+
+
+def test_sync_is_the_same_command():
+    shown = subprocess.run([sys.executable, "-m", "sync", "push", "--help"], capture_output=True, text=True, check=True)
+    assert "Usage: python -m sync push" in shown.stdout

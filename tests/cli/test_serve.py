@@ -1,3 +1,5 @@
+"""tritonlive/cli/serve.py and foreground.py."""
+
 import os
 import shlex
 import signal
@@ -14,7 +16,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from tritonlive.launch import LaunchError, Stack, StackConfig, cli, compiler, dtype, processor
+from tritonlive.cli import foreground
+from tritonlive.cli.app import app
+from tritonlive.launch import LaunchError, Stack, StackConfig, compiler, dtype, processor
 from tritonlive.launch.display import ready_lines
 from tritonlive.launch.ports import ReservedPorts, pick_free
 from tritonlive.launch.ready import Ready
@@ -27,8 +31,8 @@ READY = Ready(model="served", weight_version="initial", first_token_s=0.1)
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[StackConfig]:
     """The configurations that `serve` would have run."""
     configs: list[StackConfig] = []
-    run: Callable[..., int] = lambda console, config, timeout_s: configs.append(config) or 0  # noqa: E731
-    monkeypatch.setattr(cli, "_run", run)
+    run: Callable[..., int] = lambda config, timeout_s: configs.append(config) or 0  # noqa: E731
+    monkeypatch.setattr(foreground, "run", run)
     return configs
 
 
@@ -39,7 +43,7 @@ def free_ports() -> list[str]:
 
 
 def serve(*arguments: str) -> Any:
-    return runner.invoke(cli.app, ["serve", *arguments])
+    return runner.invoke(app, ["serve", *arguments])
 
 
 def test_arguments_that_are_not_ours_go_to_vllm_in_order(seen: list[StackConfig]) -> None:
@@ -61,7 +65,7 @@ def test_defaults(seen: list[StackConfig]) -> None:
 
 
 def test_keys_come_from_the_environment(seen: list[StackConfig]) -> None:
-    runner.invoke(cli.app, ["serve"], env={"TRITONLIVE_CONTROL_KEY": "c", "TRITONLIVE_API_KEY": "a,b"})
+    runner.invoke(app, ["serve"], env={"TRITONLIVE_CONTROL_KEY": "c", "TRITONLIVE_API_KEY": "a,b"})
     assert (seen[0].control_key, seen[0].api_key) == ("c", "a,b")
 
 
@@ -84,23 +88,6 @@ def test_help_shows_examples() -> None:
     assert 'make serve ARGS="--port 9100' in output
 
 
-def test_triton_env_prints_what_a_shell_can_run(tmp_path: Path) -> None:
-    result = runner.invoke(
-        cli.app,
-        ["triton-env", "--model", str(tmp_path), "--dtype=half", "--enforce-eager", "--tritonserver", sys.executable],
-        env={"TRITONLIVE_CONTROL_KEY": "top-secret"},
-    )
-    assert result.exit_code == 0
-    assert "top-secret" not in result.output
-    shell = subprocess.run(
-        ["bash", "-c", f"{result.output.rpartition(os.linesep + shlex.quote(sys.executable))[0]}\nenv"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"TRITONLIVE_ENGINE_ARGS=--model {tmp_path} --dtype=half --enforce-eager" in shell.stdout
-
-
 @pytest.mark.parametrize("is_made_up", [True, False])
 def test_the_ready_block_shows_only_a_key_that_was_made_up(tmp_path: Path, is_made_up: bool) -> None:
     key = None if is_made_up else "given-control"
@@ -109,7 +96,7 @@ def test_the_ready_block_shows_only_a_key_that_was_made_up(tmp_path: Path, is_ma
     assert "given-api" not in block
     assert (stack.control_key in block) == is_made_up
     assert "Bearer $TRITONLIVE_API_KEY" in block
-    assert f"-m sync push --to {stack.frontend_url} --checkpoint {tmp_path}" in block
+    assert f"tritonlive push --to {stack.frontend_url} --checkpoint {tmp_path}" in block
     assert f"{stack.frontend_url}/v1/chat/completions" in block
     assert "weight version initial" in block
     assert "Dtype" not in block
@@ -119,26 +106,6 @@ def test_the_ready_block_says_which_dtype_the_launcher_chose(tmp_path: Path) -> 
     stack = Stack(StackConfig(model=str(tmp_path), cache_dir=tmp_path))
     block = ready_lines(stack, READY, is_control_key_made_up=True, dtype_note=dtype.NOTE)
     assert "Dtype           float32 (this processor emulates bfloat16; --dtype bfloat16 keeps it)" in block
-
-
-@pytest.mark.parametrize(
-    ("flags", "arguments", "engine_args"),
-    [
-        ("avx2", [], "--dtype float32"),
-        ("avx2", ["--dtype=bfloat16"], "--dtype=bfloat16"),
-        ("avx2 avx512f", [], ""),
-    ],
-)
-def test_triton_env_chooses_the_dtype_that_serve_chooses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, arguments: list[str], engine_args: str
-) -> None:
-    (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
-    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(processor, "computes_on_cpu", lambda: True)
-    options = ["triton-env", "--model", str(tmp_path), "--tritonserver", sys.executable]
-    result = runner.invoke(cli.app, [*options, *arguments])
-    assert f"TRITONLIVE_ENGINE_ARGS='{f'--model {tmp_path} {engine_args}'.strip()}'\n" in result.stdout
-    assert (result.stderr == f"dtype {dtype.NOTE}\n") == (engine_args == "--dtype float32")
 
 
 class StartedStack(Stack):
@@ -162,26 +129,11 @@ def test_serve_chooses_float32_where_bfloat16_is_emulated_and_says_so(
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(processor, "computes_on_cpu", lambda: True)
     monkeypatch.setattr(compiler, "missing_packages", list)
-    monkeypatch.setattr(cli, "Stack", StartedStack)
-    monkeypatch.setattr(cli, "_stop_on_signals", threading.Event)
+    monkeypatch.setattr(foreground, "Stack", StartedStack)
+    monkeypatch.setattr(foreground, "stop_on_signals", threading.Event)
     result = serve("--model", str(tmp_path), "--max-num-seqs", "8", "--cache-dir", str(tmp_path), *free_ports())
     assert f"ended: {'--dtype float32 ' if is_chosen else ''}--max-num-seqs 8" in result.output
     assert (f"Dtype           {dtype.NOTE}\n" in result.output) == is_chosen
-
-
-def test_the_default_model_is_served_in_float32_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "default_model", lambda cache_dir: cache_dir / "smollm2")
-    monkeypatch.setattr(processor, "computes_on_cpu", lambda: False)
-    options = ["triton-env", "--cache-dir", str(tmp_path), "--tritonserver", sys.executable]
-    assert "--dtype float32" in runner.invoke(cli.app, options).stdout
-    assert "--dtype float32" not in runner.invoke(cli.app, [*options, "--dtype", "bfloat16"]).stdout
-
-
-def test_importing_the_launcher_is_light() -> None:
-    heavy = ("torch", "vllm", "transformers", "numpy")
-    code = f"import tritonlive.launch.cli, sys; print([name for name in {heavy} if name in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
 
 
 # A tritonserver that is up, but whose model never gets ready; SIGTERM ends it as it should.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from tritonlive.wire.outcomes import Outcome
 
@@ -16,13 +17,13 @@ OUTCOME_STYLES = {
     Outcome.ABORTED: "red",
 }
 MIN_WIDTH = 140
-"""Columns of the console that the table needs; a narrower one would cut the figures off."""
+"""Columns of the console that the table needs; a narrower one would cut off figures, and a terminal wraps the lines."""
 SECONDS = ("stage_s", "pause_s", "drain_s", "load_s", "flush_s", "total_s")
 
 
 def timeline_table(answer: Mapping[str, Any]) -> Table:
-    """A table of the answer of the operation `timeline`: one line for each update, the newest last."""
-    table = Table(title=headline(answer), title_justify="left", box=None, pad_edge=False)
+    """A table of the answer of the control operation `timeline`, one line for each update, the newest last."""
+    table = Table(title=Text(headline(answer)), title_justify="left", box=None, pad_edge=False)
     for name in ("when", "what", "version", "outcome", "in flight", "tensors", "MB"):
         table.add_column(name)
     for name in SECONDS:
@@ -34,19 +35,19 @@ def timeline_table(answer: Mapping[str, Any]) -> Table:
         table.add_row(
             time.strftime("%H:%M:%S", time.localtime(update["started_at"])),
             update["kind"],
-            update["weight_version"] or "-",
-            f"[{OUTCOME_STYLES[Outcome(outcome)]}]{outcome}[/]{reason}",
+            Text(update["weight_version"] or "-"),  # not markup: a version may be named `[red]`
+            Text.assemble((outcome, OUTCOME_STYLES.get(outcome, "")), reason),
             update["in_flight"] or "-",
             str(update["num_tensors"]),
             f"{update['num_bytes'] / 1e6:.1f}",
             *(f"{update[name]:.3f}" for name in SECONDS),
-            update["holder"] or "-",
+            Text(update["holder"] or "-"),
         )
     return table
 
 
 def headline(answer: Mapping[str, Any]) -> str:
-    """One line: the state, the connected trainer, and how many running requests began with older weights."""
+    """The current version, the connected trainer, and how stale the running requests are."""
     version, lease = answer["weight_version"], answer["lease"]
     in_flight: Mapping[str, int] = answer["in_flight"]
     stale = {began: count for began, count in in_flight.items() if began != version}

@@ -1,0 +1,60 @@
+"""`tritonlive model-repository`: write a folder for `tritonserver --model-repository`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritonlive.launch.config import TRITON_MODEL, resolved
+from tritonlive.launch.errors import LaunchError
+from tritonlive.launch.model_repository import engine_arguments, write_model
+
+from .stack_options import GROUP, PASS_THROUGH, complain, vllm_arguments
+
+app = typer.Typer()
+
+
+@app.command(name="model-repository", context_settings=PASS_THROUGH, rich_help_panel=GROUP)
+def model_repository(
+    context: typer.Context,
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", file_okay=False, help="The repository; made if it is missing.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="PATH_OR_REPO", help="Directory or hub id of the checkpoint.")
+    ],
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="What Triton calls the model: its folder, and the name in Triton's URLs. The front end and trainers "
+            f"ask for {TRITON_MODEL}; Triton's own clients may ask for any name.",
+        ),
+    ] = TRITON_MODEL,
+) -> None:
+    """Write a Triton model repository with one model, for [bold]tritonserver --model-repository DIR[/bold].
+
+    Every other argument is vLLM's, in the spelling of [bold]vllm serve[/bold], and goes to DIR/NAME/1/model.json,
+    where it can be edited. For several models call it several times with different names. What exists is never
+    overwritten.
+
+    tritonserver must find this Python and its packages: [bold]tritonlive triton-env --model-repository DIR[/bold]
+    prints the environment and the command for that. TRITONLIVE_ENGINE_ARGS, if it is set, overrides every model.json.
+
+    [bold]Examples[/bold]
+
+        tritonlive model-repository ./repository --model Qwen/Qwen3-0.6B --max-model-len 4096
+
+        tritonlive model-repository ./repository --model ./my-judge --name judge --gpu-memory-utilization 0.4
+
+        eval "$(tritonlive triton-env --model-repository ./repository)"
+    """
+    arguments = vllm_arguments(context)
+    try:
+        model = resolved(model)  # tritonserver may run in another directory
+        written = write_model(directory, name, {"model": model, **engine_arguments(arguments)})
+    except LaunchError as error:
+        raise typer.Exit(complain(error)) from error
+    typer.echo(f"{written} serves {model}. Run it with:")
+    typer.echo(f'  eval "$(tritonlive triton-env --model-repository {directory})"')
