@@ -1,6 +1,7 @@
-"""What every fault has in common: weights to push, and a server that must still answer afterwards."""
+"""Weights to push, a second replica, and a stack that must still answer after each fault."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -11,12 +12,23 @@ from sync.control.client import ControlClient, connect
 from sync.control.target import Target
 from tests import answers
 from tests.answers import Complete, Weights, perturb
-from tritonlive.launch import Stack
+from tritonlive.launch import Stack, StackConfig
+
+
+@pytest.fixture(scope="session")
+def second_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Another Triton server with a front end of its own; the shared stack is the first replica.
+
+    test_fleet.py and then test_replicas.py use it; then it ends.
+    """
+    with Stack(replace(stack_config, log_dir=tmp_path_factory.mktemp("second-logs"))) as running:
+        running.wait_ready(240)
+        yield running
 
 
 @pytest.fixture(scope="session")
 def weights(tiny_model_dir) -> Weights:
-    """The checkpoint's own."""
+    """The checkpoint's weights."""
     return load_file(tiny_model_dir / "model.safetensors")
 
 
@@ -27,7 +39,7 @@ def perturbed(weights: Weights) -> Weights:
 
 @pytest.fixture
 def control(stack: Stack) -> Iterator[ControlClient]:
-    """Over Triton's gRPC, without a lease."""
+    """Control of the shared stack over Triton's gRPC, without a lease."""
     with connect(Target.parse(f"grpc://{stack.grpc_url}", stack.control_key), timeout=60) as client:
         yield client
 
@@ -54,6 +66,6 @@ def original(stack: Stack, weights: Weights, complete: Complete) -> Iterator[tup
 
 @pytest.fixture
 def sync(stack: Stack, original: tuple[str, str]) -> Iterator[WeightSync]:
-    """Connected after the original weights were pushed, and gone before they are pushed again."""
+    """A trainer that connects after the original weights were pushed, and leaves before they are pushed again."""
     with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
         yield client

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,17 +14,15 @@ from sync.control.target import Target
 from sync.push.fleet import Fleet
 from tests.answers import PROMPT, Weights
 from tests.stack.conftest import wait_until
-from tritonlive.launch import Stack, StackConfig
+from tritonlive.launch import Stack
 
-pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
+pytestmark = pytest.mark.row(28)
 
 
 @pytest.fixture(scope="module")
-def second(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Another Triton server with a front end of its own; the first is the shared stack."""
-    with Stack(replace(stack_config, log_dir=tmp_path_factory.mktemp("second-logs"))) as running:
-        running.wait_ready(300)
-        yield running
+def second(second_stack: Stack) -> Stack:
+    """The second replica, whose front end knows it alone."""
+    return second_stack
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Self
 
 import httpx
@@ -18,18 +17,20 @@ from sync.control.target import Target
 from sync.worker.orphan import STUB_NAME
 from tests.answers import PROMPT, Weights
 from tests.stack.conftest import bearer, wait_until
-from tritonlive.launch import Stack, StackConfig
+from tritonlive.launch import Stack
 
-pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
+pytestmark = pytest.mark.row(28)
 
 
 @pytest.fixture(scope="module")
-def second(stack: Stack, stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Another Triton server, and a front end over both; the first is the shared stack's, which has its own, too."""
-    log_dir = tmp_path_factory.mktemp("second-logs")
-    with Stack(replace(stack_config, log_dir=log_dir, frontend_args=("--triton-url", stack.grpc_url))) as running:
-        running.wait_ready(300)
-        yield running
+def second(stack: Stack, second_stack: Stack) -> Iterator[Stack]:
+    """The second replica, whose front end now knows both replicas. It ends with this module."""
+    second_stack.frontend.stop(15)
+    second_stack.frontend.command += ["--triton-url", stack.grpc_url]
+    second_stack.frontend.start()
+    second_stack.wait_ready(240)
+    yield second_stack
+    second_stack.kill()
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from tests.answers import PROMPT, Complete, Weights
 from tests.stack.conftest import wait_until
 from tritonlive.launch import Stack
 
-pytestmark = pytest.mark.fault
 ROOT = Path(__file__).parents[2]
 NUM_TOKENS = 400
 

@@ -18,7 +18,7 @@ from sync.control.client import ControlClient
 from tests.answers import Complete
 from tritonlive.launch import Stack
 
-pytestmark = [pytest.mark.fault, pytest.mark.row(19)]
+pytestmark = pytest.mark.row(19)
 ROOT = Path(__file__).parents[2]
 
 

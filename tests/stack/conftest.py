@@ -1,16 +1,17 @@
-"""Clients of the shared stack."""
+"""Clients of the shared stack, and a stack of two front-end processes."""
 
 import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tritonlive.launch import Stack
+from tritonlive.launch import Stack, StackConfig
 
 MODEL = "tiny"
 
@@ -24,6 +25,27 @@ def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {limit_s} s"
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def lora_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with LoRA, and with two front-end processes that must both know what was pushed.
+
+    test_lifecycle.py kills its processes, after test_adapters.py; then it ends.
+    """
+    config = replace(
+        stack_config,
+        extra_args=(
+            *stack_config.extra_args,
+            *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--max-cpu-loras", "4"),
+        ),
+        workers=2,
+        env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+        log_dir=tmp_path_factory.mktemp("lora-logs"),
+    )
+    with Stack(config) as running:
+        running.wait_ready(240)
+        yield running
 
 
 @pytest.fixture(scope="session")

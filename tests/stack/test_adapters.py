@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sync import ConflictError, InvalidError, RefusedError, WeightSync
-from tritonlive.launch import Stack, StackConfig
+from tritonlive.launch import Stack
 
 from .conftest import MODEL, bearer, wait_until
 from .lora import CONFIG, PREFIX, RANK, adapter, merged_logprobs
 
 PROMPT = [5, 6, 7, 8, 9]
 Q_PROJ = f"{PREFIX}model.layers.0.self_attn.q_proj"
-
-
-@pytest.fixture(scope="module")
-def lora_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """With LoRA on, and two front-end processes that must both know what was pushed."""
-    config = replace(
-        stack_config,
-        extra_args=(
-            *stack_config.extra_args,
-            *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--max-cpu-loras", "4"),
-        ),
-        workers=2,
-        env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
-        log_dir=tmp_path_factory.mktemp("lora-logs"),
-    )
-    with Stack(config) as running:
-        running.wait_ready(300)
-        yield running
 
 
 def address(stack: Stack, protocol: str) -> str:

@@ -34,8 +34,9 @@ def smollm2_stack(
         log_dir=tmp_path_factory.mktemp("smollm2-logs"),
     )
     with Stack(config) as running:
-        running.wait_ready(300)
+        running.wait_ready(240)
         yield running
+        running.kill()  # a stop takes seconds, and other tests look at it
 
 
 def served(stack: Stack) -> tuple[list[int], list[float], int]:

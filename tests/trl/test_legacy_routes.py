@@ -13,8 +13,6 @@ import pytest
 
 from tritonlive.launch import Stack
 
-pytestmark = pytest.mark.stack
-
 CONTROL = [
     ("GET", "/get_world_size/"),
     ("POST", "/init_communicator/"),
