@@ -75,9 +75,9 @@ class Core:
         self._llm.calls.append(f"pause {mode}")
         self._llm.is_paused = True
 
-    async def call_utility_all_async(self, *call: Any) -> list[list[dict[str, Any]]]:
-        utility, method, seconds, (operation, arguments), keywords = call
-        assert (utility, method, seconds, keywords) == ("collective_rpc", "weight_operation", None, None)
+    async def call_utility_all_async(self, method: str, *args: Any) -> list[list[dict[str, Any]]]:
+        worker_method, seconds, (operation, arguments), keywords = args
+        assert (method, worker_method, seconds, keywords) == ("collective_rpc", "weight_operation", None, None)
         self._llm.calls.append(operation)
         if operation in self._llm.hangs:
             await asyncio.Event().wait()
@@ -104,10 +104,10 @@ class Llm:
     async def get_weight_version(self) -> str:
         return self.version
 
-    async def update_weight_version(self, version: str) -> None:
-        self.version = version
+    async def update_weight_version(self, new_version: str) -> None:
+        self.version = new_version
 
-    async def pause_generation(self, mode: str, clear_cache: bool) -> None:
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         self.calls.append(f"pause {mode}")
         self.is_paused = True
 

@@ -77,7 +77,7 @@ class NotifyingFleet:
         self.released.wait(20)  # another replica's workers are in the broadcast
         raise self.update_error
 
-    def finish_weight_update(self, _version: str | None = None) -> None:
+    def finish_weight_update(self, _weight_version: str | None = None) -> None:
         self.calls.append("finish_weight_update")
 
     def _ranked(self) -> list[tuple[int, str]]:
