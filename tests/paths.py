@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-UNIT_TIMEOUT_S, STACK_TIMEOUT_S, SLOW_TIMEOUT_S = 60, 300, 600
+UNIT_TIMEOUT_S, STACK_TIMEOUT_S, SLOW_TIMEOUT_S = 120, 300, 600
 
 
 @dataclass(frozen=True)

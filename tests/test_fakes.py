@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-TYPINGS = Path(__file__).parent / "typings" / "triton_python_backend_utils.pyi"
+TESTS = Path(__file__).parent
+TYPINGS = TESTS / "typings" / "triton_python_backend_utils.pyi"
 TRITON = "triton_python_backend_utils:"
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -81,7 +82,24 @@ FAKES = (
     fake("sync.push.test_vllm_trainer:NotifyingFleet", "sync.push.fleet:Fleet"),
     fake("sync.trl.test_rollouts:FakeRollouts", "sync.rollouts.rollouts:Rollouts"),
     fake("bench.test_array_loads:FakeRollouts", "sync.rollouts.rollouts:Rollouts"),
+    fake("backend.generation.test_relay:Writer", "tritonlive.backend.responses:ResponseWriter", controls="told"),
+    fake("backend.generation.test_relay:Sender", "tritonlive.backend.responses:Sender"),
+    fake("frontend.replicas.test_replicas:Stub", "openai_frontend.replicas.replica:Replica"),
+    fake("bench.stand_ins:LocalServer", "bench.systems:TritonLive"),
+    fake("bench.test_loads:Offline", "bench.helpers:Offline"),
+    fake("bench.test_push:Replica", "bench.systems:TritonLive"),
+    fake("bench.test_push:Systems", "bench.systems:Systems"),
+    fake("bench.test_push:Trainer", "bench.trainer:Trainer"),
+    fake("bench.test_start:Systems", "bench.systems:Systems"),
+    fake("bench.test_trainer:Sync", "sync:WeightSync"),
 )
+# Servers behind a socket: a client's real requests reach them.
+SERVERS = {
+    "frontend.replicas.test_replica:FakeServer",
+    "sync.control.test_grpc_control:FakeTriton",
+    "sync.rollouts.test_rollouts:FakeTriton",
+    "sync.trl.test_trl:FakeServer",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,6 +126,16 @@ def triton_methods(name: str) -> dict[str, Callable[..., Any]]:
                 argument.annotation = None
             exec(compile(ast.Module([each], []), str(TYPINGS), "exec"), {}, methods)  # noqa: S102 - our own file
     return methods
+
+
+def classes_called_fake() -> set[str]:
+    """module:class, below tests."""
+    found = set()
+    for path in TESTS.rglob("*.py"):
+        module = ".".join(path.relative_to(TESTS).with_suffix("").parts)
+        names = [each.name for each in ast.walk(ast.parse(path.read_text())) if isinstance(each, ast.ClassDef)]
+        found |= {f"{module}:{name}" for name in names if name.startswith("Fake") and name != "Fake"}
+    return found
 
 
 def methods_of(path: str) -> Any:
@@ -177,6 +205,10 @@ def test_a_fake_takes_no_call_that_the_real_one_does_not(pair: Fake) -> None:
         if kind_of_call(method) != kind_of_call(theirs):
             found.append(f"{name}: {kind_of_call(theirs)} there, {kind_of_call(method)} here")
     assert found == []
+
+
+def test_every_class_called_fake_is_compared() -> None:
+    assert classes_called_fake() - {str(pair) for pair in FAKES} == SERVERS
 
 
 class Real:

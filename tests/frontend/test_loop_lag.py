@@ -25,4 +25,6 @@ async def test_a_blocked_loop_shows_lag(monkeypatch: pytest.MonkeyPatch) -> None
     assert count is not None
     assert total >= 0.25
     assert count >= 2, "the blocked time, and what came after it"
-    assert registry.get_sample_value(f"{NAME}_bucket", {"le": "0.2"}) == count - 1
+    short = registry.get_sample_value(f"{NAME}_bucket", {"le": "0.2"})
+    assert short is not None
+    assert short < count, "the blocked time is none of these"
