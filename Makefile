@@ -33,16 +33,16 @@ PYTEST := $(BIN)/python -m pytest
 STACKS := -n 2 --dist loadgroup
 
 .PHONY: test
-test: $(STAMP)  ## Run all tests on the CPU but the matrix's (ARGS="-k name" for some)
-	@exec $(PYTEST) $(STACKS) -m "not gpu and not matrix" $(ARGS)
+test: $(STAMP)  ## Run all tests on the CPU but those of test-matrix (ARGS="-k name" for some)
+	@exec $(PYTEST) $(STACKS) -m "not gpu and not matrix and not property" $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(STAMP)  ## Run the tests that start neither Triton nor an engine
 	@exec $(PYTEST) -n auto --dist worksteal -m "not stack and not property" $(ARGS)
 
 .PHONY: test-matrix
-test-matrix: $(STAMP)  ## Run the tests of parallel engines and kinds of models
-	@exec $(PYTEST) $(STACKS) -m matrix $(ARGS)
+test-matrix: $(STAMP)  ## Run the tests of parallel engines, of kinds of models, and of random sequences
+	@exec $(PYTEST) $(STACKS) -m "matrix or property" $(ARGS)
 
 .PHONY: test-faults
 test-faults: $(STAMP)  ## Run the tests that make faults happen

@@ -1,4 +1,4 @@
-"""What tests of pushes have in common: other weights of the tiny model, and the greedy answer that tells them apart."""
+"""Helpers for tests of pushes: other weights of the tiny model, and the greedy answer that tells them apart."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ PROMPT = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "max_
 
 
 def perturb(weights: Weights) -> Weights:
-    """The same each time; far enough off for another answer."""
+    """Weights changed far enough for another answer; the same on each call."""
     torch.manual_seed(1)
     return {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in weights.items()}
 

@@ -1,4 +1,4 @@
-"""An engine for the weights' state machine: it remembers its calls, and its ranks answer as they are told to."""
+"""A fake engine for the weights' state machine. Records its calls; tests set how its ranks answer."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ CHECKPOINT = "checkpoint"
 
 
 class Rank:
-    """What sync/worker/worker_extension.py answers, without a model."""
+    """Answers like sync/worker/worker_extension.py, without a model."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -87,7 +87,7 @@ class Core:
 
 
 class Llm:
-    """AsyncLLM, as far as weights need it; what it lacks fails."""
+    """The part of AsyncLLM that the weights use. Any other call fails."""
 
     def __init__(self, backend: str | None, folder: Path, num_ranks: int = 1) -> None:
         config = SimpleNamespace(backend=backend) if backend is not None else None
@@ -138,7 +138,7 @@ class Llm:
 
 
 class FakeEngine:
-    """The model's Engine: `kill` ends it, `restart` brings a new one with the checkpoint."""
+    """The model's Engine: `kill` ends it, `start` brings a new one with the checkpoint."""
 
     def __init__(self, backend: str | None, folder: Path, num_ranks: int = 1) -> None:
         self._make = lambda: Llm(backend, folder, num_ranks)

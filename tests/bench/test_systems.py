@@ -1,4 +1,4 @@
-"""What the loads share is started once, when it is asked for, and stopped."""
+"""Systems are started once, on first use, shared by the loads, and stopped."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from tests.bench.stand_ins import LocalServer
 
 
 class Running:
-    """Stands in for every system, each a server of this one process; knows which run and what they were given."""
+    """Stands for every system: each is a server of this process. Records which run, and their options."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

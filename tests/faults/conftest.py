@@ -46,13 +46,16 @@ def control(stack: Stack) -> Iterator[ControlClient]:
 
 @pytest.fixture
 def complete(stack: Stack) -> Complete:
-    """A greedy answer: its text and its weight version."""
+    """Returns a greedy answer's text and weight version."""
     return lambda: answers.complete(stack, 60)
 
 
 @pytest.fixture
 def original(stack: Stack, weights: Weights, complete: Complete) -> Iterator[tuple[str, str]]:
-    """Text and version that the checkpoint's own weights give; afterwards they serve again, and a chat is answered."""
+    """Text and version of a greedy answer with the checkpoint's weights.
+
+    Afterwards pushes those weights again and requires an answer to a chat.
+    """
     with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
         client.push(weights, "original")
     yield complete()

@@ -1,4 +1,4 @@
-"""Row 28: one replica of a fleet fails at each step; never a silent mix."""
+"""Row 28: one replica of a fleet fails at each step. The fleet never serves a mix in silence."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def second(second_stack: Stack) -> Stack:
 
 @pytest.fixture
 def fleet(stack: Stack, second: Stack, weights: Weights) -> Iterator[WeightSync]:
-    """Over both replicas, which serve the checkpoint's weights as version "original"."""
+    """A trainer of both replicas, which serve the checkpoint's weights as version "original"."""
     targets = [stack.frontend_url, f"grpc://{second.grpc_url}"]
     with WeightSync(targets, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
         sync.push(weights, "original")
@@ -42,7 +42,7 @@ def fleet(stack: Stack, second: Stack, weights: Weights) -> Iterator[WeightSync]
 
 @pytest.fixture
 def control(second: Stack) -> Iterator[ControlClient]:
-    """Of the second replica."""
+    """Control of the second replica."""
     with connect(Target.parse(f"grpc://{second.grpc_url}", second.control_key), timeout=60) as client:
         yield client
 
@@ -55,7 +55,7 @@ def complete(replica: Stack) -> tuple[str, str]:
 
 
 def is_up(replica: Stack) -> bool:
-    """Whether its model takes a push, whatever it serves now."""
+    """Whether the replica takes a push."""
     with connect(Target.parse(f"grpc://{replica.grpc_url}", replica.control_key), timeout=30) as client:
         return client.status()["state"] in ("serving", "dirty", "fenced")
 

@@ -1,4 +1,4 @@
-"""Row 19: nothing that arrives over a wire is unpickled."""
+"""Row 19: the server unpickles nothing that arrives over a wire."""
 
 import io
 import pickle  # noqa: TID251 - the attacker's tool

@@ -85,11 +85,11 @@ class Running:
         return found
 
     def checkpoint(self) -> Any:
-        """The checkpoint, as transformers loads it."""
+        """The checkpoint as transformers loads it, in the dtype that serves."""
         return AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, self.case.dtype))
 
     def model(self, seed: int) -> Any:
-        """A model of transformers, other than the checkpoint; float32 holds what float32 serves."""
+        """A model of transformers with other weights than the checkpoint's, in the dtype that serves."""
         torch.manual_seed(seed)
         model = self.checkpoint()
         with torch.no_grad():
@@ -176,7 +176,7 @@ def test_pushed_failed_healed_rolled_back(running: Running, *, shared_memory: bo
 
 
 def test_the_way_back_to_the_checkpoint(running: Running) -> None:
-    """`--load-format dummy` has none, and says so."""
+    """A replica started with `--load-format dummy` has no checkpoint to reload, and says so."""
     with WeightSync(running.targets, backend="gloo", control_key=running.key, timeout=120) as sync:
         sync.push(running.model(1), "one")
         if DUMMY in running.case.engines:

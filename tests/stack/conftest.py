@@ -56,20 +56,20 @@ def openai(stack: Stack) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def async_openai(stack: Stack) -> AsyncOpenAI:
-    """Close it in the loop that uses it: `async with async_openai`."""
+    """An async OpenAI client. The loop that uses it closes it: `async with async_openai`."""
     return AsyncOpenAI(base_url=f"{stack.frontend_url}/v1", api_key=stack.api_key or "", max_retries=0, timeout=120)
 
 
 @pytest.fixture(scope="session")
 def frontend(stack: Stack) -> Iterator[httpx.Client]:
-    """With the inference key."""
+    """HTTP client of the front end with the inference key."""
     with httpx.Client(base_url=stack.frontend_url, headers=bearer(stack.api_key), timeout=120) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def trainer(stack: Stack) -> Iterator[httpx.Client]:
-    """With the control key."""
+    """HTTP client of the front end with the control key."""
     with httpx.Client(base_url=stack.frontend_url, headers=bearer(stack.control_key), timeout=120) as client:
         yield client
 

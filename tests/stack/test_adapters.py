@@ -36,7 +36,7 @@ def sync(lora_stack: Stack) -> Iterator[WeightSync]:
 
 @dataclass(frozen=True)
 class Answer:
-    """One choice of /v1/completions, and where the answer says what made it."""
+    """One choice of /v1/completions, and the versions that its answer names."""
 
     tokens: list[int]
     logprobs: list[float]
@@ -46,7 +46,7 @@ class Answer:
 
 
 class Stream:
-    """One choice that is streamed; `versions` are those that its chunks name."""
+    """A streamed choice. `versions` lists those that its chunks name."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -85,7 +85,7 @@ def read(answer: httpx.Response) -> Answer:
 
 
 def ask(stack: Stack, model: str, num_tokens: int = 12) -> Answer:
-    """On a connection of its own: any of the front end's processes may answer."""
+    """Ask on a new connection, so that any of the front end's processes may answer."""
     url = f"{stack.frontend_url}/v1/completions"
     return read(httpx.post(url, json=body(model, num_tokens), headers=bearer(stack.api_key), timeout=120))
 
@@ -142,7 +142,7 @@ def test_streams_end_with_the_version_they_began_with(
     streams = [Stream() for _ in range(16)]
 
     async def run() -> int:
-        """How many streams still ran when the push had returned."""
+        """Returns how many streams still ran when the push had returned."""
         options: Any = {"base_url": lora_stack.frontend_url, "headers": bearer(lora_stack.api_key), "timeout": 120}
         async with httpx.AsyncClient(**options) as http:
             tasks = [asyncio.create_task(stream.read(http, body("mine", 400))) for stream in streams]

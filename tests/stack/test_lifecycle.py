@@ -1,4 +1,4 @@
-"""Processes that die, and front ends that share a port."""
+"""Processes that die, and front-end processes that share a port."""
 
 import contextlib
 import os
@@ -44,7 +44,7 @@ def is_healthy(stack: Stack) -> bool:
 
 
 def workers(stack: Stack) -> list[psutil.Process]:
-    """The processes that serve, not the parent that watches them."""
+    """The front end's serving processes, without the parent that watches them."""
     found = []
     for child in stack.frontend.members():
         with contextlib.suppress(psutil.NoSuchProcess):  # it may end, or be a zombie, while it is looked at

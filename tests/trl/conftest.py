@@ -26,7 +26,7 @@ Tools: {{ tools | tojson }}<|im_end|>
 {% endif %}"""
 
 Call = tuple[str, dict[str, Any]]
-"""(method of a VLLMClient, its keyword arguments)"""
+"""Name of a VLLMClient's method, and its keyword arguments."""
 
 
 STACK = pytest.StashKey[Stack]()
