@@ -36,6 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         paths.add_marks(item)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let `--dist loadgroup` group tests as tests/paths.py does."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from tests.group_scheduling import GroupScheduling
+
+    return GroupScheduling(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the last log lines of a failed test's stack."""

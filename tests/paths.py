@@ -12,11 +12,17 @@ ROOT = Path(__file__).parents[1]
 UNIT_TIMEOUT_S, STACK_TIMEOUT_S, SLOW_TIMEOUT_S = 120, 300, 600
 
 
+BY_CASE = "matrix"
+"""Group of the matrix, one for each case: "matrix tp2-untied"."""
+VARIANTS = ("-shared memory", "-broadcast")
+"""End the names of a case's tests."""
+
+
 @dataclass(frozen=True)
 class Needs:
     """Marks of the tests below one path.
 
-    `group`: tests of one group run in one process, one after another, so that they share a running stack.
+    `group`: with pytest-xdist, tests of one group run in one process, so that they share a running stack.
     """
 
     marks: tuple[str, ...] = ()
@@ -39,7 +45,7 @@ NEEDS = {
     "tests/stack/test_smollm2.py": Needs(("stack",), STACK_TIMEOUT_S, "smollm2"),
     "tests/trl": Needs(("stack",), STACK_TIMEOUT_S, "trl"),
     "tests/launch/test_dummy_weights.py": Needs(("stack",), STACK_TIMEOUT_S),
-    "tests/matrix": Needs(("stack", "matrix"), SLOW_TIMEOUT_S),
+    "tests/matrix": Needs(("stack", "matrix"), SLOW_TIMEOUT_S, BY_CASE),
     "tests/gpu": Needs(("stack", "gpu"), SLOW_TIMEOUT_S, "gpu"),
     # An engine without a stack.
     "tests/sync/test_offline_llm.py": Needs(("stack",), STACK_TIMEOUT_S, "offline"),
@@ -55,6 +61,18 @@ def needs_of(path: Path) -> Needs:
     return next(NEEDS[str(each)] for each in (relative, *relative.parents) if str(each) in NEEDS)
 
 
+def group_of(nodeid: str) -> str:
+    """Group of a test; a test without one is its own group."""
+    file, _, name = nodeid.partition("::")
+    group = needs_of(ROOT / file).group
+    if group == BY_CASE:
+        case = name.partition("[")[2].removesuffix("]")
+        for variant in VARIANTS:
+            case = case.removesuffix(variant)
+        return f"{group} {case}"
+    return group or nodeid
+
+
 def add_marks(item: pytest.Item) -> None:
     """Mark a test as its path says."""
     needs = needs_of(item.path)
@@ -62,5 +80,3 @@ def add_marks(item: pytest.Item) -> None:
         item.add_marker(name)
     if item.get_closest_marker("timeout") is None:
         item.add_marker(pytest.mark.timeout(needs.timeout_s))
-    if needs.group is not None and item.get_closest_marker("xdist_group") is None:
-        item.add_marker(pytest.mark.xdist_group(needs.group))
