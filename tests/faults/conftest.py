@@ -17,13 +17,13 @@ from tritonlive.launch import Stack, StackConfig
 
 @pytest.fixture(scope="session")
 def second_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Another Triton server with a front end of its own; the shared stack is the first replica.
+    """Another Triton server with a front end of its own. The first module that needs it starts it.
 
-    test_fleet.py and then test_replicas.py use it; then it ends.
+    The shared stack is the first replica.
     """
-    with Stack(replace(stack_config, log_dir=tmp_path_factory.mktemp("second-logs"))) as running:
-        running.wait_ready(240)
-        yield running
+    stack = Stack(replace(stack_config, log_dir=tmp_path_factory.mktemp("second-logs")))
+    yield stack
+    stack.kill()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from sync import CommitError, SyncError, WeightSync
 from sync.control.client import ControlClient, connect
 from sync.control.target import Target
 from sync.push.fleet import Fleet
-from tests.answers import PROMPT, Weights
+from tests.answers import PROMPT, Weights, ensure_running
 from tests.stack.conftest import wait_until
 from tritonlive.launch import Stack
 
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.row(28)
 @pytest.fixture(scope="module")
 def second(second_stack: Stack) -> Stack:
     """The second replica, whose front end knows it alone."""
+    ensure_running(second_stack)
     return second_stack
 
 

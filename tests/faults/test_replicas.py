@@ -15,7 +15,7 @@ from sync import InvalidError, UnavailableError, WeightSync
 from sync.control.client import ControlClient, connect
 from sync.control.target import Target
 from sync.worker.orphan import STUB_NAME
-from tests.answers import PROMPT, Weights
+from tests.answers import PROMPT, Weights, ensure_running
 from tests.stack.conftest import bearer, wait_until
 from tritonlive.launch import Stack
 
@@ -26,11 +26,16 @@ pytestmark = pytest.mark.row(28)
 def second(stack: Stack, second_stack: Stack) -> Iterator[Stack]:
     """The second replica, whose front end now knows both replicas. It ends with this module."""
     second_stack.frontend.stop(15)
-    second_stack.frontend.command += ["--triton-url", stack.grpc_url]
-    second_stack.frontend.start()
-    second_stack.wait_ready(240)
-    yield second_stack
-    second_stack.kill()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            second_stack.frontend, "command", [*second_stack.frontend.command, "--triton-url", stack.grpc_url]
+        )
+        if second_stack.triton.is_running:
+            second_stack.frontend.start()
+            second_stack.wait_ready(240)
+        ensure_running(second_stack)
+        yield second_stack
+        second_stack.kill()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from tests.answers import ensure_running
 from tritonlive.launch import Stack, StackConfig
 
 MODEL = "tiny"
@@ -28,11 +29,8 @@ def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
 
 
 @pytest.fixture(scope="session")
-def lora_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack with LoRA, and with two front-end processes that must both know what was pushed.
-
-    test_lifecycle.py kills its processes, after test_adapters.py; then it ends.
-    """
+def two_front_ends(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with LoRA and with two front-end processes. The first module that needs it starts it."""
     config = replace(
         stack_config,
         extra_args=(
@@ -43,9 +41,16 @@ def lora_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFacto
         env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
         log_dir=tmp_path_factory.mktemp("lora-logs"),
     )
-    with Stack(config) as running:
-        running.wait_ready(240)
-        yield running
+    stack = Stack(config)
+    yield stack
+    stack.kill()
+
+
+@pytest.fixture(scope="module")
+def lora_stack(two_front_ends: Stack) -> Stack:
+    """A stack whose two front-end processes must both know which adapters were pushed."""
+    ensure_running(two_front_ends)
+    return two_front_ends
 
 
 @pytest.fixture(scope="session")

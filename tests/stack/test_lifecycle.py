@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from sync import Rollouts, UnavailableError
+from tests.answers import ensure_running
 from tritonlive.launch import Stack
 
 from .conftest import MODEL, bearer, wait_until
@@ -20,10 +21,11 @@ COMPLETION = {"model": MODEL, "prompt": "Hello", "max_tokens": 4, "temperature":
 
 
 @pytest.fixture(scope="module")
-def own_stack(lora_stack: Stack) -> Iterator[Stack]:
+def own_stack(two_front_ends: Stack) -> Iterator[Stack]:
     """A stack whose processes may be killed, with two front-end processes. It ends with this module."""
-    yield lora_stack
-    lora_stack.kill()
+    ensure_running(two_front_ends)
+    yield two_front_ends
+    two_front_ends.kill()
 
 
 def complete(stack: Stack, **changes: object) -> httpx.Response:
