@@ -28,18 +28,31 @@ $(STAMP): pyproject.toml requirements/cpu.txt requirements/dev.txt requirements/
 serve: $(STAMP)  ## Serve a model: OpenAI API on 9000, Triton on 8000-8002 (ARGS="--help" for more)
 	@exec $(BIN)/tritonlive serve $(ARGS)
 
+# Unit tests take all cores. Tests of stacks take two processes: each has up to three stacks of about 2.5 GiB.
+PYTEST := $(BIN)/python -m pytest
+STACKS := -n 2 --dist loadgroup
+
 .PHONY: test
-test: $(STAMP)  ## Run the whole test suite on the CPU (ARGS="-k name" for some)
-	@exec $(BIN)/python -m pytest -m "not gpu" $(ARGS)
+test: $(STAMP)  ## Run all tests on the CPU but those of test-matrix (ARGS="-k name" for some)
+	@exec $(PYTEST) $(STACKS) -m "not gpu and not matrix and not property" $(ARGS)
+
+.PHONY: test-unit
+test-unit: $(STAMP)  ## Run the tests that start neither Triton nor an engine
+	@exec $(PYTEST) -n auto --dist worksteal -m "not stack and not property" $(ARGS)
+
+.PHONY: test-matrix
+test-matrix: $(STAMP)  ## Run the tests of parallel engines, of kinds of models, and of random sequences
+	@exec $(PYTEST) $(STACKS) -m "matrix or property" $(ARGS)
 
 .PHONY: test-faults
 test-faults: $(STAMP)  ## Run the tests that make faults happen
-	@exec $(BIN)/python -m pytest -m "fault and not gpu" $(ARGS)
+	@exec $(PYTEST) $(STACKS) -m "fault and not gpu" $(ARGS)
 
 .PHONY: lint
-lint: $(STAMP)  ## Lint and check the format
+lint: $(STAMP)  ## Lint, check the format and the imports between packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: format

@@ -1,4 +1,4 @@
-"""What tests of pushes have in common: other weights of the tiny model, and the greedy answer that tells them apart."""
+"""Helpers for tests of pushes: other weights of the tiny model, the greedy answer that tells them apart, a start."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,17 @@ PROMPT = {"model": "tiny", "prompt": "Once upon a time", "temperature": 0, "max_
 
 
 def perturb(weights: Weights) -> Weights:
-    """The same each time; far enough off for another answer."""
+    """Weights changed far enough for another answer; the same on each call."""
     torch.manual_seed(1)
     return {name: tensor + torch.randn_like(tensor) * tensor.std() * 0.3 for name, tensor in weights.items()}
+
+
+def ensure_running(stack: Stack) -> None:
+    """Start the stack unless it runs, and wait until it answers. Raises as Stack.wait_ready."""
+    if not (stack.triton.is_running and stack.frontend.is_running):
+        stack.kill()  # what is left of it
+        stack.start()
+        stack.wait_ready(240)
 
 
 def complete(stack: Stack, timeout_s: float) -> tuple[str, str]:

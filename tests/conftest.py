@@ -1,4 +1,4 @@
-"""Shared by every test: the tiny model, and one running stack for the whole session."""
+"""Shared by every test: marks by path, the guard against stray servers, the tiny model, and one running stack."""
 
 import os
 import signal
@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests import triton_stand_in
+from tests import fault_table, paths, process_guard, triton_stand_in
+from tests.process_guard import ProcessGuard
 from tritonlive.launch import Stack, StackConfig
 from tritonlive.launch.config import default_cache_dir
 from tritonlive.launch.default_model import default_model
 from tritonlive.launch.tiny_model import tiny_model
 
-STACK_READY_TIMEOUT_S = 300
+STACK_READY_TIMEOUT_S = 240
 LEGACY_TRL_VERSION = "1.10.0"
 
 # Before any test is collected: the model's modules import it, and only Triton's own process has the real one.
@@ -26,22 +27,33 @@ triton_stand_in.install()
 
 
 def pytest_configure() -> None:
-    """Whatever tests start can be interrupted, also where a shell that runs them in its background ignores Ctrl-C."""
+    """Let Ctrl-C interrupt what tests start, also where a shell that runs them in its background ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# First: -m looks at the marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses the stack is marked so."""
+    """Mark each test as its path says (tests/paths.py)."""
     for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.stack)
+        paths.add_marks(item)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let `--dist loadgroup` group tests as tests/paths.py does."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from tests.group_scheduling import GroupScheduling
+
+    return GroupScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test shows what the processes of its stack said last."""
+    """Show the last log lines of a failed test's stack."""
     report = yield
-    report.user_properties += [("row", number) for mark in item.iter_markers("row") for number in mark.args]
+    fault_table.note_rows(item, report)
     values: dict[str, Any] = getattr(item, "funcargs", {})
     for stack in (value for value in values.values() if report.failed and isinstance(value, Stack)):
         for process in (stack.frontend, stack.triton):
@@ -50,29 +62,41 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each row of the fault list that was run."""
-    rows: dict[int, list[pytest.TestReport]] = {}
-    for outcome in ("passed", "failed", "error"):
-        for report in terminalreporter.getreports(outcome):
-            if not isinstance(report, pytest.TestReport):
-                continue  # a module that could not be collected
-            for name, number in report.user_properties if report.when == "call" or report.failed else ():
-                if name == "row":
-                    rows.setdefault(number, []).append(report)
-    if rows:
-        terminalreporter.section("fault list")
-    for number, reports in sorted(rows.items()):
-        bad = [report for report in reports if report.failed]
-        tests = ", ".join(
-            sorted({report.nodeid.rpartition("::")[2].removeprefix("test_").partition("[")[0] for report in reports})
-        )
-        verdict = f"{len(bad)} of {len(reports)} FAILED" if bad else f"ok ({len(reports)})"
-        terminalreporter.write_line(f"row {number:2}  {verdict:<18} {tests.replace('_', ' ')}")
+    """Print the fault list."""
+    fault_table.write_table(terminalreporter)
+
+
+@pytest.fixture(scope="session")
+def session_guard() -> Iterator[ProcessGuard]:
+    """Watches for Triton servers and engines until the session ends."""
+    running = ProcessGuard()
+    os.environ[process_guard.VARIABLE] = running.value
+    running.start()
+    yield running
+    running.close()
+    _fail_for(running)
+
+
+@pytest.fixture(autouse=True)
+def _guarded(request: pytest.FixtureRequest, session_guard: ProcessGuard) -> Iterator[None]:
+    """Fail a test without the mark `stack` if a Triton server or an engine has started."""
+    may_start = request.node.get_closest_marker("stack") is not None
+    if not may_start and "stack" in request.fixturenames:
+        pytest.fail("a test that uses the stack belongs below a path that tests/paths.py marks so")
+    session_guard.begin(request.node.nodeid, may_start=may_start)
+    yield
+    _fail_for(session_guard)
+
+
+def _fail_for(guard: ProcessGuard) -> None:
+    if guard.offences:
+        offences, guard.offences[:] = "; ".join(guard.offences), []
+        pytest.fail(f"without the mark `stack` (tests/paths.py): {offences}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
-    """The user's cache: models are built once per machine, not once per run."""
+    """Cache of this user: models are built once per machine, not once per run."""
     return default_cache_dir()
 
 
@@ -90,7 +114,7 @@ def smollm2_dir(cache_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def legacy_trl_dir(cache_dir: Path) -> Path:
-    """TRL 1.10.0 as its wheel has it, beside the installed one; fetched once per machine."""
+    """Folder with TRL 1.10.0, beside the installed one; fetched once per machine."""
     target = cache_dir / f"trl-{LEGACY_TRL_VERSION}"
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(target.name + ".lock")):
@@ -105,25 +129,32 @@ def legacy_trl_dir(cache_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def stack_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> StackConfig:
-    """How the shared stack is set up; take it with dataclasses.replace for one of your own."""
+    """Configuration of the shared stack; dataclasses.replace makes one for another stack."""
     return StackConfig(
         model=str(tiny_model_dir),
         served_model_name="tiny",
         extra_args=(
-            # Many processors emulate bfloat16, six times as slowly; a test whose point it is asks for it.
+            # Many processors emulate bfloat16, six times as slowly. A test that is about bfloat16 asks for it.
             *("--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"),
             *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         ),
         api_key="test-inference-key",
         control_key="test-control-key",
         kv_cache_space_gib=1,
-        log_dir=Path(os.environ.get("TRITONLIVE_TEST_LOG_DIR") or tmp_path_factory.mktemp("stack-logs")),
+        log_dir=stack_logs(tmp_path_factory),
     )
+
+
+def stack_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for the shared stack's logs: TRITONLIVE_TEST_LOG_DIR keeps them, each process of pytest-xdist apart."""
+    if kept := os.environ.get("TRITONLIVE_TEST_LOG_DIR"):
+        return Path(kept) / os.environ.get("PYTEST_XDIST_WORKER", "")
+    return tmp_path_factory.mktemp("stack-logs")
 
 
 @pytest.fixture(scope="session")
 def stack(stack_config: StackConfig) -> Iterator[Stack]:
-    """The running stack with the tiny model: api_key and control_key are in its attributes."""
+    """The running stack with the tiny model; its keys are the attributes api_key and control_key."""
     with Stack(stack_config) as running:
         running.wait_ready(STACK_READY_TIMEOUT_S)
         yield running

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class TritonError:
-    """Triton's own is compiled into its stub process."""
+    """Stands for Triton's error class, which is compiled into its stub process."""
 
     UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
 
@@ -79,7 +79,7 @@ def tensor(value: Any) -> np.ndarray:
 
 
 def ignore(_text: str) -> None:
-    """What the model logs is not read here."""
+    """Discard what the model logs."""
 
 
 def install() -> None:

@@ -1,4 +1,4 @@
-"""An engine for the weights' state machine: it records its calls, and its ranks answer as a test sets them."""
+"""A fake engine for the weights' state machine. Records its calls; tests set how its ranks answer."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ CHECKPOINT = "checkpoint"
 
 
 class Rank:
-    """Answers as sync/worker/worker_extension.py, without a model."""
+    """Answers like sync/worker/worker_extension.py, without a model."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -75,9 +75,9 @@ class Core:
         self._llm.calls.append(f"pause {mode}")
         self._llm.is_paused = True
 
-    async def call_utility_all_async(self, *call: Any) -> list[list[dict[str, Any]]]:
-        utility, method, seconds, (operation, arguments), keywords = call
-        assert (utility, method, seconds, keywords) == ("collective_rpc", "weight_operation", None, None)
+    async def call_utility_all_async(self, method: str, *args: Any) -> list[list[dict[str, Any]]]:
+        worker_method, seconds, (operation, arguments), keywords = args
+        assert (method, worker_method, seconds, keywords) == ("collective_rpc", "weight_operation", None, None)
         self._llm.calls.append(operation)
         if operation in self._llm.hangs:
             await asyncio.Event().wait()
@@ -87,7 +87,7 @@ class Core:
 
 
 class Llm:
-    """AsyncLLM, as far as weights need it; what it lacks fails."""
+    """The part of AsyncLLM that the weights use. Any other call fails."""
 
     def __init__(self, backend: str | None, folder: Path, num_ranks: int = 1) -> None:
         config = SimpleNamespace(backend=backend) if backend is not None else None
@@ -104,10 +104,10 @@ class Llm:
     async def get_weight_version(self) -> str:
         return self.version
 
-    async def update_weight_version(self, version: str) -> None:
-        self.version = version
+    async def update_weight_version(self, new_version: str) -> None:
+        self.version = new_version
 
-    async def pause_generation(self, mode: str, clear_cache: bool) -> None:
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
         self.calls.append(f"pause {mode}")
         self.is_paused = True
 
@@ -138,7 +138,7 @@ class Llm:
 
 
 class FakeEngine:
-    """The model's Engine: `kill` ends it, `restart` brings a new one with the checkpoint."""
+    """The model's Engine: `kill` ends it, `start` brings a new one with the checkpoint."""
 
     def __init__(self, backend: str | None, folder: Path, num_ranks: int = 1) -> None:
         self._make = lambda: Llm(backend, folder, num_ranks)

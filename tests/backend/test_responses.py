@@ -71,7 +71,7 @@ class TritonSender:
         self.flags: list[int] = []
         self.is_marked = False
 
-    def send(self, *response: Any, flags: int) -> None:
+    def send(self, response: Any = None, flags: int = 0) -> None:
         assert 1 not in self.flags
         self.flags.append(flags)
 

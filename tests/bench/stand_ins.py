@@ -1,4 +1,4 @@
-"""A load that needs no system, and a server that is none: for tests of what is around the measuring."""
+"""A load without a system, and a server without a model, for tests of the code around a measurement."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ from bench.systems import Systems
 
 @dataclass(frozen=True)
 class FixedSide:
-    """Takes a second, it says; or fails."""
+    """A side whose run reports one second, or fails."""
 
     name: str
     error: BaseException | None
@@ -26,10 +26,10 @@ class FixedSide:
         return []
 
     def warm_up(self) -> None:
-        """Warm already."""
+        """Do nothing."""
 
     def prepare(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def run(self, seed: int) -> Figures:
         if self.error is not None:
@@ -39,7 +39,7 @@ class FixedSide:
 
 @dataclass(frozen=True)
 class FixedLoad:
-    """Two of them."""
+    """A load of two such sides."""
 
     name: str
     goals: tuple[Goal, ...]
@@ -50,7 +50,7 @@ class FixedLoad:
 
 
 class LocalServer:
-    """A server as the harness sees one; this process is its front end and all of it."""
+    """A server for the harness, whose only process is this one."""
 
     def __init__(self, url: str) -> None:
         self.url = self.rollouts_url = url

@@ -57,7 +57,7 @@ async def test_without_requests_there_is_no_step_and_an_aborted_one_is_forgotten
     await asyncio.sleep(0.01)
     assert not step.done()
     await core.add_request_async(make_request(1))
-    assert len((await asyncio.wait_for(step, 1)).outputs) == 1
+    assert len((await asyncio.wait_for(step, 10)).outputs) == 1
 
 
 async def test_a_step_waits_for_its_turn() -> None:
@@ -72,7 +72,7 @@ async def test_a_step_waits_for_its_turn() -> None:
     await asyncio.sleep(0.01)
     assert not step.done()
     turn.set()
-    await asyncio.wait_for(step, 1)
+    await asyncio.wait_for(step, 10)
 
 
 async def test_tokens_and_steps_are_counted_run_after_run() -> None:
@@ -90,7 +90,7 @@ async def test_a_generation_that_fails_ends_the_run() -> None:
     counting.on_failure("one", RuntimeError("refused"))
     counting.on_failure("other", RuntimeError("refused, too"))
     with pytest.raises(RuntimeError, match=r"refused$"):
-        await asyncio.wait_for(running, 1)
+        await asyncio.wait_for(running, 10)
 
 
 async def test_tokens_that_do_not_come_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

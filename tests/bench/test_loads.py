@@ -67,7 +67,7 @@ def test_open_loop_requests_have_their_times_and_the_rate_is_kept():
 
 
 class Offline:
-    """Keeps what it was asked."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []

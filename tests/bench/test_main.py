@@ -1,4 +1,4 @@
-"""The command line's part: what fails is said, and the rest is measured all the same."""
+"""The command line reports what fails, and measures the rest."""
 
 from pathlib import Path
 from typing import Any

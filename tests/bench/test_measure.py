@@ -96,7 +96,7 @@ class Clock:
         return []
 
     def warm_up(self) -> None:
-        """Warm already."""
+        """Do nothing."""
 
     def prepare(self) -> None:
         self.num_prepared += 1

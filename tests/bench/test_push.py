@@ -1,4 +1,4 @@
-"""What a push is held against, and what of it counts. No stack: the trainer and the helpers are stand-ins."""
+"""The figures of a push and their counterparts. The trainer and the helpers are stand-ins; no stack runs."""
 
 import time
 from typing import Any
@@ -20,7 +20,7 @@ class Replica:
 
 
 class Trainer:
-    """Keeps what it was told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str]]] = []
@@ -34,7 +34,7 @@ class Trainer:
 
 
 class Helper:
-    """A broadcast and an offline engine."""
+    """Stands for a broadcast and for an offline engine."""
 
     def processes(self) -> list[Any]:
         return ["helper"]

@@ -15,7 +15,7 @@ from tests.bench.stand_ins import LocalServer, local_server
 
 
 class Systems:
-    """Keeps what happens."""
+    """Records what is started and stopped."""
 
     labels = ("tritonlive", "vllm")
 
@@ -38,7 +38,7 @@ class Systems:
 
 
 class Tokens:
-    """Completes what it is asked, and keeps it."""
+    """Answers completions and records their bodies."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What the loads share is started once, when it is asked for, and stopped."""
+"""Systems are started once, on first use, shared by the loads, and stopped."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from tests.bench.stand_ins import LocalServer
 
 
 class Running:
-    """Stands in for every system, each a server of this one process; knows which run and what they were given."""
+    """Stands for every system: each is a server of this process. Records which run, and their options."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -76,7 +76,10 @@ def test_what_ours_and_theirs_hold_is_looked_at_before_they_stop(running: Runnin
         assert set(systems.memory) == {"vllm"}
         assert systems.replica.processes()
     assert set(systems.memory) == {"tritonlive", "vllm"}
-    assert 0 < systems.memory["vllm"].frontend_pss_mib == systems.memory["vllm"].pss_mib
+    vllm = systems.memory["vllm"]
+    assert vllm.frontend_pss_mib > 0
+    # One process is all of it, but it is looked at twice, and its memory moves meanwhile.
+    assert vllm.frontend_pss_mib == pytest.approx(vllm.pss_mib, rel=0.05)
 
 
 def test_a_fleets_replicas_have_cores_of_their_own(running: Running, monkeypatch: pytest.MonkeyPatch):

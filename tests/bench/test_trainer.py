@@ -1,4 +1,4 @@
-"""No push is of weights that a replica has already."""
+"""The harness's trainer never pushes weights that a replica holds already."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ REPORT = PushReport("v1", 8, 1, 2.0, 0.1, 0.2, 1.0, 0.7, 0.6, 0.5, ("grpc://a:1"
 
 
 class Replicas:
-    """Stands in for `WeightSync`; knows what each replica has, as a server does."""
+    """Makes stand-ins for `WeightSync`. Knows what each replica holds, as a server does."""
 
     def __init__(self) -> None:
         self.held: dict[str, int] = {}
@@ -32,8 +32,8 @@ class Sync:
     def __init__(self, replicas: Replicas, addresses: list[str]) -> None:
         self.replicas, self.addresses = replicas, addresses
 
-    def push(self, weights: dict[str, torch.Tensor]) -> PushReport:
-        pushed = int(weights["w"])
+    def push(self, source: dict[str, torch.Tensor]) -> PushReport:
+        pushed = int(source["w"])
         same = tuple(address for address in self.addresses if self.replicas.held.get(address, 0) == pushed)
         self.replicas.held |= dict.fromkeys(self.addresses, pushed)
         self.replicas.pushes.append(tuple(self.addresses))

@@ -1,6 +1,7 @@
-"""What every fault has in common: weights to push, and a server that must still answer afterwards."""
+"""Weights to push, a second replica, and a stack that must still answer after each fault."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -12,12 +13,23 @@ from sync.control.connect import connect
 from sync.control.target import Target
 from tests import answers
 from tests.answers import Complete, Weights, perturb
-from tritonlive.launch import Stack
+from tritonlive.launch import Stack, StackConfig
+
+
+@pytest.fixture(scope="session")
+def second_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Another Triton server with a front end of its own. The first module that needs it starts it.
+
+    The shared stack is the first replica.
+    """
+    stack = Stack(replace(stack_config, log_dir=tmp_path_factory.mktemp("second-logs")))
+    yield stack
+    stack.kill()
 
 
 @pytest.fixture(scope="session")
 def weights(tiny_model_dir) -> Weights:
-    """The checkpoint's own."""
+    """The checkpoint's weights."""
     return load_file(tiny_model_dir / "model.safetensors")
 
 
@@ -28,20 +40,23 @@ def perturbed(weights: Weights) -> Weights:
 
 @pytest.fixture
 def control(stack: Stack) -> Iterator[ControlClient]:
-    """Over Triton's gRPC, without a lease."""
+    """Control of the shared stack over Triton's gRPC, without a lease."""
     with connect(Target.parse(f"grpc://{stack.grpc_url}", stack.control_key), timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 def complete(stack: Stack) -> Complete:
-    """A greedy answer: its text and its weight version."""
+    """Returns a greedy answer's text and weight version."""
     return lambda: answers.complete(stack, 60)
 
 
 @pytest.fixture
 def original(stack: Stack, weights: Weights, complete: Complete) -> Iterator[tuple[str, str]]:
-    """Text and version that the checkpoint's own weights give; afterwards they serve again, and a chat is answered."""
+    """Text and version of a greedy answer with the checkpoint's weights.
+
+    Afterwards pushes those weights again and requires an answer to a chat.
+    """
     with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
         client.push(weights, "original")
     yield complete()
@@ -55,6 +70,6 @@ def original(stack: Stack, weights: Weights, complete: Complete) -> Iterator[tup
 
 @pytest.fixture
 def sync(stack: Stack, original: tuple[str, str]) -> Iterator[WeightSync]:
-    """Connected after the original weights were pushed, and gone before they are pushed again."""
+    """A trainer that connects after the original weights were pushed, and leaves before they are pushed again."""
     with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
         yield client

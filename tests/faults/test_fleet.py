@@ -1,9 +1,8 @@
-"""Row 28: one replica of a fleet fails at each step; never a silent mix."""
+"""Row 28: one replica of a fleet fails at each step. The fleet never serves a mix in silence."""
 
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,24 +13,23 @@ from sync.control.client import ControlClient
 from sync.control.connect import connect
 from sync.control.target import Target
 from sync.push.fleet_update import FleetUpdate
-from tests.answers import PROMPT, Weights
+from tests.answers import PROMPT, Weights, ensure_running
 from tests.stack.conftest import wait_until
-from tritonlive.launch import Stack, StackConfig
+from tritonlive.launch import Stack
 
-pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
+pytestmark = pytest.mark.row(28)
 
 
 @pytest.fixture(scope="module")
-def second(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Another Triton server with a front end of its own; the first is the shared stack."""
-    with Stack(replace(stack_config, log_dir=tmp_path_factory.mktemp("second-logs"))) as running:
-        running.wait_ready(300)
-        yield running
+def second(second_stack: Stack) -> Stack:
+    """The second replica, whose front end knows it alone."""
+    ensure_running(second_stack)
+    return second_stack
 
 
 @pytest.fixture
 def fleet(stack: Stack, second: Stack, weights: Weights) -> Iterator[WeightSync]:
-    """Over both replicas, which serve the checkpoint's weights as version "original"."""
+    """A trainer of both replicas, which serve the checkpoint's weights as version "original"."""
     targets = [stack.frontend_url, f"grpc://{second.grpc_url}"]
     with WeightSync(targets, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
         sync.push(weights, "original")
@@ -46,7 +44,7 @@ def fleet(stack: Stack, second: Stack, weights: Weights) -> Iterator[WeightSync]
 
 @pytest.fixture
 def control(second: Stack) -> Iterator[ControlClient]:
-    """Of the second replica."""
+    """Control of the second replica."""
     with connect(Target.parse(f"grpc://{second.grpc_url}", second.control_key), timeout=60) as client:
         yield client
 
@@ -59,7 +57,7 @@ def complete(replica: Stack) -> tuple[str, str]:
 
 
 def is_up(replica: Stack) -> bool:
-    """Whether its model takes a push, whatever it serves now."""
+    """Whether the replica takes a push."""
     with connect(Target.parse(f"grpc://{replica.grpc_url}", replica.control_key), timeout=30) as client:
         return client.status()["state"] in ("serving", "dirty", "fenced")
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Self
 
 import httpx
@@ -17,20 +16,27 @@ from sync.control.client import ControlClient
 from sync.control.connect import connect
 from sync.control.target import Target
 from sync.worker.orphan import STUB_NAME
-from tests.answers import PROMPT, Weights
+from tests.answers import PROMPT, Weights, ensure_running
 from tests.stack.conftest import bearer, wait_until
-from tritonlive.launch import Stack, StackConfig
+from tritonlive.launch import Stack
 
-pytestmark = [pytest.mark.fault, pytest.mark.row(28)]
+pytestmark = pytest.mark.row(28)
 
 
 @pytest.fixture(scope="module")
-def second(stack: Stack, stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Another Triton server, and a front end over both; the first is the shared stack's, which has its own, too."""
-    log_dir = tmp_path_factory.mktemp("second-logs")
-    with Stack(replace(stack_config, log_dir=log_dir, frontend_args=("--triton-url", stack.grpc_url))) as running:
-        running.wait_ready(300)
-        yield running
+def second(stack: Stack, second_stack: Stack) -> Iterator[Stack]:
+    """The second replica, whose front end now knows both replicas. It ends with this module."""
+    second_stack.frontend.stop(15)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            second_stack.frontend, "command", [*second_stack.frontend.command, "--triton-url", stack.grpc_url]
+        )
+        if second_stack.triton.is_running:
+            second_stack.frontend.start()
+            second_stack.wait_ready(240)
+        ensure_running(second_stack)
+        yield second_stack
+        second_stack.kill()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,7 @@ def targets(stack: Stack, second: Stack) -> list[str]:
 
 @pytest.fixture
 def fleet(stack: Stack, second: Stack, targets: list[str], weights: Weights) -> Iterator[WeightSync]:
-    """Over both replicas, which serve the checkpoint's weights as version "original"."""
+    """A trainer of both replicas, which serve the checkpoint's weights as version "original"."""
     with WeightSync(targets, backend="gloo", control_key=stack.control_key, timeout=60) as sync:
         sync.push(weights, "original")
         wait_until(lambda: left_out(second) == [None, None], 30)
@@ -49,7 +55,7 @@ def fleet(stack: Stack, second: Stack, targets: list[str], weights: Weights) -> 
 
 @pytest.fixture
 def control(second: Stack, fleet: WeightSync) -> Iterator[ControlClient]:
-    """Of the second replica, in the name of the trainer that is connected to it."""
+    """Control of the second replica, as the trainer that holds its lease."""
     with connect(Target.parse(f"grpc://{second.grpc_url}", second.control_key), timeout=60) as client:
         client.holder = fleet.holder
         yield client
@@ -61,7 +67,7 @@ def complete(replica: Stack, **changes: Any) -> httpx.Response:
 
 
 def statuses(replica: Stack) -> list[dict[str, Any]]:
-    """Of the second replica and the first, as the second's front end knows them."""
+    """Statuses of the second replica and of the first, from the second's front end."""
     answer = httpx.get(f"{replica.frontend_url}/replica_status", headers=bearer(replica.control_key), timeout=30)
     return answer.raise_for_status().json()["replicas"]
 
@@ -75,7 +81,7 @@ def processes(replica: Stack) -> list[str]:
 
 
 class Load:
-    """Clients that ask again and again, until the block ends; then `answers` has all answers, oldest first."""
+    """Clients that send requests until the block ends. `answers` holds (time sent, answer)."""
 
     def __init__(self, replica: Stack, num_clients: int = 6) -> None:
         self.answers: list[tuple[float, httpx.Response]] = []
@@ -188,7 +194,7 @@ def test_one_is_killed_and_the_other_answers_until_it_has_caught_up(
 
 @pytest.mark.row(30)
 def test_one_stops_after_what_runs_there_and_leaves_nothing_behind(second: Stack, fleet: WeightSync) -> None:
-    """With a front end and a trainer connected: Triton would wait for them, for half a minute, and then break off."""
+    """With a front end and a trainer connected. Triton alone would wait 30 s for them, and then cut them off."""
     with Load(second) as load:
         wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)
         os.kill(second.triton.pid, signal.SIGTERM)
@@ -200,7 +206,7 @@ def test_one_stops_after_what_runs_there_and_leaves_nothing_behind(second: Stack
 
 @pytest.mark.row(30)
 def test_one_that_is_killed_leaves_nothing_behind_though_its_stub_hangs(second: Stack) -> None:
-    """A stub can wait for a lock that the killed server held, and runs no Python then; nor does a stopped one."""
+    """A stub that waits for a lock of the killed server runs no Python. A stopped stub stands for it."""
     if not second.triton.is_running:
         second.triton.start()
         wait_until(lambda: statuses(second)[0]["state"] == "serving", 180)

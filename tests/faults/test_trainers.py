@@ -23,7 +23,6 @@ from tests.answers import PROMPT, Complete, Weights
 from tests.stack.conftest import wait_until
 from tritonlive.launch import Stack
 
-pytestmark = pytest.mark.fault
 ROOT = Path(__file__).parents[2]
 NUM_TOKENS = 400
 
@@ -43,7 +42,7 @@ SECRET = "00" * 32
 def test_a_trainer_that_never_joins(
     control: ControlClient, complete: Complete, original: tuple[str, str], weights: Weights
 ) -> None:
-    """It calls the workers in, announces an update, and then sends nothing."""
+    """The trainer connects the workers, announces an update, and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = {"master_address": "127.0.0.1", "master_port": silent.getsockname()[1]}
         info = address | {"world_size": 2, "timeout_s": 3, "secret": SECRET}
@@ -87,7 +86,7 @@ def test_a_second_trainer_is_refused_while_the_first_lives(
 
 @contextmanager
 def connected_trainer(stack: Stack, checkpoint: Path) -> Iterator[subprocess.Popen]:
-    """One that holds a lease of 3 s and does nothing more; killed at the end."""
+    """A trainer that holds a lease of 3 s and does nothing more. Killed at the end."""
     with start_trainer(stack, checkpoint, "connected", "3") as trainer:
         assert trainer.stdout is not None
         try:
@@ -101,7 +100,7 @@ def connected_trainer(stack: Stack, checkpoint: Path) -> Iterator[subprocess.Pop
 def test_a_trainer_that_hangs_loses_its_lease(
     stack: Stack, control: ControlClient, complete: Complete, original: tuple[str, str], tiny_model_dir: Path
 ) -> None:
-    """SIGSTOP: its connections stay open, its heartbeat ends."""
+    """SIGSTOP keeps its connections open and ends its heartbeat."""
     with connected_trainer(stack, tiny_model_dir) as trainer:
         time.sleep(4)
         assert control.status()["lease"] is not None, "the heartbeat renews it"
@@ -208,7 +207,7 @@ def test_a_push_while_requests_run(
     perturbed: Weights,
     in_flight: InFlight,
 ) -> None:
-    """Every token says whose it is, and what was cached of the old weights is not used again."""
+    """Each token has the version that made it, and prefixes cached with the old weights are not reused."""
     sync.push(weights, "original")  # connects; changes nothing
     headers = {"Authorization": f"Bearer {stack.api_key}"}
     # Few and greedy: some machines take 40 ms to draw 32 tokens at random, and the push has its time limit.
@@ -251,7 +250,7 @@ def test_an_engine_that_cannot_be_interrupted_is_started_again(
     weights: Weights,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SIGSTOP of the engine's process stands for a worker in a broadcast that nothing can interrupt (NCCL)."""
+    """A stopped engine stands for a worker in a broadcast that nothing can interrupt (NCCL)."""
     (engine,) = stack.engine_core_pids
     start = FleetUpdate.start_weight_update
 

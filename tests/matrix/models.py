@@ -12,7 +12,7 @@ from tritonlive.launch.model_cache import build_once
 
 KINDS = ("tied", "untied", "moe", "float32-parameters")
 LAYOUT = "v1"
-"""To be changed with anything below that changes a checkpoint, so that caches are not stale."""
+"""Part of the cache's path. Change it with anything below that changes a checkpoint."""
 
 
 def tiny_checkpoint(cache_dir: Path, kind: str) -> Path:

@@ -1,14 +1,20 @@
-"""Pushes to every kind of engine and model: served as pushed, and after a failure on one rank healed and rolled back.
+"""Pushes to every kind of engine and model, and the life of engines of several workers.
 
-Real Triton, real vLLM; what is served is compared, by logprobs, with a forward pass of transformers.
+A push is served as pushed; after a failure on one rank the replica is healed and rolled back. Engines of several
+workers answer like one of one worker, start again together, and end without orphans. Real Triton, real vLLM; served
+logprobs are compared with those of transformers.
 """
 
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -20,8 +26,7 @@ from tests.matrix.faulty_operations import FAULT_FILE
 from tests.matrix.models import tiny_checkpoint
 from tritonlive.launch import Stack, StackConfig
 
-pytestmark = pytest.mark.stack
-
+RESTART_TIMEOUT_S = 240
 PROMPTS = [list(range(100, 120)), list(range(2000, 2012))]
 TP2, PP2, DP2 = ("--tensor-parallel-size=2",), ("--pipeline-parallel-size=2",), ("--data-parallel-size=2",)
 DUMMY = ("--load-format=dummy",)
@@ -48,10 +53,17 @@ CASES = {
 }
 
 
+PARALLEL = {"tp2-untied": 1, "pp2-tied": 1, "dp2-tied": 2}
+"""Engine cores of the cases of one replica with two workers. The first cases, in their order: pytest then runs all
+tests of a case while its engines run."""
+NUM_TOKENS = 8
+
+
 @dataclass
 class Running:
     """A case's replicas, and a file that makes a rank of each of them fail."""
 
+    name: str
     case: Case
     stacks: list[Stack]
     folder: Path
@@ -73,11 +85,11 @@ class Running:
         return found
 
     def checkpoint(self) -> Any:
-        """The checkpoint, as transformers loads it."""
+        """The checkpoint as transformers loads it, in the dtype that serves."""
         return AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, self.case.dtype))
 
     def model(self, seed: int) -> Any:
-        """A model of transformers, other than the checkpoint; float32 holds what float32 serves."""
+        """A model of transformers with other weights than the checkpoint's, in the dtype that serves."""
         torch.manual_seed(seed)
         model = self.checkpoint()
         with torch.no_grad():
@@ -108,14 +120,17 @@ def running(
                 log_dir=tmp_path_factory.mktemp(f"{request.param}-{number}"),
             )
             found.append(stacks.enter_context(Stack(config)))
-            found[-1].wait_ready(400)
-        yield Running(case, found, folder, fault)
+        for stack in found:
+            stack.wait_ready(400)
+        yield Running(request.param, case, found, folder, fault)
+        for stack in found:
+            stack.kill()  # a stop takes seconds; one test looks at it
 
 
 def test_what_lies_on_disk_is_not_taken_for_what_serves(running: Running) -> None:
-    """shared/repro/push/p1.py: with dummy weights, or zeros, a push of the checkpoint was called unchanged.
+    """With dummy weights, or zeros, a push of the checkpoint changes what serves.
 
-    The first test of all: its first push is the first that these engines get.
+    This is the first test of a case: its first push is the first that these engines get.
     """
     checkpoint = running.checkpoint()
     with WeightSync(running.targets, backend="gloo", control_key=running.key, timeout=120) as sync:
@@ -161,7 +176,7 @@ def test_pushed_failed_healed_rolled_back(running: Running, *, shared_memory: bo
 
 
 def test_the_way_back_to_the_checkpoint(running: Running) -> None:
-    """`--load-format dummy` has none, and says so."""
+    """A replica started with `--load-format dummy` has no checkpoint to reload, and says so."""
     with WeightSync(running.targets, backend="gloo", control_key=running.key, timeout=120) as sync:
         sync.push(running.model(1), "one")
         if DUMMY in running.case.engines:
@@ -170,3 +185,84 @@ def test_the_way_back_to_the_checkpoint(running: Running) -> None:
             return
         assert sync.reload() == "default"
         sync.verify(running.checkpoint(), PROMPTS, running.case.atol)
+
+
+# ---- engines of several workers -----------------------------------------------------------------------------------
+# They serve the checkpoint from here on, by the reload above.
+
+parallel = pytest.mark.parametrize("running", PARALLEL, indirect=True)
+
+
+def complete(stack: Stack) -> dict[str, Any]:
+    """A greedy choice, with token ids and logprobs. Raises httpx.HTTPError."""
+    body = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": NUM_TOKENS, "temperature": 0, "ignore_eos": True}
+    headers = {"Authorization": f"Bearer {stack.api_key}"}
+    body |= {"logprobs": 0, "return_token_ids": True}
+    answer = httpx.post(f"{stack.frontend_url}/v1/completions", json=body, headers=headers, timeout=60)
+    answer.raise_for_status()
+    return answer.json()["choices"][0]
+
+
+def expected(checkpoint: Any) -> tuple[list[int], list[float]]:
+    """The greedy tokens and their logprobs, by transformers."""
+    ids = torch.tensor([PROMPTS[0]])
+    logprobs = []
+    for _ in range(NUM_TOKENS):
+        with torch.no_grad():
+            row = checkpoint(ids).logits[0, -1].log_softmax(-1)
+        token = int(row.argmax())
+        logprobs.append(float(row[token]))
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    return ids[0, len(PROMPTS[0]) :].tolist(), logprobs
+
+
+@parallel
+def test_it_answers_as_transformers_does(running: Running) -> None:
+    tokens, logprobs = expected(running.checkpoint())
+    (stack,) = running.stacks
+    for _ in range(4):  # with data parallelism both engine cores answer
+        choice = complete(stack)
+        assert choice["token_ids"] == tokens
+        assert choice["logprobs"]["token_logprobs"] == pytest.approx(logprobs, abs=1e-3)
+
+
+@parallel
+def test_after_the_death_of_an_engine_core_all_are_started_again(running: Running) -> None:
+    tokens, _ = expected(running.checkpoint())
+    (stack,) = running.stacks
+    before = stack.engine_core_pids
+    assert len(before) == PARALLEL[running.name]
+    psutil.Process(before[-1]).send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + RESTART_TIMEOUT_S
+    while set(stack.engine_core_pids) & set(before):
+        assert time.monotonic() < deadline, "an engine core outlived another"
+        time.sleep(0.1)
+    while True:
+        try:
+            assert complete(stack)["token_ids"] == tokens
+        except httpx.HTTPError:
+            assert time.monotonic() < deadline, "the engine did not come back"
+            time.sleep(1)
+        else:
+            break
+    after = stack.engine_core_pids
+    assert len(after) == PARALLEL[running.name]
+    assert not set(before) & set(after)
+
+
+@parallel
+def test_nothing_is_left_when_it_has_stopped(running: Running) -> None:
+    """The last test of a case."""
+    (stack,) = running.stacks
+    members = stack.triton.members()
+    assert len(members) > 2
+    stack.stop()
+    assert [process for process in members if is_alive(process)] == []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs. A zombie does not: its parent, a container's first process, may never ask for its status."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

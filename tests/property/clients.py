@@ -29,19 +29,19 @@ LATE_S = 0.05
 
 
 class TrainerKilled(Exception):
-    """The trainer's process is gone; not an error that the trainer could handle."""
+    """Ends a trainer as the death of its process would: it cannot handle this."""
 
 
 @dataclass
 class WireFault:
-    """What happens to the next call of that name from a trainer to a replica."""
+    """A fault of the next call of that name from a trainer to a replica."""
 
     replica: str
     operation: str
     how: str
-    """lose_call, lose_answer, late (arrives after its client has given up), trainer_dies, interfere."""
+    """lose_call, lose_answer, late (the call arrives after its client has given up), trainer_dies, interfere."""
     interfere: Callable[[], None] | None = None
-    """Done just before the call, by somebody else."""
+    """Runs just before the call, as another client would."""
 
 
 class Wire:
@@ -53,11 +53,11 @@ class Wire:
         self.replicas: list[Replica] = []
         self.labels: Labels | None = None
         self.content: Content | None = None
-        """What is being pushed."""
+        """Content of the push under way."""
         self.label: str | None = None
-        """Under which it was to commit."""
+        """Label of the push under way."""
         self.states: dict[str, str] = {}
-        """Of the replicas when it was cut."""
+        """States of the replicas when the wire was cut."""
 
     def cut(self) -> None:
         """The trainer's process is gone."""
@@ -119,7 +119,7 @@ class InProcessControl(ControlClient):
         return result
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection."""
 
     def _submit(self, operation: str, arguments: dict[str, Any]) -> "Future[str]":
         request = control_request(operation, arguments, KEY)

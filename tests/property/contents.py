@@ -29,7 +29,7 @@ class Content:
 
     @cached_property
     def digest(self) -> str:
-        """As a worker's history computes it of what it has staged."""
+        """Digest that a worker's history computes of these tensors."""
         digests = {ParamMeta.of(name, tensor): tensor_digest(tensor) for name, tensor in self.tensors.items()}
         return HistoryEntry("", digests, None, ()).digest
 
@@ -58,7 +58,7 @@ def write_tiny_checkpoint(folder: Path) -> None:
 
 
 def read_contents(folder: Path) -> list[Content]:
-    """The checkpoint's weights, and others in which every tensor differs from it and from each other's."""
+    """The checkpoint's weights, and others: each tensor differs between any two contents."""
     original = load_file(folder / CHECKPOINT_FILE)
     contents = [Content("c0", original)]
     for number in range(1, NUM_CONTENTS):

@@ -60,7 +60,7 @@ class Coverage:
             self.states[after] += 1
 
     def missed(self, required: int = REQUIRED) -> list[str]:
-        """States and edges that were reached less often."""
+        """States and edges that were reached less than `required` times."""
         states = [f"{state}: {self.states[state]}" for state in STATES if self.states[state] < required]
         edges = [f"{describe(edge)}: {self.edges[edge]}" for edge in EDGES if self.edges[edge] < required]
         return states + edges

@@ -1,4 +1,4 @@
-"""What the model asks of vLLM's engine, strict and without a scheduler: real workers, and a death at any call.
+"""The part of vLLM's engine that the model uses: real workers, no scheduler, and a death at any call.
 
 Any other method or attribute raises AttributeError. `Scheduler` remembers what counts for a label: whether tokens could
 be made now, whether their caches are of older weights, and what is asleep.
@@ -40,7 +40,7 @@ class EngineFault:
 
 @dataclass
 class Scheduler:
-    """Of one engine."""
+    """Scheduler of one engine."""
 
     is_paused: bool = False
     has_stale_cache: bool = False
@@ -77,7 +77,7 @@ class Llm:
         await self._call("update_weight_version", update)
 
     async def call_utility_all_async(self, method: str, *arguments: Any) -> list[list[dict[str, Any]]]:
-        """Of the engine core's client: the workers' answers, engine by engine."""
+        """The workers' answers, engine by engine. A method of the engine core's client."""
         name, timeout, (operation, options), kwargs = arguments
         if (method, name, timeout, kwargs) != ("collective_rpc", "weight_operation", None, None):
             raise AttributeError(f"unexpected utility call {method} {arguments}")
@@ -191,7 +191,7 @@ class Llm:
         await asyncio.Event().wait()
 
     def _common_version(self) -> str | None:
-        """What all ranks hold, by the same id: restoring that replaces nothing."""
+        """Id of the version that all ranks hold, or None. Restoring it replaces nothing."""
         current = {worker.weights.history.current for worker in self.workers}
         return current.pop() if len(current) == 1 else None
 
@@ -249,7 +249,7 @@ class StandInEngine:
             task.add_done_callback(self._restarts.discard)
 
     async def start(self) -> None:
-        """As Engine._start_llm."""
+        """Start an engine as Engine._start_llm does."""
         llm = await self.in_process(self._boot)
         for hook in self._on_start:
             if (pending := hook(llm)) is not None:
@@ -279,7 +279,7 @@ class StandInEngine:
         return found
 
     def generate(self, _why: str) -> None:
-        """Tokens could be made now."""
+        """Note that the engine could generate tokens now."""
         self._watch(_why)
 
     async def _restart(self, dead: Llm) -> None:
@@ -307,7 +307,7 @@ def disconnect(workers: list[Worker]) -> None:
 
 
 def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """What sleeping takes away: all parameters (buffers come back by themselves)."""
+    """All parameters: sleep discards them. vLLM keeps the buffers."""
     return {name: parameter.data for name, parameter in model.named_parameters()}
 
 

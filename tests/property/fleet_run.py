@@ -34,7 +34,7 @@ RELEASE_TIMEOUT_S = 5.0
 
 
 class Mislabelled(Exception):
-    """What a replica serves, or what a push said of it, is not true."""
+    """A replica serves other weights than its label denotes, or a push reported something false."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Trainer:
 
 @dataclass
 class World:
-    """What outlives a sequence: models, contents, the loop that replicas live on."""
+    """Shared by all sequences: models, contents, and the replicas' event loop."""
 
     reference: Ranks
     ranks: dict[str, list[Rank]]
@@ -270,7 +270,7 @@ class FleetRun:
         in_flight: str,
         fault: dict[str, Any] | None,
     ) -> bool:
-        """Whether it returned."""
+        """Returns whether the push returned."""
         wire = trainer.wire
         wire.content, wire.label = content, None
         held = {name: replica.serves() for name, replica in self.replicas.items()}
@@ -305,7 +305,7 @@ class FleetRun:
         return False
 
     def _withdraw(self, wire: Wire, content: Content) -> None:
-        """After an error that says that nothing is live anywhere."""
+        """Check the replicas after an error that says that no replica has committed."""
         if wire.label is not None and not self.labels.is_known(wire.label):
             self.labels.withdraw(wire.label, content)
 
@@ -339,7 +339,7 @@ class FleetRun:
                 raise Mislabelled(f"{name}: {label} is said to be live, it is {replica.state} with {replica.label}")
 
     def _require_healing(self) -> None:
-        """Whatever happened: a push of all tensors makes every replica generate again."""
+        """Push all tensors. Every replica must generate again, whatever happened before."""
         self._leave("a")
         content, label = self.world.contents[1], "healed"
         for is_last in (False, True):  # the first may meet what a sequence has left
@@ -387,7 +387,7 @@ class FleetRun:
                 trainer.wire.faults.append(WireFault(replica.name, fault["call"], "trainer_dies"))
 
     def _interfere(self, replica: Replica, action: str) -> None:
-        """Somebody else does this to a replica just before a call of a push."""
+        """Have another client do this to a replica just before a call of a push."""
         client = self._client("a", replica.name)
         actions: dict[str, Callable[[], Any]] = {
             "resume": lambda: self.operate(replica, "resume_generation"),
@@ -433,11 +433,11 @@ class FleetRun:
     # ---- who calls ------------------------------------------------------------------------------------------------
 
     def operate(self, replica: Replica, operation: str, **arguments: Any) -> dict[str, Any]:
-        """As an operator who holds no lease."""
+        """Call as an operator without a lease."""
         return InProcessControl(replica, self._operator).call(operation, arguments)
 
     def _client(self, trainer: str, replica: str) -> InProcessControl:
-        """With the trainer's lease, apart from its wire."""
+        """Call with the trainer's lease, but not over its wire."""
         client = InProcessControl(self.replicas[replica], self._trainers[trainer].wire)
         client.holder = self._trainers[trainer].sync.holder
         return client

@@ -1,4 +1,4 @@
-"""What each label denotes: the oracle that everything served is compared with."""
+"""The content that each label denotes. Everything served is compared with it."""
 
 from .contents import Content
 
@@ -11,18 +11,18 @@ class Labels:
         self._denotes: dict[str, Content] = {}
 
     def fix(self, label: str, content: Content) -> None:
-        """The label denotes this and nothing else."""
+        """Bind the label to this content."""
         self._denotes[label] = content
 
     def is_known(self, label: str) -> bool:
         return label in self._denotes
 
     def names(self) -> list[str]:
-        """Those that have served, oldest first."""
+        """Labels that have served, oldest first."""
         return list(self._denotes)
 
     def candidates(self, label: str) -> list[Content]:
-        """What may be served under it."""
+        """Contents that may be served under the label."""
         if label in self._denotes:
             return [self._denotes[label]]
         return list(self._tried.get(label, ()))

@@ -1,16 +1,18 @@
-"""Clients of the shared stack."""
+"""Clients of the shared stack, and a stack of two front-end processes."""
 
 import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tritonlive.launch import Stack
+from tests.answers import ensure_running
+from tritonlive.launch import Stack, StackConfig
 
 MODEL = "tiny"
 
@@ -27,6 +29,31 @@ def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
 
 
 @pytest.fixture(scope="session")
+def two_front_ends(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with LoRA and with two front-end processes. The first module that needs it starts it."""
+    config = replace(
+        stack_config,
+        extra_args=(
+            *stack_config.extra_args,
+            *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--max-cpu-loras", "4"),
+        ),
+        workers=2,
+        env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+        log_dir=tmp_path_factory.mktemp("lora-logs"),
+    )
+    stack = Stack(config)
+    yield stack
+    stack.kill()
+
+
+@pytest.fixture(scope="module")
+def lora_stack(two_front_ends: Stack) -> Stack:
+    """A stack whose two front-end processes must both know which adapters were pushed."""
+    ensure_running(two_front_ends)
+    return two_front_ends
+
+
+@pytest.fixture(scope="session")
 def openai(stack: Stack) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{stack.frontend_url}/v1", api_key=stack.api_key or "", max_retries=0, timeout=120) as client:
         yield client
@@ -34,20 +61,20 @@ def openai(stack: Stack) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def async_openai(stack: Stack) -> AsyncOpenAI:
-    """Close it in the loop that uses it: `async with async_openai`."""
+    """An async OpenAI client. The loop that uses it closes it: `async with async_openai`."""
     return AsyncOpenAI(base_url=f"{stack.frontend_url}/v1", api_key=stack.api_key or "", max_retries=0, timeout=120)
 
 
 @pytest.fixture(scope="session")
 def frontend(stack: Stack) -> Iterator[httpx.Client]:
-    """With the inference key."""
+    """HTTP client of the front end with the inference key."""
     with httpx.Client(base_url=stack.frontend_url, headers=bearer(stack.api_key), timeout=120) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def trainer(stack: Stack) -> Iterator[httpx.Client]:
-    """With the control key."""
+    """HTTP client of the front end with the control key."""
     with httpx.Client(base_url=stack.frontend_url, headers=bearer(stack.control_key), timeout=120) as client:
         yield client
 

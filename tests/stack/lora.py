@@ -1,4 +1,4 @@
-"""LoRA adapters of the tiny model, and what transformers makes of them."""
+"""LoRA adapters of the tiny model, and transformers' logprobs with them."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ PREFIX = "base_model.model."
 
 
 def adapter(seed: int, rank: int = RANK) -> dict[str, torch.Tensor]:
-    """PEFT's names; strong enough that every seed says something else."""
+    """An adapter with PEFT's names, strong enough that each seed gives other tokens."""
     generator = torch.Generator().manual_seed(seed)
     return {
         f"{PREFIX}model.layers.{layer}.{module}.lora_{side}.weight": 0.3 * torch.randn(shape, generator=generator)

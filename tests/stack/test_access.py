@@ -1,4 +1,4 @@
-"""Who may do what, over HTTP and over Triton."""
+"""Which key allows which operation, over HTTP and over Triton."""
 
 import json
 import queue

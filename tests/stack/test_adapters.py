@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sync import ConflictError, InvalidError, RefusedError, WeightSync
-from tritonlive.launch import Stack, StackConfig
+from tritonlive.launch import Stack
 
 from .conftest import MODEL, bearer, wait_until
 from .lora import CONFIG, PREFIX, RANK, adapter, merged_logprobs
 
 PROMPT = [5, 6, 7, 8, 9]
 Q_PROJ = f"{PREFIX}model.layers.0.self_attn.q_proj"
-
-
-@pytest.fixture(scope="module")
-def lora_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """With LoRA on, and two front-end processes that must both know what was pushed."""
-    config = replace(
-        stack_config,
-        extra_args=(
-            *stack_config.extra_args,
-            *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--max-cpu-loras", "4"),
-        ),
-        workers=2,
-        env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
-        log_dir=tmp_path_factory.mktemp("lora-logs"),
-    )
-    with Stack(config) as running:
-        running.wait_ready(300)
-        yield running
 
 
 def address(stack: Stack, protocol: str) -> str:
@@ -54,7 +36,7 @@ def sync(lora_stack: Stack) -> Iterator[WeightSync]:
 
 @dataclass(frozen=True)
 class Answer:
-    """One choice of /v1/completions, and where the answer says what made it."""
+    """One choice of /v1/completions, and the versions that its answer names."""
 
     tokens: list[int]
     logprobs: list[float]
@@ -64,7 +46,7 @@ class Answer:
 
 
 class Stream:
-    """One choice that is streamed; `versions` are those that its chunks name."""
+    """A streamed choice. `versions` lists those that its chunks name."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -103,7 +85,7 @@ def read(answer: httpx.Response) -> Answer:
 
 
 def ask(stack: Stack, model: str, num_tokens: int = 12) -> Answer:
-    """On a connection of its own: any of the front end's processes may answer."""
+    """Ask on a new connection, so that any of the front end's processes may answer."""
     url = f"{stack.frontend_url}/v1/completions"
     return read(httpx.post(url, json=body(model, num_tokens), headers=bearer(stack.api_key), timeout=120))
 
@@ -160,7 +142,7 @@ def test_streams_end_with_the_version_they_began_with(
     streams = [Stream() for _ in range(16)]
 
     async def run() -> int:
-        """How many streams still ran when the push had returned."""
+        """Returns how many streams still ran when the push had returned."""
         options: Any = {"base_url": lora_stack.frontend_url, "headers": bearer(lora_stack.api_key), "timeout": 120}
         async with httpx.AsyncClient(**options) as http:
             tasks = [asyncio.create_task(stream.read(http, body("mine", 400))) for stream in streams]

@@ -85,7 +85,7 @@ async def of_stream(stream: Any, num_choices: int) -> list[Generation]:
 
 
 class Clients:
-    """Every way to generate."""
+    """Clients for each way to generate."""
 
     def __init__(self, openai: AsyncOpenAI, http: httpx.AsyncClient, native_url: str) -> None:
         self.openai, self.http, self.native_url = openai, http, native_url
@@ -137,7 +137,7 @@ class Clients:
 
 @contextmanager
 def pushing(stack: Stack, checkpoint: Path) -> Iterator[list[str]]:
-    """A trainer that pushes every second; the list grows with the versions that went live."""
+    """A trainer that pushes every second. Appends each version that went live to the list."""
     command = [sys.executable, "-m", "tests.stack.marked_weights", stack.frontend_url, str(checkpoint)]
     environment = os.environ | {"TRITONLIVE_CONTROL_KEY": stack.control_key or ""}
     live: list[str] = []
@@ -242,7 +242,7 @@ def test_the_natives_refuse_them_too(triton: Callable[[dict[str, Any]], httpx.Re
 
 
 def test_the_next_request_after_a_commit_is_served(openai: OpenAI, control: Callable[..., Any], version: str) -> None:
-    """However the weights came: the front end was not asked, and may not have heard yet."""
+    """The front end learns the new version also when another way changed the weights."""
     for number in range(8, 28):
         control("update_weight_version", new_version=f"v{number}")
         assert complete(openai, f"v{number}").headers["x-weight-version"] == f"v{number}"

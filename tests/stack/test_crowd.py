@@ -1,4 +1,4 @@
-"""Clients that do nothing, or do not read, and those beside them."""
+"""Idle clients and slow readers do not harm other clients."""
 
 import asyncio
 import json

@@ -1,36 +1,41 @@
-"""Processes that die, and front ends that share a port."""
+"""Processes that die, and front-end processes that share a port."""
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import httpx
 import psutil
 import pytest
 
 from sync import Rollouts, UnavailableError
-from tritonlive.launch import Stack, StackConfig
+from tests.answers import ensure_running
+from tritonlive.launch import Stack
 
-from .conftest import MODEL, wait_until
+from .conftest import MODEL, bearer, wait_until
 
-pytestmark = pytest.mark.fault
 COMPLETION = {"model": MODEL, "prompt": "Hello", "max_tokens": 4, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def own_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack whose processes may be killed, with two front-end processes."""
-    config = replace(stack_config, workers=2, api_key=None, log_dir=tmp_path_factory.mktemp("lifecycle-logs"))
-    with Stack(config) as running:
-        running.wait_ready(300)
-        yield running
+def own_stack(two_front_ends: Stack) -> Iterator[Stack]:
+    """A stack whose processes may be killed, with two front-end processes. It ends with this module."""
+    ensure_running(two_front_ends)
+    yield two_front_ends
+    two_front_ends.kill()
 
 
 def complete(stack: Stack, **changes: object) -> httpx.Response:
-    return httpx.post(f"{stack.frontend_url}/v1/completions", json={**COMPLETION, **changes}, timeout=120)
+    url = f"{stack.frontend_url}/v1/completions"
+    return httpx.post(url, json={**COMPLETION, **changes}, headers=bearer(stack.api_key), timeout=120)
+
+
+def stream(stack: Stack, body: Mapping[str, object]) -> AbstractContextManager[httpx.Response]:
+    url = f"{stack.frontend_url}/v1/completions"
+    return httpx.stream("POST", url, json=body, headers=bearer(stack.api_key), timeout=60)
 
 
 def is_healthy(stack: Stack) -> bool:
@@ -41,7 +46,7 @@ def is_healthy(stack: Stack) -> bool:
 
 
 def workers(stack: Stack) -> list[psutil.Process]:
-    """The processes that serve, not the parent that watches them."""
+    """The front end's serving processes, without the parent that watches them."""
     found = []
     for child in stack.frontend.members():
         with contextlib.suppress(psutil.NoSuchProcess):  # it may end, or be a zombie, while it is looked at
@@ -62,7 +67,7 @@ def test_a_killed_engine_ends_streams_with_an_error_and_comes_back(own_stack: St
     assert complete(own_stack).status_code == 200
     (engine,) = own_stack.engine_core_pids
     body = {**COMPLETION, "max_tokens": 1900, "n": 64, "temperature": 1, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{own_stack.frontend_url}/v1/completions", json=body, timeout=60) as answer:
+    with stream(own_stack, body) as answer:
         assert answer.status_code == 200, answer.read()
         events = answer.iter_lines()
         first = next(events)
@@ -93,10 +98,9 @@ def test_a_killed_engine_ends_rollouts_with_an_error_that_has_a_type(own_stack: 
 
 
 def test_a_killed_front_end_leaves_nothing_running(own_stack: Stack) -> None:
-    url = f"{own_stack.frontend_url}/v1/completions"
     body = {**COMPLETION, "max_tokens": 1900, "n": 64, "temperature": 1, "ignore_eos": True, "stream": True}
     try:
-        with httpx.stream("POST", url, json=body, timeout=60) as answer:
+        with stream(own_stack, body) as answer:
             next(answer.iter_lines())
             own_stack.frontend.kill()
     except httpx.TransportError:

@@ -51,7 +51,7 @@ def push(stack: Stack, tiny_model_dir: Path) -> Callable[[str, str, float], None
 
 
 def greedy(openai: OpenAI) -> tuple[str, str | None]:
-    """(text, x-weight-version)"""
+    """Returns (text, x-weight-version)."""
     answer: Any = openai.completions.with_raw_response.create(
         model=MODEL, prompt="Once upon", temperature=0, max_tokens=24
     )

@@ -1,4 +1,4 @@
-"""Rollouts as arrays: what /v1/completions says in JSON, and a call given up frees the engine."""
+"""Rollouts as arrays equal what /v1/completions gives in JSON; a cancelled call frees the engine."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""What needs a model that says something: SmolLM2 in float32, as `make serve` runs it."""
+"""Tests that need a trained model: SmolLM2 in float32, as `make serve` runs it."""
 
 import asyncio
 import json
@@ -34,12 +34,13 @@ def smollm2_stack(
         log_dir=tmp_path_factory.mktemp("smollm2-logs"),
     )
     with Stack(config) as running:
-        running.wait_ready(300)
+        running.wait_ready(240)
         yield running
+        running.kill()  # a stop takes seconds, and other tests look at it
 
 
 def served(stack: Stack) -> tuple[list[int], list[float], int]:
-    """(prompt and sampled token ids, logprob of each sampled token, length of the prompt)"""
+    """Returns prompt and sampled token ids, the logprob of each sampled token, and the prompt's length."""
     body = {
         "model": "tiny",
         "prompt": PROMPT,
@@ -106,7 +107,7 @@ def count_to(number: int) -> Any:
 
 
 def counts(stack: Stack) -> tuple[float, float]:
-    """(nv_inference_count, nv_inference_exec_count)"""
+    """Returns (nv_inference_count, nv_inference_exec_count)."""
     text = httpx.get(stack.metrics_url, timeout=30).text
     names = ("nv_inference_count", "nv_inference_exec_count")
     inferences, executions = (re.search(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE) for name in names)

@@ -12,7 +12,7 @@ METHODS = {"GET": "adapters", "PUT": "stage", "DELETE": "remove"}
 
 
 class AdapterReplica(StandIn):
-    """With `forgets` what was staged is gone at once."""
+    """A replica's adapters. With `forgets` it drops what is staged at once."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ KEY = "replica-key"
 
 
 class StandIn(Closing):
-    """`calls` lists what was asked, `fail` maps an operation to (status, text)."""
+    """A server of control routes. `calls` lists the operations; `fail` maps one to (status, text)."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -23,11 +23,11 @@ class StandIn(Closing):
 
     @abstractmethod
     def operation_of(self, method: str, url: SplitResult) -> str:
-        """What a request asks for."""
+        """Name of the operation that a request asks for."""
 
     @abstractmethod
     def run(self, operation: str, url: SplitResult, headers: Any, body: bytes) -> dict[str, Any]:
-        """The answer."""
+        """Run the operation and return the answer's body."""
 
     @property
     def address(self) -> str:
@@ -54,7 +54,7 @@ class StandIn(Closing):
             do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the base class's names
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-                """Quiet."""
+                """Log nothing."""
 
             def _answer(self) -> None:
                 url = urlsplit(self.path)

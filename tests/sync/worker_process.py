@@ -1,4 +1,4 @@
-"""A worker in a process of its own, which does what it is told: one JSON object a line, each answered by one."""
+"""A worker in a process of its own. Reads one JSON command a line and answers with one JSON line."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ class Worker:
         self.history.current = update_id
 
     def forget(self) -> None:
-        """As when a commit fails before it loads anything."""
+        """Take and drop an update, as a commit does that fails before it loads."""
         self.receiver.take(5)
         self.receiver.drop()
 
@@ -60,7 +60,7 @@ class Worker:
         return str(self.receiver.state)
 
     def versions(self) -> list[Any]:
-        """Of the current version and the one before: the inode of its memory, digests of what is there now."""
+        """Current and previous version: inode of the memory, and digests of its contents now."""
         ids = (self.history.current, self._previous)
         return [describe(self.history.entry(update_id)) if update_id else None for update_id in ids]
 

@@ -1,4 +1,4 @@
-"""A stack with the settings TRL relies on, and both generations of its client."""
+"""A stack with the settings that TRL needs, and both generations of its client."""
 
 import json
 import os
@@ -26,11 +26,26 @@ Tools: {{ tools | tojson }}<|im_end|>
 {% endif %}"""
 
 Call = tuple[str, dict[str, Any]]
-"""(method of a VLLMClient, its keyword arguments)"""
+"""Name of a VLLMClient's method, and its keyword arguments."""
 
 
-@pytest.fixture(scope="package")
-def trl_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+STACK = pytest.StashKey[Stack]()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the stack after the last test of this folder: other folders' stacks need the memory.
+
+    pytest's scope "package" needs an __init__.py, and a package of this name would hide TRL's own.
+    """
+    stack = item.session.stash.get(STACK, None)
+    if stack is not None and (nextitem is None or nextitem.path.parent != item.path.parent):
+        stack.kill()
+
+
+@pytest.fixture(scope="session")
+def trl_stack(
+    request: pytest.FixtureRequest, stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     template = tmp_path_factory.mktemp("trl") / "chat_template.jinja"
     template.write_text(CHAT_TEMPLATE)
     config = replace(
@@ -43,19 +58,20 @@ def trl_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactor
         log_dir=tmp_path_factory.mktemp("trl-logs"),
     )
     with Stack(config) as running:
-        running.wait_ready(300)
+        running.wait_ready(240)
+        request.session.stash[STACK] = running
         yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def trainer_url(trl_stack: Stack) -> str:
-    """TRL has no place for a key but the URL."""
+    """URL with the control key: TRL's clients take a key in no other way."""
     return trl_stack.frontend_url.replace("http://", f"http://trainer:{trl_stack.control_key}@")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def legacy_client(legacy_trl_dir: Path, trainer_url: str) -> Callable[[dict[str, Call]], dict[str, Any]]:
-    """Runs calls of TRL 1.10.0's client in a process of its own; results by name."""
+    """Runs calls of TRL 1.10.0's client in a process of its own. Returns the results by name."""
 
     def run(calls: dict[str, Call]) -> dict[str, Any]:
         child = subprocess.run(

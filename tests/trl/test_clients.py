@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from .conftest import Call
 
-pytestmark = [pytest.mark.stack, pytest.mark.filterwarnings("ignore:TRL currently supports vLLM:UserWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:TRL currently supports vLLM:UserWarning")
 
 PROMPTS = ["Once upon a time", "Hello"]
 CONVERSATIONS = [[{"role": "user", "content": "What is the capital of France?"}], [{"role": "user", "content": "Hi"}]]

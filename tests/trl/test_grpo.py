@@ -1,4 +1,4 @@
-"""The GRPO example, short, with the tiny model: what is served afterwards is what was trained."""
+"""The GRPO example with the tiny model, three steps: the trained weights serve afterwards."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The legacy routes over HTTP: who may call them, what they refuse, what happens when the client goes."""
+"""The legacy routes over HTTP: keys, refusals, and clients that go away."""
 
 import json
 import re
@@ -12,8 +12,6 @@ import httpx
 import pytest
 
 from tritonlive.launch import Stack
-
-pytestmark = pytest.mark.stack
 
 CONTROL = [
     ("GET", "/get_world_size/"),
@@ -29,7 +27,7 @@ FREED_WITHIN_S = 15.0
 
 @pytest.fixture(scope="module")
 def rollouts(trl_stack: Stack) -> Iterator[httpx.Client]:
-    """With the inference key."""
+    """HTTP client of the front end with the inference key."""
     headers = {"Authorization": f"Bearer {trl_stack.api_key}"}
     with httpx.Client(base_url=trl_stack.frontend_url, headers=headers, timeout=120) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Our client beside TRL's own, on the same server: the same answers, whatever way they travelled."""
+"""Our client and TRL's get the same answers from the same server, over HTTP and as arrays."""
 
 import math
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def theirs(trainer_url) -> Iterator[TRLClient]:
 
 
 def alike(ours: Any, theirs: Any) -> bool:
-    """The same tree; floats to what the order of a batch may change."""
+    """Whether two trees are equal. The order of a batch may change the last bits of floats."""
     if isinstance(ours, list) and isinstance(theirs, list):
         return len(ours) == len(theirs) and all(alike(a, b) for a, b in zip(ours, theirs, strict=True))
     if isinstance(ours, float) and isinstance(theirs, float):

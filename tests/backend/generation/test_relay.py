@@ -71,21 +71,21 @@ async def test_an_announcement_returns_when_every_front_end_has_taken_it() -> No
     await asyncio.sleep(0.01)
     assert not announcing.done(), "b has only taken the one before"
     setting.relay.seen(b"b", "2")
-    await asyncio.wait_for(announcing, 1)
+    await asyncio.wait_for(announcing, 10)
 
 
 async def test_a_front_end_that_goes_or_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "SEEN_TIMEOUT_S", 0.1)
     setting = Setting()
-    await asyncio.wait_for(setting.relay.announce_adapters(), 1)  # no front end
+    await asyncio.wait_for(setting.relay.announce_adapters(), 10)  # no front end
     setting.relay.open(b"silent", "sender")
-    await asyncio.wait_for(setting.relay.announce_adapters(), 1)
+    await asyncio.wait_for(setting.relay.announce_adapters(), 10)
     monkeypatch.setattr(relay, "SEEN_TIMEOUT_S", 60)
     announcing = asyncio.create_task(setting.relay.announce_adapters())
     await asyncio.sleep(0.01)
     (channel,) = setting.relay.channels()
     setting.relay.close(channel)
-    await asyncio.wait_for(announcing, 1)
+    await asyncio.wait_for(announcing, 10)
     assert setting.writer.finished == ["sender"]
 
 

@@ -48,7 +48,13 @@ class FakeEngine:
         pass
 
     def process_inputs(
-        self, request_id: str, prompt: Any, params: SamplingParams, tasks: Any, lora_request: Any = None
+        self,
+        request_id: str,
+        prompt: Any,
+        params: SamplingParams,
+        supported_tasks: Any,
+        *,
+        lora_request: Any = None,
     ) -> EngineCoreRequest:
         return EngineCoreRequest(request_id, prompt, None, params, None, 0.0, None, None, None)
 
@@ -57,8 +63,8 @@ class FakeEngine:
             raise EngineDeadError
         self.added.append(request)
 
-    async def abort_requests_async(self, ids: list[str]) -> None:
-        self.aborted += ids
+    async def abort_requests_async(self, request_ids: list[str]) -> None:
+        self.aborted += request_ids
 
     def put(self, request_id: str, *tokens: int, reason: FinishReason | None = None) -> None:
         output = EngineCoreOutput(request_id, list(tokens), finish_reason=reason)

@@ -74,7 +74,7 @@ def test_stop_returns_at_once_and_nothing_is_renewed_after_it():
     time.sleep(LEASE_S / 2)  # the dead one's first renewal is under way
     began = time.monotonic()
     heartbeat.stop()
-    assert time.monotonic() - began < 0.05
+    assert time.monotonic() - began < LEASE_S / 6, "half of what the renewal takes"
     renewals = len(dead.renewed_at), len(healthy.renewed_at)
     time.sleep(LEASE_S)
     assert (len(dead.renewed_at), len(healthy.renewed_at)) == renewals

@@ -67,7 +67,7 @@ def test_one_process_pushes_without_a_store():
 def test_whole_weights_are_pushed_by_one_rank_without_waiting_for_the_others():
     began = time.monotonic()
     assert collective_push(TrainerRanks(0, 2, HashStore()), Counting(), read, 5, None) is REPORT
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4, "the meeting has 5 s"
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_a_worker_that_is_closed_while_it_joins(message):
         began = time.monotonic()
         receiver.close()
         assert receiver.state is ReceiverState.FAILED
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 20, "the worker's own limit is 60 s"
         link.close()
 
 
