@@ -71,3 +71,7 @@ lock: $(STAMP)  ## Resolve requirements/*.in again into the exact locks
 clean:  ## Remove the virtual environment and everything built here (not the model cache)
 	rm -rf $(VENV) .build .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: docs
+docs: $(STAMP)  ## Build the documentation into site/; a broken link fails
+	@exec $(BIN)/mkdocs build --strict $(ARGS)

@@ -1,0 +1,93 @@
+"""Every option of the command line, read from the typer application; and the front end's own help text."""
+
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from docgen import source, tables
+
+
+@dataclass(frozen=True)
+class Option:
+    command: str
+    names: tuple[str, ...]
+    default: str
+    variable: str
+    """The environment variable that sets it, if any."""
+    help: str
+
+
+def application() -> Any:
+    """The click command behind `tritonlive`, found by the entry point in pyproject.toml."""
+    import typer.main
+
+    project = tomllib.loads((source.ROOT / "pyproject.toml").read_text())["project"]
+    module, _, _ = project["scripts"]["tritonlive"].partition(":")
+    return typer.main.get_command(importlib.import_module(module).app)
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """(name, click command) of every command, groups followed."""
+
+    def walk(prefix: str, command: Any) -> Iterator[tuple[str, Any]]:
+        if not hasattr(command, "commands"):
+            yield prefix, command
+            return
+        for name, each in command.commands.items():
+            if not each.hidden:
+                yield from walk(f"{prefix} {name}", each)
+
+    yield from walk("tritonlive", application())
+
+
+def options() -> list[Option]:
+    return [_option(name, parameter) for name, command in commands() for parameter in _documented(command)]
+
+
+def options_sections() -> str:
+    """A section for each command: its description and a table of its options."""
+    parts = []
+    for name, command in commands():
+        rows = [
+            (", ".join(map(tables.code, each.names)), each.help, tables.code(each.default), tables.code(each.variable))
+            for each in (_option(name, parameter) for parameter in _documented(command))
+        ]
+        parts += [f"## {name}", _plain(command.help).partition("\n\n")[0]]
+        parts.append(tables.table(("option", "meaning", "default", "variable"), rows) if rows else "It has no options.")
+    return "\n\n".join(parts)
+
+
+def frontend_help() -> str:
+    """What `python -m openai_frontend --help` prints."""
+    command = [sys.executable, "-m", "openai_frontend", "--help"]
+    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "110", "NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=source.ROOT, env=environment, capture_output=True, text=True, check=True)
+    return f"```text\n{done.stdout.strip()}\n```"
+
+
+def _documented(command: Any) -> list[Any]:
+    return [each for each in command.params if each.name != "help" and not getattr(each, "hidden", False)]
+
+
+def _option(command: str, parameter: Any) -> Option:
+    default = parameter.default
+    return Option(
+        command,
+        tuple(parameter.opts + parameter.secondary_opts),
+        ""
+        if default is None or callable(default) or default in ((), False)
+        else str(getattr(default, "value", default)),
+        str(parameter.envvar or ""),
+        _plain(getattr(parameter, "help", "") or ""),
+    )
+
+
+def _plain(text: str | None) -> str:
+    """Help text without rich's markup."""
+    from rich.text import Text
+
+    return Text.from_markup(text or "").plain.strip()
