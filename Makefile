@@ -74,4 +74,4 @@ clean:  ## Remove the virtual environment and everything built here (not the mod
 
 .PHONY: docs
 docs: $(STAMP)  ## Build the documentation into site/; a broken link fails
-	@exec $(BIN)/mkdocs build --strict $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

@@ -55,6 +55,7 @@ def _methods(route: Any) -> Iterator[str]:
 
 
 def _summary(endpoint: Any) -> str:
-    """The first sentence of a handler's docstring."""
-    first = (inspect.getdoc(endpoint) or "").partition("\n\n")[0]
+    """The first paragraph of a handler's docstring, else its name in words."""
+    name = getattr(endpoint, "__name__", "").replace("_", " ").capitalize()
+    first = (inspect.getdoc(endpoint) or name).partition("\n\n")[0]
     return " ".join(first.split())
