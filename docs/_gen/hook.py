@@ -8,7 +8,6 @@ from docgen import benchmark, contract, metrics, operations, options, python_api
 GENERATORS = {
     "benchmark": benchmark.benchmark_table,
     "errors": python_api.errors_table,
-    "front end's help": options.frontend_help,
     "metrics": metrics.metrics_table,
     "operations": operations.operations_table,
     "options": options.options_sections,

@@ -1,8 +1,6 @@
-"""Every option of the command line, read from the typer application; and the front end's own help text."""
+"""Every option of the command line, read from the typer application."""
 
 import importlib
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,13 +29,11 @@ def application() -> Any:
 
 
 def commands() -> Iterator[tuple[str, Any]]:
-    """(name, click command) of every command, groups followed."""
+    """(name, click command) of every command, groups included."""
 
     def walk(prefix: str, command: Any) -> Iterator[tuple[str, Any]]:
-        if not hasattr(command, "commands"):
-            yield prefix, command
-            return
-        for name, each in command.commands.items():
+        yield prefix, command
+        for name, each in getattr(command, "commands", {}).items():
             if not each.hidden:
                 yield from walk(f"{prefix} {name}", each)
 
@@ -59,14 +55,6 @@ def options_sections() -> str:
         parts += [f"## {name}", _plain(command.help).partition("\n\n")[0]]
         parts.append(tables.table(("option", "meaning", "default", "variable"), rows) if rows else "It has no options.")
     return "\n\n".join(parts)
-
-
-def frontend_help() -> str:
-    """What `python -m openai_frontend --help` prints."""
-    command = [sys.executable, "-m", "openai_frontend", "--help"]
-    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "110", "NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=source.ROOT, env=environment, capture_output=True, text=True, check=True)
-    return f"```text\n{done.stdout.strip()}\n```"
 
 
 def _documented(command: Any) -> list[Any]:
