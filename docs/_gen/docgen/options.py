@@ -62,16 +62,24 @@ def _documented(command: Any) -> list[Any]:
 
 
 def _option(command: str, parameter: Any) -> Option:
-    default = parameter.default
+    is_argument = parameter.param_type_name == "argument"
     return Option(
         command,
-        tuple(parameter.opts + parameter.secondary_opts),
-        ""
-        if default is None or callable(default) or default in ((), False)
-        else str(getattr(default, "value", default)),
+        (parameter.metavar or parameter.name.upper(),)
+        if is_argument
+        else tuple(parameter.opts + parameter.secondary_opts),
+        "required" if parameter.required else _default(parameter.default),
         str(parameter.envvar or ""),
         _plain(getattr(parameter, "help", "") or ""),
     )
+
+
+def _default(value: Any) -> str:
+    if value is None or value is False or callable(value):
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(getattr(value, "value", value))
 
 
 def _plain(text: str | None) -> str:
