@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from docgen import options, source
+from docgen import benchmark, options, source
 
 from .pages import DOCS, ROOT, Block, blocks, page_name, pages, prose
 
@@ -23,6 +23,17 @@ BANNED = ("is told", "whoever", "the other way", "let go", "one more.", "so do t
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README_LINES
+
+
+def test_the_readmes_speed_is_the_benchmarks() -> None:
+    (report,) = (each for each in json.loads(benchmark.RESULTS.read_text())["models"] if each["model"] == "smollm2")
+
+    def span(pattern: str) -> str:
+        medians = [row["reached"]["median"] for row in report["rows"] if re.fullmatch(pattern, row["name"])]
+        return f"{min(medians):.2f} to {max(medians):.2f}"
+
+    expected = f"{span(r'(completions|chat)/[0-9]+')} whole and {span(r'(completions|chat)-stream/[0-9]+')} streamed"
+    assert expected in " ".join((ROOT / "README.md").read_text().split())
 
 
 @pytest.mark.parametrize("page", pages(), ids=page_name)
