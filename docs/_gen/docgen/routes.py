@@ -8,6 +8,7 @@ from typing import Any
 
 from docgen import tables
 
+DISABLED = "Disabled scale out"  # vLLM's handler in place of those that an argument enables
 KEYS = {"open": "none", "inference": "inference", "control": "control"}
 
 
@@ -57,5 +58,7 @@ def _methods(route: Any) -> Iterator[str]:
 def _summary(endpoint: Any) -> str:
     """The first paragraph of a handler's docstring, else its name in words."""
     name = getattr(endpoint, "__name__", "").replace("_", " ").capitalize()
+    if name == DISABLED:
+        return "Answers 403 without `--enable-scale-out`."
     first = (inspect.getdoc(endpoint) or name).partition("\n\n")[0]
     return " ".join(first.split())
