@@ -3,13 +3,15 @@
 import re
 from typing import Any
 
-from docgen import benchmark, contract, metrics, operations, options, python_api, routes
+from docgen import benchmark, contract, metrics, options, python_api, routes
+
+from tritonlive.wire import reference
 
 GENERATORS = {
     "benchmark": benchmark.benchmark_table,
     "errors": python_api.errors_table,
     "metrics": metrics.metrics_table,
-    "operations": operations.operations_table,
+    "operations": reference.operations_markdown,
     "options": options.options_sections,
     "python": python_api.python_api,
     "routes": routes.routes_table,

@@ -10,6 +10,8 @@ from docgen import metrics, options, routes, source
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
+from tritonlive.wire import reference
+
 from .pages import DOCS, ROOT
 
 MODEL_METRICS = {"vllm_num_requests_running", "tritonlive_weight_updates_committed_total", "tritonlive_requests_stale"}
@@ -89,7 +91,6 @@ def test_every_tensor_is_listed(site: Path) -> None:
 
 
 def test_every_control_operation_is_listed(site: Path) -> None:
-    reference = pytest.importorskip("tritonlive.wire.reference")
     names = set(re.findall(r"^\| `(\w+)`", reference.operations_markdown(), re.MULTILINE))
     assert len(names) > 30
     assert names <= code_on(site, "operations")
