@@ -48,9 +48,11 @@ def _of_the_model() -> list[Metric]:
 
 
 def _of_the_front_end() -> list[Metric]:
+    """From prometheus_client's collectors; the model has Triton's metrics instead."""
     return [
         Metric(module.text(call.args[0]), _kind(call), FRONT_END, module.text(call.args[1]))
-        for module in source.modules("openai_frontend")
+        for module in source.modules()
+        if module.imports_from("prometheus_client")
         for call in module.calls(*COLLECTORS)
     ]
 

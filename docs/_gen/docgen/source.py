@@ -26,6 +26,10 @@ class Module:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
                 yield node
 
+    def imports_from(self, package: str) -> bool:
+        """Whether the file has `from package import …`."""
+        return any(isinstance(node, ast.ImportFrom) and node.module == package for node in ast.walk(self.tree))
+
     def strings(self) -> Iterator[str]:
         """Every string literal, docstrings included."""
         for node in ast.walk(self.tree):
