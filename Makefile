@@ -94,5 +94,9 @@ wheel: $(STAMP)  ## Build the wheel into dist/, with the CPU's lock beside it
 
 .PHONY: clean
 clean:  ## Remove the virtual environment and everything built here, not the model cache
-	rm -rf $(VENV) .build build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .build build dist site .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: docs
+docs: $(STAMP)  ## Build the documentation into site/; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

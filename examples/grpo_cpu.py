@@ -1,10 +1,10 @@
-"""GRPO on a CPU, end to end: TRL trains, tritonlive generates, the weights go over gloo at every step.
+"""GRPO on a CPU, end to end: TRL trains, tritonlive generates, and every step pushes the weights.
 
     python examples/grpo_cpu.py                      # SmolLM2-135M on a server of its own
     python examples/grpo_cpu.py --url http://127.0.0.1:9000 --steps 10
 
-The task can be checked without a judge: answer in digits, not in words. It ends with a picture of the run, its figures
-as JSON and the trained model, all in --out.
+The task is to answer in digits, not in words; the reward counts characters and needs no judge. The run ends with a
+picture, its figures as JSON, and the trained model, all in --out.
 """
 
 import json
@@ -43,7 +43,7 @@ TOPICS = (
 
 @dataclass(frozen=True)
 class Step:
-    """One training step; times in seconds. `version` is what the server said it answered with."""
+    """One training step; times in seconds. `version` is what the server reported with its answers."""
 
     step: int
     reward: float
@@ -54,7 +54,7 @@ class Step:
 
 
 def digits_not_letters(completions: list[list[dict[str, str]]], **_: Any) -> list[float | None]:
-    """The reward: (digits - letters) / characters of each answer, from -1 for words alone to 1 for numbers alone."""
+    """The reward of each answer: (digits - letters) / characters, from -1 for only words to 1 for only digits."""
     rewards: list[float | None] = []
     for completion in completions:
         written = "".join(completion[0]["content"].split())
@@ -69,7 +69,7 @@ def prompts() -> list[dict[str, Any]]:
 
 
 def server_config(model_dir: Path) -> StackConfig:
-    """A server whose logprobs TRL can use: float32, and after temperature."""
+    """A server whose logprobs TRL can use: in float32, and computed after temperature."""
     return StackConfig(
         model=str(model_dir),
         extra_args=(
@@ -81,7 +81,7 @@ def server_config(model_dir: Path) -> StackConfig:
 
 
 class Recorder(TrainerCallback):
-    """Measures the phases of every step and reports it when its reward is known."""
+    """Measures the phases of every step and reports the step when its reward is known."""
 
     def __init__(self, report: Callable[[Step], None]) -> None:
         self.steps: list[Step] = []
@@ -90,7 +90,7 @@ class Recorder(TrainerCallback):
         self._spent = dict.fromkeys(("rollout", "push"), 0.0)
 
     def watch(self, client: "VLLMClient") -> None:
-        """Time the client's calls from now on."""
+        """Start timing the client's calls."""
         self._client = client
         for method, phase in (("generate", "rollout"), ("update_named_params", "push")):
             vars(client)[method] = self._timed(getattr(client, method), phase)
@@ -104,7 +104,7 @@ class Recorder(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
         if not logs or "reward" not in logs:
-            return  # the summary at the end
+            return  # TRL's summary at the end has no reward
         rollout, push = self._spent["rollout"], self._spent["push"]
         version = self._client.served_version or "?"
         step = Step(state.global_step, logs["reward"], version, rollout, self._took - rollout - push, push)
@@ -131,8 +131,8 @@ def train(
     out: Path,
     report: Callable[[Step], None],
 ) -> list[Step]:
-    """Train, push the result too, and save it to `out`."""
-    # Its advice is about a vLLM that it would run or push to itself.
+    """Train, push the final weights, and save the model to `out`."""
+    # TRL warns about vLLM versions that it has not been tested with; here TRL neither runs vLLM nor pushes to it.
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
     import torch
     from datasets import Dataset
@@ -141,8 +141,8 @@ def train(
 
     import sync.trl
 
-    sync.trl.install(**client_options)  # the one line: everything below is TRL as its documentation has it
-    # The trainer waits while the server generates and the other way round, so both may have every core.
+    sync.trl.install(**client_options)  # the only line that TRL's own documentation does not have
+    # Trainer and server take turns, so each may use every core.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     recorder = Recorder(report)
     trainer = GRPOTrainer(
@@ -162,7 +162,7 @@ def train(
             use_vllm=True,
             vllm_mode="server",
             vllm_server_base_url=url,
-            vllm_group_port=0,  # any free one
+            vllm_group_port=0,  # any free port
             use_cpu=True,
             bf16=False,
             gradient_checkpointing=False,
@@ -178,7 +178,7 @@ def train(
     recorder.watch(client)
     try:
         trainer.train()
-        trainer.vllm_generation.sync_weights()  # TRL pushes before it generates; this is the last step's outcome
+        trainer.vllm_generation.sync_weights()  # TRL pushes before it generates, so the last step is not pushed yet
     finally:
         client.close()
     trainer.save_model(str(out / "model"))
@@ -186,7 +186,7 @@ def train(
 
 
 def draw(steps: list[Step], path: Path) -> None:
-    """Reward, weight version and seconds per phase, step by step."""
+    """Draw reward, weight version and seconds per phase of each step into `path`."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -213,7 +213,7 @@ def draw(steps: list[Step], path: Path) -> None:
 
 @contextmanager
 def server(url: str | None, model_dir: Path, console: Console) -> Iterator[tuple[str, dict[str, str]]]:
-    """Address of the server to use and the options to reach it with; one of our own unless there is a `url`."""
+    """Yield (address, options for the client) of the server at `url`, or of a server that runs for the `with` block."""
     if url:
         yield url, {}
         return
@@ -227,21 +227,21 @@ def main(
     steps: Annotated[
         int, typer.Option(min=1, help="Training steps; each is 16 answers, one update and one push.")
     ] = 30,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Gets the picture, steps.json and model/.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the picture, steps.json and model/.")] = Path(
         "grpo_cpu"
     ),
     url: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="A running server with the same model and weight transfer over gloo; its control key stands in the "
-            "URL (http://user:KEY@host:9000) or in TRITONLIVE_CONTROL_KEY. By default one is started here.",
+            help="A running server with the same model and the gloo backend. Its control key is in the URL "
+            "(http://user:KEY@host:9000) or in TRITONLIVE_CONTROL_KEY. By default the script starts a server.",
         ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="smollm2 (135 M parameters) or tiny (3 M, random; a test of the plumbing).")
     ] = "smollm2",
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="By default one that suits the model.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Default: 2e-5 (smollm2), 1e-2 (tiny).")] = None,
 ) -> None:
     """Train a small model to answer in digits with TRL's GRPOTrainer and a tritonlive server, on this machine's CPU."""
     if model not in MODELS:
@@ -267,7 +267,9 @@ def main(
     console.print(f"{steps} steps in {time.perf_counter() - began:.0f} s; see {out / PICTURE}", highlight=False)
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)  # its tracebacks would show the key
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False
+)  # tracebacks with local variables would show the key
 app.command()(main)
 
 if __name__ == "__main__":

@@ -1,0 +1,25 @@
+"""The MkDocs hook: puts what is made from the code in place of `<!-- generated: NAME -->`."""
+
+import re
+from typing import Any
+
+from docgen import benchmark, contract, metrics, options, python_api, routes
+
+from tritonlive.wire import reference
+
+GENERATORS = {
+    "benchmark": benchmark.benchmark_table,
+    "errors": python_api.errors_table,
+    "metrics": metrics.metrics_table,
+    "operations": reference.operations_markdown,
+    "options": options.options_sections,
+    "python": python_api.python_api,
+    "routes": routes.routes_table,
+    "tensors": contract.tensor_contract,
+}
+MARKER = re.compile(r"<!-- generated: (.+?) -->")
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Raises KeyError for a marker that nothing here makes."""
+    return MARKER.sub(lambda match: GENERATORS[match[1]](), markdown)

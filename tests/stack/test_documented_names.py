@@ -1,0 +1,24 @@
+"""A running stack has exactly the metrics and our routes that the reference pages list."""
+
+import re
+
+import httpx
+from docgen import metrics, routes
+
+from tritonlive.launch import Stack
+
+OURS = re.compile(r"^# TYPE ((?:tritonlive|vllm)_\w+?)(?<!_created) ", re.MULTILINE)
+
+
+def test_metrics(stack: Stack, frontend: httpx.Client) -> None:
+    """Triton's Python backend registers the model's metrics when the model starts, so all are there at once."""
+    text = httpx.get(stack.metrics_url).text + frontend.get("/metrics").text
+    assert set(OURS.findall(text)) == {each.name for each in metrics.metrics()}
+
+
+def test_routes(frontend: httpx.Client) -> None:
+    """FastAPI's description of the API leaves out its own pages, and what an argument of vLLM's would enable."""
+    paths = frontend.get("/openapi.json").json()["paths"]
+    served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert served <= {(each.method, each.path) for each in routes.routes()}
+    assert served >= {(each.method, each.path) for each in routes.routes() if each.origin == "tritonlive"}
