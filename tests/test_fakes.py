@@ -58,13 +58,14 @@ FAKES = (
     fake("triton_stand_in:Request", f"{TRITON}InferenceRequest"),
     # Ours
     fake("backend.engine:FakeEngine", ENGINE, controls="start"),
+    fake("backend.test_engine:FakeEngine", ENGINE),
     fake(
         "backend.generation.test_token_level:FakeEngine",
         *(ENGINE, ASYNC_LLM, CORE_CLIENT, INPUT_PROCESSOR),
         controls="put",
     ),
     fake("property.engine:StandInEngine", ENGINE, controls="generate in_process start stop take_fault"),
-    fake("frontend.replicas.test_channel:Connection", "openai_frontend.replicas.connection:TritonConnection"),
+    fake("frontend.replicas.test_replica_channel:Connection", "openai_frontend.replicas.connection:TritonConnection"),
     fake(
         "frontend.replicas.test_replica:FakeConnection",
         "openai_frontend.replicas.connection:TritonConnection",
@@ -79,10 +80,13 @@ FAKES = (
     fake("frontend.test_adapters:Engine", "openai_frontend.engine.triton_engine:TritonEngineClient"),
     fake("frontend.test_weight_version:Engine", "openai_frontend.engine.triton_engine:TritonEngineClient"),
     fake("sync.push.test_heartbeat:Client", "sync.control.client:ControlClient", controls="gaps"),
-    fake("sync.push.test_vllm_trainer:NotifyingFleet", "sync.push.fleet:Fleet"),
+    fake(
+        "sync.push.test_vllm_trainer:NotifyingFleet",
+        *("sync.push.fleet_group:WorkerCall", "sync.push.fleet_update:FleetUpdate"),
+    ),
     fake("sync.trl.test_rollouts:FakeRollouts", "sync.rollouts.rollouts:Rollouts"),
     fake("bench.test_array_loads:FakeRollouts", "sync.rollouts.rollouts:Rollouts"),
-    fake("backend.generation.test_relay:Writer", "tritonlive.backend.responses:ResponseWriter", controls="told"),
+    fake("backend.generation.test_relay:Writer", "tritonlive.backend.responses:ResponseWriter", controls="announced"),
     fake("backend.generation.test_relay:Sender", "tritonlive.backend.responses:Sender"),
     fake("frontend.replicas.test_replicas:Stub", "openai_frontend.replicas.replica:Replica"),
     fake("bench.stand_ins:LocalServer", "bench.systems:TritonLive"),

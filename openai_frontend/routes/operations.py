@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Body, Path, Query, Request
 from starlette.responses import JSONResponse
-from vllm.entrypoints.rl.online.metrics import weight_operation_metrics
 
 from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes.engine import engine
+from openai_frontend.vllm_seam import weight_operation_metrics
 from tritonlive.wire.operation import Operation, Route, Scope
 from tritonlive.wire.operations import OPERATIONS
 

@@ -1,9 +1,9 @@
 """tritonlive/backend/control.py: a real Control over a real state machine; the engine remembers its calls."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
@@ -12,11 +12,14 @@ import pytest
 
 from tests.backend.engine import FakeEngine, Llm
 from tests.triton_stand_in import Request, tensor
+from tritonlive.backend import tensors
+from tritonlive.backend.control import Control, bind_handlers
+from tritonlive.backend.weights.history import InFlight
+from tritonlive.backend.weights.weights import Weights
 from tritonlive.wire.error_codes import ErrorCode
 from tritonlive.wire.operation import Lease
 from tritonlive.wire.operations import OPERATIONS, PUBLIC_OPERATIONS
 
-Load = Callable[[str], ModuleType]
 KEY = "control-key"
 HOLDER = "trainer-1"
 INIT = {"holder": HOLDER, "lease_s": 30.0}
@@ -111,14 +114,14 @@ class ControlEngine(FakeEngine):
 class Setting:
     """A Control, and how tests call it."""
 
-    def __init__(self, load: Load, folder: Path, control_key: str | None = KEY) -> None:
-        self.errors = load("tensors")
+    def __init__(self, folder: Path, control_key: str | None = KEY) -> None:
+        self.errors = tensors
         self.engine = ControlEngine(folder, control_key)
         self.adapters = Adapters()
         self.num_flushes = 0
-        self.weights = load("weights.weights").Weights(self.engine, lambda _version: None)
-        in_flight = load("weights.history").InFlight()
-        self.control = load("control").Control(self.engine, self.weights, self.adapters, in_flight, self._flush)
+        self.weights = Weights(self.engine, lambda _version: None)
+        in_flight = InFlight()
+        self.control = Control(self.engine, self.weights, self.adapters, in_flight, self._flush)
 
     async def run(
         self, operation: str, /, *, key: str | None = KEY, payload: bytes | None = None, **arguments: Any
@@ -146,9 +149,9 @@ class Setting:
 
 
 @pytest.fixture
-async def setting(load: Load, tmp_path: Path) -> Setting:
+async def setting(tmp_path: Path) -> Setting:
     (tmp_path / "model.safetensors").write_bytes(b"1")
-    made = Setting(load, tmp_path)
+    made = Setting(tmp_path)
     await made.engine.start()
     return made
 
@@ -168,8 +171,8 @@ async def test_public_operations_need_none(setting: Setting, name: str) -> None:
     await setting.run(name, key=None)
 
 
-async def test_without_a_key_on_the_server_control_is_off(load: Load, tmp_path: Path) -> None:
-    setting = Setting(load, tmp_path, control_key=None)
+async def test_without_a_key_on_the_server_control_is_off(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, control_key=None)
     code, message = await setting.refusal("status", key="")
     assert code is ErrorCode.REFUSED
     assert message == "control_key: control is off: the server was started without TRITONLIVE_CONTROL_KEY"
@@ -400,8 +403,8 @@ def handlers(names: Collection[str]) -> Any:
     return type("Handlers", (), dict.fromkeys(names, handle))()
 
 
-def test_every_operation_has_one_handler(load: Load) -> None:
-    bind = load("control").bind_handlers
+def test_every_operation_has_one_handler() -> None:
+    bind = bind_handlers
     assert set(bind(handlers(OPERATIONS))) == set(OPERATIONS)
     assert set(bind(handlers([*OPERATIONS, "_step"]))) == set(OPERATIONS), "steps are no handlers"
     with pytest.raises(TypeError, match=r"operations without a handler: fence, rollback$"):

@@ -20,6 +20,7 @@ from tritonlive.backend import service as service_module
 from tritonlive.backend.generation import generate
 from tritonlive.backend.responses import Sender, code_of
 from tritonlive.backend.service import Service
+from tritonlive.wire.error_codes import ErrorCode
 
 FINAL = 1
 
@@ -67,7 +68,7 @@ class Writer:
         sender.finish()
 
     def fail(self, sender: Sender, error: Exception) -> None:
-        assert isinstance(code_of(error), int)
+        assert isinstance(code_of(error), ErrorCode)
         sender.fail(error)
 
     async def caught_up(self) -> None: ...

@@ -58,7 +58,14 @@ def test_arguments_that_are_not_ours_go_to_vllm_in_order(calls: list[Call]) -> N
     assert CliRunner().invoke(frontend_app, argv).exit_code == 0
     ((_, vllm_argv, options),) = calls
     assert shlex.join(vllm_argv) == "--dtype float32 -tp 2 --tool-call-parser=hermes --enable-auto-tool-choice"
-    assert options == {"host": "127.0.0.1", "port": 9100, "workers": 1, "wait_s": None, "drain_s": 3}
+    assert options == {
+        "host": "127.0.0.1",
+        "port": 9100,
+        "workers": 1,
+        "wait_s": None,
+        "drain_s": 3,
+        "use_fast_path": True,
+    }
 
 
 def test_a_stray_word_is_refused(calls: list[Call]) -> None:

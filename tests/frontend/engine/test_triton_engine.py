@@ -30,8 +30,7 @@ TIMEOUT_S = 30
 def no_second_registration() -> Iterator[None]:
     """The gauges of an engine stay in the process's registry; each test makes an engine."""
     module = "openai_frontend.engine.triton_engine"
-    with mock.patch(f"{module}.ReplicaGauges"), mock.patch(f"{module}.LoopLag") as lag:
-        lag.return_value.watch = asyncio.Event().wait
+    with mock.patch(f"{module}.ReplicaGauges"), mock.patch(f"{module}.lag_histogram"):
         yield
 
 
