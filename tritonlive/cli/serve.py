@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tritonlive.launch.config import StackConfig, default_cache_dir
+from tritonlive.wire.environment import API_KEY_VARIABLE
 
 from .stack_options import (
     GROUP,
@@ -56,7 +57,7 @@ def serve(
         typer.Option(
             "--api-key",
             metavar="KEY",
-            envvar="TRITONLIVE_API_KEY",
+            envvar=API_KEY_VARIABLE,
             help="Key for inference; separate several by commas. [dim]Default: no key is needed[/dim]",
             rich_help_panel=KEYS,
         ),

@@ -9,6 +9,7 @@ import typer
 
 from tritonlive.launch.config import MODEL_REPOSITORY, StackConfig, default_cache_dir
 from tritonlive.launch.errors import LaunchError
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
 
 from .stack_options import (
     GROUP,
@@ -88,7 +89,7 @@ def triton_env(
         triton_http_port=triton_http_port,
         triton_grpc_port=triton_grpc_port,
         triton_metrics_port=triton_metrics_port,
-        control_key=None if control_key == os.environ.get("TRITONLIVE_CONTROL_KEY") else control_key,
+        control_key=None if control_key == os.environ.get(CONTROL_KEY_VARIABLE) else control_key,
         kv_cache_space_gib=kv_cache_space,
         tritonserver=tritonserver_path,
         cache_dir=cache_dir or default_cache_dir(),
