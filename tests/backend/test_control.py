@@ -119,9 +119,11 @@ class Setting:
         self.engine = ControlEngine(folder, control_key)
         self.adapters = Adapters()
         self.num_flushes = 0
-        self.weights = Weights(self.engine, lambda _version: None)
+        engine: Any = self.engine
+        adapters: Any = self.adapters
+        self.weights = Weights(engine, lambda _version: None)
         in_flight = InFlight()
-        self.control = Control(self.engine, self.weights, self.adapters, in_flight, self._flush)
+        self.control = Control(engine, self.weights, adapters, in_flight, self._flush)
 
     async def run(
         self, operation: str, /, *, key: str | None = KEY, payload: bytes | None = None, **arguments: Any
