@@ -31,13 +31,13 @@ STATES = {
 }
 
 
-def text_constants(path: Path) -> Iterator[ast.Constant]:
-    """String literals of a file, and the literal parts of f-strings; no docstrings."""
+def literals(path: Path) -> Iterator[tuple[str, ast.expr]]:
+    """String literals of a file, and the literal parts of f-strings; no docstrings. With their nodes."""
     tree = ast.parse(path.read_text())
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
-            yield node
+            yield node.value, node
 
 
 def where(path: Path, node: ast.expr) -> str:
@@ -47,19 +47,19 @@ def where(path: Path, node: ast.expr) -> str:
 def test_environment_variables() -> None:
     defined = {value for name, value in vars(environment).items() if name.endswith("_VARIABLE")}
     assert all(VARIABLE.fullmatch(value) for value in defined)
-    found = [where(path, node) for path in FILES for node in text_constants(path) if VARIABLE.search(node.value)]
+    found = [where(path, node) for path in FILES for text, node in literals(path) if VARIABLE.search(text)]
     assert found == []
 
 
 def test_headers() -> None:
     defined = {value for name, value in vars(headers).items() if name.endswith("_HEADER")}
     assert defined
-    found = [where(path, node) for path in FILES for node in text_constants(path) if node.value.lower() in defined]
+    found = [where(path, node) for path in FILES for text, node in literals(path) if text.lower() in defined]
     assert found == []
 
 
 def test_tensors_of_control_requests_and_engine_traffic() -> None:
-    found = [where(path, node) for path in FILES for node in text_constants(path) if node.value in TENSORS]
+    found = [where(path, node) for path in FILES for text, node in literals(path) if text in TENSORS]
     assert found == []
 
 
@@ -78,7 +78,7 @@ def test_native_tensors(path: Path) -> None:
 
 
 def test_the_models_name() -> None:
-    found = [where(path, node) for path in FILES for node in text_constants(path) if node.value == tensor_names.MODEL]
+    found = [where(path, node) for path in FILES for text, node in literals(path) if text == tensor_names.MODEL]
     assert found == []
 
 
