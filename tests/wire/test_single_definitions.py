@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,14 @@ STATES = {
 }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def literals(path: Path) -> Iterator[tuple[str, ast.expr]]:
     """String literals of a file, and the literal parts of f-strings; no docstrings. With their nodes."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
@@ -68,7 +74,7 @@ def test_native_tensors(path: Path) -> None:
     """Where a tensor is indexed, read or refused by name; `"logprobs"` of sampling parameters is another thing."""
     names = tensor_names.INPUTS | tensor_names.OUTPUTS
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         match node:
             case ast.Subscript(slice=ast.Constant(value=name)) | ast.Call(args=[ast.Constant(value=name), *_]):
                 found += [where(path, node)] if name in names else []
@@ -86,11 +92,46 @@ def test_states_and_outcomes_are_compared_as_members() -> None:
     """`x == State.DIRTY`, not `x == "dirty"`: a typing error there would never be noticed."""
     found = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Compare):
                 compared = [each for part in (node.left, *node.comparators) for each in words(part)]
                 found += [where(path, node)] if STATES & set(compared) else []
     assert found == []
+
+
+def test_no_message_is_searched() -> None:
+    """Errors are told apart by their class and their code; `error_codes.py` alone knows two sentences of Triton's."""
+    found = []
+    for path in FILES:
+        for node in ast.walk(parsed(path)):
+            match node:
+                case ast.Compare(ops=[ast.In() | ast.NotIn()], comparators=[searched]) if words(node.left):
+                    found += [where(path, node)] if is_message(searched) else []
+                case ast.Call(func=ast.Attribute(value=searched, attr="startswith" | "endswith" | "find")):
+                    found += [where(path, node)] if is_message(searched) else []
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="re")), args=[_, searched, *_]):
+                    found += [where(path, node)] if is_message(searched) else []
+    assert found == []
+
+
+def is_message(node: ast.expr) -> bool:
+    """Whether an expression is `str(…)` of something, or reads its `message`, `detail`, `details()` or `reason`."""
+    match node:
+        case ast.Call(func=ast.Name(id="str"), args=[ast.Name()]):
+            return True
+        case ast.Call(func=ast.Attribute(attr=name)) | ast.Attribute(attr=name):
+            return name in ("message", "detail", "details", "reason")
+    return False
+
+
+@pytest.mark.parametrize("text", ["'dirty' in str(error)", "error.message.startswith('x')", "re.match('x', e.reason)"])
+def test_the_check_for_searches_sees_one(text: str) -> None:
+    node = ast.parse(text, mode="eval").body
+    searched = node.comparators[0] if isinstance(node, ast.Compare) else None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        searched = node.args[-1] if ast.unparse(node.func.value) == "re" else node.func.value
+    assert searched is not None
+    assert is_message(searched)
 
 
 def words(node: ast.expr) -> list[str]:
@@ -104,7 +145,7 @@ def test_an_enums_values_are_in_one_enum() -> None:
     wires = [{member.value for member in kind} for kind in (states.State, states.AdapterState, outcomes.Outcome)]
     found = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             match node:
                 case ast.ClassDef(bases=bases, body=body) if StrEnum.__name__ in map(ast.unparse, bases):
                     values = {word for line in body if isinstance(line, ast.Assign) for word in words(line.value)}
