@@ -20,7 +20,18 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from openai_frontend.engine_info import EngineInfo
 from tritonlive.wire.limits import MAX_BATCH
-from tritonlive.wire.tensor_names import FRONT_END_INPUTS, FRONT_END_OUTPUTS
+from tritonlive.wire.tensor_names import (
+    CONTROL_ARGUMENTS,
+    CONTROL_OPERATION,
+    CONTROL_RESULT,
+    ENGINE_ABORT,
+    ENGINE_CHANNEL,
+    ENGINE_OUTPUTS,
+    ENGINE_REQUEST,
+    ENGINE_SEEN,
+    FRONT_END_INPUTS,
+    FRONT_END_OUTPUTS,
+)
 
 # Made by protobuf at import, so that no type checker sees their members.
 service: Any = service_pb2
@@ -130,25 +141,25 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     # ---- our model ----------------------------------------------------------------------------------------------
 
     def _answer(self, tensors: dict[str, Any], send: Callable[[dict[str, bytes]], None]) -> None:
-        if "control_operation" in tensors:
-            (operation,) = tensors["control_operation"]
-            arguments = json.loads(tensors["control_arguments"][0]) if "control_arguments" in tensors else {}
+        if CONTROL_OPERATION in tensors:
+            (operation,) = tensors[CONTROL_OPERATION]
+            arguments = json.loads(tensors[CONTROL_ARGUMENTS][0]) if CONTROL_ARGUMENTS in tensors else {}
             result = self.operations[operation.decode()](arguments)
             if result is not self.NO_ANSWER:
-                send({"control_result": as_string(json.dumps(result))})
-        elif "engine_request" in tensors:
-            for channel, payload in zip(tensors["engine_channel"], tensors["engine_request"], strict=True):
+                send({CONTROL_RESULT: as_string(json.dumps(result))})
+        elif ENGINE_REQUEST in tensors:
+            for channel, payload in zip(tensors[ENGINE_CHANNEL], tensors[ENGINE_REQUEST], strict=True):
                 request = self._decoder.decode(payload)
                 params = request.sampling_params
                 is_streamed = params.output_kind is not RequestOutputKind.FINAL_ONLY
                 self.running[request.request_id] = Running(self._channels[channel], params.max_tokens, is_streamed)
             self._has_work.set()
-        elif "engine_abort" in tensors:
-            for request_id in msgspec.msgpack.decode(tensors["engine_abort"]):
+        elif ENGINE_ABORT in tensors:
+            for request_id in msgspec.msgpack.decode(tensors[ENGINE_ABORT]):
                 self.running.pop(request_id, None)
-        elif "engine_seen" not in tensors:
-            self._channels[tensors["engine_channel"][0]] = send
-            send({"engine_outputs": msgspec.msgpack.encode([])})
+        elif ENGINE_SEEN not in tensors:
+            self._channels[tensors[ENGINE_CHANNEL][0]] = send
+            send({ENGINE_OUTPUTS: msgspec.msgpack.encode([])})
 
     async def _run_engine(self) -> None:
         while True:
@@ -173,7 +184,7 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         for send, ready in outputs.items():
             stats = SchedulerStats(num_running_reqs=len(self.running))
             step = EngineCoreOutputs(outputs=ready, scheduler_stats=stats, weight_version=WEIGHT_VERSION)
-            send({"engine_outputs": cast(bytes, self._encoder.encode([step])[0])})
+            send({ENGINE_OUTPUTS: cast(bytes, self._encoder.encode([step])[0])})
 
 
 def read_request(request: Any) -> dict[str, list[bytes] | bytes]:
@@ -203,7 +214,7 @@ def response_of(request_id: str, contents: dict[str, bytes]) -> Any:
     """A ModelStreamInferResponse."""
     response = service.ModelInferResponse(id=request_id)
     for name, raw in contents.items():
-        is_text = name == "control_result"
+        is_text = name == CONTROL_RESULT
         response.outputs.add(
             name=name, datatype="BYTES" if is_text else "UINT8", shape=[1, 1] if is_text else [1, len(raw)]
         )

@@ -14,8 +14,9 @@ import psutil
 from bench.child import Child
 from bench.measure import Figures
 from bench.peer import ENVIRONMENT
-from tritonlive.launch.config import TRITON_MODEL, StackConfig, default_cache_dir
+from tritonlive.launch.config import StackConfig, default_cache_dir
 from tritonlive.launch.stack import Stack
+from tritonlive.wire.tensor_names import MODEL as MODEL_NAME
 
 MODEL = "from bench.hop.model import TritonPythonModel\n"
 """The version folder's model.py in place of ours."""
@@ -82,7 +83,7 @@ def hop(model: Path, args: tuple[str, ...]) -> Iterator[Hop]:
 def copy_model(target: Path) -> Path:
     """A model repository like ours, whose engine core makes tokens for free."""
     shutil.copytree(StackConfig.model_repository, target, ignore=shutil.ignore_patterns("__pycache__"))
-    (target / TRITON_MODEL / "1" / "model.py").write_text(MODEL)
+    (target / MODEL_NAME / "1" / "model.py").write_text(MODEL)
     return target
 
 

@@ -28,7 +28,7 @@ from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.routes.control import get_world_size
 from openai_frontend.routes.engine import engine
 from openai_frontend.routes.trl_protocol import CommunicatorRequest, NamedParamRequest
-from tritonlive.wire.outcomes import Outcome
+from tritonlive.wire.outcomes import FAILURES
 from tritonlive.wire.states import State
 from tritonlive.wire.versions import next_step
 
@@ -125,7 +125,7 @@ async def settled_status(request: Request) -> Mapping[str, Any]:
     await transfers(request).settle()
     status = await engine(request).get_replica_status()
     outcome = (status.get("last_update") or {}).get("outcome")
-    if status.get("lease") is None and outcome in (Outcome.FAILED, Outcome.ABORTED):
+    if status.get("lease") is None and outcome in FAILURES:
         reason = status.get("reason") or "the engine was started again with its checkpoint"
         raise GracefulHTTPError(
             f"the last weight update {outcome}: {reason}; call init_communicator and send all weights again",

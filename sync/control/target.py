@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from sync.errors import TargetError
+from tritonlive.wire.ports import FRONT_END_PORT, TRITON_GRPC_PORT
 
-DEFAULT_PORTS = {"http": 9000, "https": 443, "grpc": 8001, "grpcs": 8001}
+DEFAULT_PORTS = {"http": FRONT_END_PORT, "https": 443, "grpc": TRITON_GRPC_PORT, "grpcs": TRITON_GRPC_PORT}
 
 
 @dataclass(frozen=True)

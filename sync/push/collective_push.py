@@ -20,7 +20,7 @@ from sync.weights.weight_source import WeightSource
 
 from .caller_stream import CallerStream
 from .lead_source import LeadSource
-from .push_channel import PushChannel
+from .push_channel import PushChannel, ReportKind
 from .push_outcome import decode_error, decode_outcome, encode_error, encode_report
 from .report import PushReport
 from .trainer_ranks import TrainerRanks, poll
@@ -119,7 +119,7 @@ def _expect_ready(ranks: TrainerRanks, channel: PushChannel) -> None:
     ready: dict[int, dict[str, Any]] = {}
 
     def are_ready() -> bool:
-        ready.update(channel.reports("ready"))
+        ready.update(channel.reports(ReportKind.READY))
         return len(ready) == ranks.world_size - 1
 
     if not poll(are_ready, ranks.rank_timeout_s):
@@ -138,7 +138,9 @@ def _watched(channel: PushChannel, lead: LeadSource) -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(WATCH_INTERVAL_S):
             try:
-                failed = [decode_error(answer, f"rank {rank}") for rank, answer in channel.reports("failed").items()]
+                failed = [
+                    decode_error(answer, f"rank {rank}") for rank, answer in channel.reports(ReportKind.FAILED).items()
+                ]
             except RuntimeError as error:
                 failed = [TransferError(f"the store of torch.distributed failed: {error}")]
             if failed:
@@ -180,7 +182,7 @@ def _follow(channel: PushChannel, source: WeightSource, timeout_s: float) -> Pus
         while True:
             command = _next_command(channel, deadline)
             if "names" in command:
-                channel.report("ready", _compare_names(command["names"], source, channel.rank))
+                channel.report(ReportKind.READY, _compare_names(command["names"], source, channel.rank))
             elif "iterate" in command:
                 wait(gathering, deadline, "the iteration before")
                 gathering = spawn(caller.bound(lambda: _iterate(channel, source)), "trainer-ranks-gather")
@@ -189,7 +191,7 @@ def _follow(channel: PushChannel, source: WeightSource, timeout_s: float) -> Pus
     except SyncError:
         raise
     except BaseException as error:  # Ctrl-C: rank 0 must not go on without this one
-        channel.report("failed", encode_error(error))
+        channel.report(ReportKind.FAILED, encode_error(error))
         raise
 
 
@@ -208,7 +210,7 @@ def _next_command(channel: PushChannel, deadline: Deadline) -> dict[str, Any]:
         raise TransferError(f"rank 0 is gone: the store of torch.distributed failed: {error}") from None
     if not is_in_time:
         error = DeadlineError(f"{what}: not done within {deadline.seconds:g} s")
-        channel.report("failed", encode_error(error))
+        channel.report(ReportKind.FAILED, encode_error(error))
         raise error
     return found[0]
 
@@ -218,7 +220,7 @@ def _iterate(channel: PushChannel, source: WeightSource) -> None:
         for _ in source:
             pass
     except BaseException as error:
-        channel.report("failed", encode_error(error))
+        channel.report(ReportKind.FAILED, encode_error(error))
         raise
 
 

@@ -1,14 +1,23 @@
 """Messages between the ranks of a trainer during one push: JSON under keys of a store, no pickle, no collective."""
 
 import json
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
 
+class ReportKind(StrEnum):
+    """What another rank reports to rank 0."""
+
+    READY = "ready"
+    """Its answer to the first command."""
+    FAILED = "failed"
+
+
 class PushChannel:
-    """Rank 0 sends numbered commands. Each other rank reports "ready" after the first one, and "failed" if it fails.
+    """Rank 0 sends numbered commands. Each other rank reports READY after the first one, and FAILED if it fails.
 
     Commands are {"names": [...] or null} (the names that rank 0 will iterate), {"iterate": true}, and at last an
     outcome (push_outcome.py).
@@ -33,18 +42,18 @@ class PushChannel:
         self._count += 1
         return json.loads(self._store.get(key))
 
-    def report(self, kind: str, value: dict[str, Any]) -> None:
-        """Other ranks: report to rank 0, once of each kind: "ready" or "failed"."""
+    def report(self, kind: ReportKind, value: dict[str, Any]) -> None:
+        """Other ranks: report to rank 0, once of each kind."""
         self._store.set(f"{kind}/{self.rank}", json.dumps(value))
 
-    def reports(self, kind: str) -> dict[int, dict[str, Any]]:
+    def reports(self, kind: ReportKind) -> dict[int, dict[str, Any]]:
         """Rank 0: the reports of this kind so far, by rank."""
         keys = {rank: f"{kind}/{rank}" for rank in range(1, self.world_size)}
         return {rank: json.loads(self._store.get(key)) for rank, key in keys.items() if self._store.check([key])}
 
     def clear(self) -> None:
         """Rank 0: delete the keys. Call it when no rank reads them any more."""
-        reports = [f"{kind}/{rank}" for kind in ("ready", "failed") for rank in range(1, self.world_size)]
+        reports = [f"{kind}/{rank}" for kind in ReportKind for rank in range(1, self.world_size)]
         for key in [f"command/{number}" for number in range(self._count)] + reports:
             if self._store.check([key]):
                 self._store.delete_key(key)

@@ -2,12 +2,9 @@
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Literal
 
 from sync.deadline import Deadline
-
-InFlight = Literal["keep", "wait", "abort"]
-"""What a commit does with running requests: they continue, the commit waits for them, or they end."""
+from tritonlive.wire.operations.engine import InFlightMode
 
 
 def new_update_id() -> str:
@@ -21,7 +18,8 @@ class PushContext:
 
     version: str
     """What responses report after the commit."""
-    in_flight: InFlight
+    in_flight: InFlightMode
+    """What the commit does with running requests."""
     deadline: Deadline
     """Every call of the push ends by then."""
     is_partial: bool = False

@@ -20,6 +20,7 @@ from sync.errors import (
 from sync.transport.progress import Progress
 from sync.weights.check import FittedSource, ServedModel
 from sync.weights.weight_source import WeightSource
+from tritonlive.wire.operations.engine import InFlightMode
 from tritonlive.wire.versions import next_version
 
 from .caller_stream import CallerStream, StreamOrderedSource
@@ -28,7 +29,7 @@ from .fleet_update import FleetUpdate
 from .heartbeat import Heartbeat
 from .outcome_resolution import RESOLVE_TIMEOUT_S
 from .preflight import ReplicaInfo, TrainerInfo, require_alike, require_ready
-from .push_context import InFlight, PushContext
+from .push_context import PushContext
 from .report import PushReport
 from .rollback import ask_statuses
 from .trainer_engine import TrainerEngine
@@ -46,7 +47,7 @@ class PushOptions:
 
     version: str | None = None
     progress: Progress | None = None
-    in_flight: InFlight = "keep"
+    in_flight: InFlightMode = "keep"
     partial: bool = False
 
 

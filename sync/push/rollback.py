@@ -7,17 +7,18 @@ from sync.control.client import ControlClient
 from sync.control.fleet import Fleet
 from sync.deadline import Deadline
 from sync.errors import ConflictError, SyncError
+from tritonlive.wire.operations.engine import InFlightMode
 from tritonlive.wire.states import WELL, State
 from tritonlive.wire.versions import FIRST_VERSION
 
 from .outcome_resolution import resolve
-from .push_context import InFlight, new_update_id
+from .push_context import new_update_id
 
 Status = dict[str, Any]
 """A replica's answer to `status`."""
 
 
-def roll_back(fleet: Fleet, holder: str, to: str | None, in_flight: InFlight, deadline: Deadline) -> str:
+def roll_back(fleet: Fleet, holder: str, to: str | None, in_flight: InFlightMode, deadline: Deadline) -> str:
     """Serve an earlier version again at every replica, and return it.
 
     to: the version. By default the newest that all replicas hold and that does not serve at all of them.

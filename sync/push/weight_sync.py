@@ -4,7 +4,7 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sync.closing import Closing
 from sync.control.client import ControlClient
@@ -17,13 +17,14 @@ from sync.errors import (
 )
 from sync.weights.open_source import open_source
 from sync.weights.weight_source import WeightSource
+from tritonlive.wire.backends import Backend
 from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
+from tritonlive.wire.operations.engine import InFlightMode
 from tritonlive.wire.states import REFUSING
 
 from .caller_stream import CallerStream
 from .collective_push import collective_push, collective_reason
 from .preflight import SERVER_BACKENDS, TrainerInfo, require_all
-from .push_context import InFlight
 from .pusher import Pusher, PushOptions
 from .report import PushReport
 from .rollback import ask_statuses, reload_checkpoint, roll_back
@@ -37,7 +38,6 @@ if TYPE_CHECKING:  # modules that need torch are imported where they are used: `
 
     from .logprob_check import CanaryReport, Prompts
 
-Backend = Literal["nccl", "ipc", "gloo"]
 ALL_RANKS = "the push is collective (collective=True)"
 DEFAULT_TIMEOUT_S = 300.0
 DEFAULT_LEASE_S = 30.0
@@ -105,7 +105,7 @@ class WeightSync(Closing):
         version: str | int | None = None,
         *,
         progress: "Progress | None" = None,
-        in_flight: InFlight = "keep",
+        in_flight: InFlightMode = "keep",
         partial: bool = False,
         collective: bool | None = None,
     ) -> PushReport:
@@ -166,7 +166,7 @@ class WeightSync(Closing):
             self._pusher.leave()
             self._pusher = self._pusher_to(self._clients)
 
-    def rollback(self, to: str | int | None = None, *, in_flight: InFlight = "keep") -> str:
+    def rollback(self, to: str | int | None = None, *, in_flight: InFlightMode = "keep") -> str:
         """Serve an earlier version again, at every replica, and return it.
 
         to: the version; by default the newest that all replicas hold and that does not serve at all of them. After a

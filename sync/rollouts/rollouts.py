@@ -24,6 +24,7 @@ from sync.control.grpc_control import AnsweredCalls, open_channel, typed
 from sync.control.target import Target
 from sync.errors import ControlError, TargetError
 from tritonlive.triton_messages import build_request
+from tritonlive.wire import tensor_names
 from tritonlive.wire.triton_tensors import read_arrays, read_texts
 
 from .batches import RolloutBatch, Scores, read_spans, stack_rows
@@ -76,7 +77,9 @@ class Rollouts(Closing):
         sampling_params: other fields of vLLM's SamplingParams; no stop strings, because they need text.
         """
         params = {**sampling_params, "n": n, "logprobs": logprobs}
-        wants = ("finish_reason", "token_ids") if logprobs is None else ("finish_reason", "token_ids", "token_logprobs")
+        wants = [tensor_names.FINISH_REASON, tensor_names.TOKEN_IDS]
+        if logprobs is not None:
+            wants.append(tensor_names.TOKEN_LOGPROBS)
         requests = build_requests(as_token_ids(prompts), params, wants, min_weight_version)
         return to_batch(self._run("generate", requests, timeout), has_logprobs=logprobs is not None)
 
@@ -95,13 +98,13 @@ class Rollouts(Closing):
         is limited by the server's --max-logprobs.
         """
         params = {**sampling_params, "max_tokens": 1, "prompt_logprobs": top_k}
-        wants = ("finish_reason", "prompt_token_logprobs")
+        wants = (tensor_names.FINISH_REASON, tensor_names.PROMPT_TOKEN_LOGPROBS)
         arrays = as_token_ids(sequences)
         answers = self._run("score", build_requests(arrays, params, wants, min_weight_version), timeout)
         scores = to_scores(answers)
         for index, (array, rows) in enumerate(zip(arrays, scores.lengths, strict=True)):
             if rows != array.size - 1:  # a push with in_flight="abort" ended it
-                reason = read_texts(answers[index])["finish_reason"][0]
+                reason = read_texts(answers[index])[tensor_names.FINISH_REASON][0]
                 raise ControlError(str(self._target_of(index)), "score", f"sequence {index} ended with {reason!r}")
         return scores
 
@@ -160,11 +163,11 @@ def build_requests(
     prompts: Sequence[np.ndarray], params: dict[str, Any], wants: Sequence[str], min_weight_version: str | None
 ) -> list[Any]:
     """One request for each prompt; its id is the prompt's number."""
-    tensors: dict[str, Any] = {"sampling_parameters": json.dumps(params), "return_text": False}
+    tensors: dict[str, Any] = {tensor_names.SAMPLING_PARAMETERS: json.dumps(params), tensor_names.RETURN_TEXT: False}
     tensors |= {f"return_{name}": True for name in wants}
     if min_weight_version is not None:
-        tensors["min_weight_version"] = min_weight_version
-    return [build_request(tensors | {"input_ids": ids}, str(number)) for number, ids in enumerate(prompts)]
+        tensors[tensor_names.MIN_WEIGHT_VERSION] = min_weight_version
+    return [build_request(tensors | {tensor_names.INPUT_IDS: ids}, str(number)) for number, ids in enumerate(prompts)]
 
 
 def as_token_ids(prompts: Prompts) -> list[np.ndarray]:
@@ -183,23 +186,26 @@ def as_token_ids(prompts: Prompts) -> list[np.ndarray]:
 def to_batch(answers: Sequence[Any], *, has_logprobs: bool) -> RolloutBatch:
     arrays = [read_arrays(answer) for answer in answers]
     texts = [read_texts(answer) for answer in answers]
+    spans = [each.get(tensor_names.WEIGHT_VERSION_SPANS, ()) for each in texts]
+    top_ids = [each[tensor_names.TOP_TOKEN_IDS] for each in arrays] if has_logprobs else None
+    top_logprobs = [each[tensor_names.TOP_LOGPROBS] for each in arrays] if has_logprobs else None
     return RolloutBatch(
-        token_ids=np.concatenate([each["token_ids"] for each in arrays]),
-        lengths=np.stack([each["num_output_tokens"] for each in arrays]).astype(np.int32),
-        logprobs=np.concatenate([each["token_logprobs"] for each in arrays]) if has_logprobs else None,
-        top_token_ids=stack_rows([each["top_token_ids"] for each in arrays], -1) if has_logprobs else None,
-        top_logprobs=stack_rows([each["top_logprobs"] for each in arrays], -np.inf) if has_logprobs else None,
-        finish_reasons=[each["finish_reason"] for each in texts],
-        weight_versions=[[read_spans(text) for text in each.get("weight_version_spans", ())] for each in texts],
+        token_ids=np.concatenate([each[tensor_names.TOKEN_IDS] for each in arrays]),
+        lengths=np.stack([each[tensor_names.NUM_OUTPUT_TOKENS] for each in arrays]).astype(np.int32),
+        logprobs=np.concatenate([each[tensor_names.TOKEN_LOGPROBS] for each in arrays]) if has_logprobs else None,
+        top_token_ids=None if top_ids is None else stack_rows(top_ids, -1),
+        top_logprobs=None if top_logprobs is None else stack_rows(top_logprobs, -np.inf),
+        finish_reasons=[each[tensor_names.FINISH_REASON] for each in texts],
+        weight_versions=[[read_spans(text) for text in each] for each in spans],
     )
 
 
 def to_scores(answers: Sequence[Any]) -> Scores:
     arrays = [read_arrays(answer) for answer in answers]
     return Scores(
-        lengths=np.array([each["prompt_token_logprobs"].size for each in arrays], np.int32),
-        logprobs=np.concatenate([each["prompt_token_logprobs"] for each in arrays]),
-        top_token_ids=stack_rows([each["prompt_top_token_ids"] for each in arrays], -1),
-        top_logprobs=stack_rows([each["prompt_top_logprobs"] for each in arrays], -np.inf),
-        weight_versions=[read_texts(answer).get("weight_version", [""])[0] for answer in answers],
+        lengths=np.array([each[tensor_names.PROMPT_TOKEN_LOGPROBS].size for each in arrays], np.int32),
+        logprobs=np.concatenate([each[tensor_names.PROMPT_TOKEN_LOGPROBS] for each in arrays]),
+        top_token_ids=stack_rows([each[tensor_names.PROMPT_TOP_TOKEN_IDS] for each in arrays], -1),
+        top_logprobs=stack_rows([each[tensor_names.PROMPT_TOP_LOGPROBS] for each in arrays], -np.inf),
+        weight_versions=[read_texts(answer).get(tensor_names.WEIGHT_VERSION, [""])[0] for answer in answers],
     )

@@ -31,6 +31,7 @@ from sync.push.weight_sync import Backend, WeightSync
 from sync.rollouts.rollouts import Rollouts
 from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
 from tritonlive.wire.headers import WEIGHT_VERSION_HEADER
+from tritonlive.wire.ports import FRONT_END_PORT
 from tritonlive.wire.versions import next_step
 
 try:
@@ -95,7 +96,7 @@ class VLLMClient(Closing, RolloutsClient):
         self,
         base_url: str | None = None,
         host: str = "127.0.0.1",
-        server_port: int = 9000,
+        server_port: int = FRONT_END_PORT,
         group_port: int = 51216,
         connection_timeout: float = 0.0,
         *,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
 import numpy as np
@@ -119,9 +119,11 @@ class Setting:
         self.engine = ControlEngine(folder, control_key)
         self.adapters = Adapters()
         self.num_flushes = 0
-        self.weights = Weights(cast(Any, self.engine), lambda _version: None)
+        engine: Any = self.engine
+        adapters: Any = self.adapters
+        self.weights = Weights(engine, lambda _version: None)
         in_flight = InFlight()
-        self.control = Control(cast(Any, self.engine), self.weights, cast(Any, self.adapters), in_flight, self._flush)
+        self.control = Control(engine, self.weights, adapters, in_flight, self._flush)
 
     async def run(
         self, operation: str, /, *, key: str | None = KEY, payload: bytes | None = None, **arguments: Any

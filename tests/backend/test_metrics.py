@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.triton_stand_in import Metric
 from tritonlive.backend import metrics
 from tritonlive.backend.weights import history
 
@@ -17,19 +18,6 @@ def test_every_figure_is_described() -> None:
         (history.WeightStatistics, metrics.WEIGHT_DESCRIPTIONS),
     ):
         assert {field.name for field in fields(kind)} == set(descriptions)
-
-
-class Metric:
-    """Triton's, as far as it is used."""
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def increment(self, value: float) -> None:
-        self.value += value
-
-    def set(self, value: float) -> None:
-        self.value = value
 
 
 def test_counters_grow_and_gauges_are_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,7 @@ A vLLM release that moves a name or changes a signature fails here, with the nam
 import ast
 import dataclasses
 import inspect
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import AsyncMPClient, BackgroundResources, MPClient
 
 import tritonlive.backend
+from tests.constructed import attributes_set_in
 from tritonlive.backend.vllm_seam import messages
 from tritonlive.backend.vllm_seam.arguments import parse_serve_arguments, weight_transfer_backends
 from tritonlive.backend.vllm_seam.requests import SAMPLING_PARAMETERS
@@ -153,22 +153,6 @@ def signature(function: Any) -> str:
     bare = inspect.signature(function)
     parameters = [each.replace(annotation=inspect.Parameter.empty) for each in bare.parameters.values()]
     return str(bare.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
-
-
-def attributes_set_in(function: Callable[..., Any]) -> set[str]:
-    """Names of `self.X = …` in a function's source."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    targets = [
-        target
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign | ast.AnnAssign)
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-    ]
-    return {
-        target.attr
-        for target in targets
-        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"
-    }
 
 
 @pytest.mark.parametrize(("module", "name", "expected"), SIGNATURES)

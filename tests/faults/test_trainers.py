@@ -18,10 +18,10 @@ import torch
 from sync import CheckError, ConflictError, RejectedError, WeightSync
 from sync.control.client import ControlClient
 from sync.push.fleet_update import FleetUpdate
-from sync.push.weight_sync import InFlight
 from tests.answers import PROMPT, Complete, Weights
 from tests.stack.conftest import wait_until
 from tritonlive.launch import Stack
+from tritonlive.wire.operations.engine import InFlightMode
 
 ROOT = Path(__file__).parents[2]
 NUM_TOKENS = 400
@@ -205,7 +205,7 @@ def test_a_push_while_requests_run(
     original: tuple[str, str],
     weights: Weights,
     perturbed: Weights,
-    in_flight: InFlight,
+    in_flight: InFlightMode,
 ) -> None:
     """Each token has the version that made it, and prefixes cached with the old weights are not reused."""
     sync.push(weights, "original")  # connects; changes nothing

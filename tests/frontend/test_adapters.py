@@ -1,4 +1,4 @@
-"""openai_frontend/lora_adapters.py on vLLM's own table of models, and the routes of a push."""
+"""openai_frontend/adapters.py on vLLM's own table of models, and the routes of a push."""
 
 import asyncio
 import json

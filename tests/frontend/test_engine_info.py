@@ -2,12 +2,14 @@
 
 from dataclasses import asdict, replace
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
 
 from openai_frontend import engine_info
 from openai_frontend.engine_info import EngineInfo, check_contract
 from openai_frontend.errors import IncompatibleServer
+from tritonlive.wire.operations.engine import EngineDescription
 from tritonlive.wire.tensor_names import FRONT_END_INPUTS, FRONT_END_OUTPUTS
 
 ENGINE_INFO = EngineInfo(
@@ -29,6 +31,11 @@ def config(inputs: frozenset[str], outputs: frozenset[str], max_batch_size: int 
         return [SimpleNamespace(name=name) for name in names]
 
     return SimpleNamespace(input=tensors(inputs), output=tensors(outputs), max_batch_size=max_batch_size)
+
+
+def test_the_fields_are_those_of_the_operation() -> None:
+    described = get_type_hints(EngineDescription)
+    assert get_type_hints(EngineInfo) == {name: described[name] for name in EngineInfo.__dataclass_fields__}
 
 
 def test_json_there_and_back() -> None:

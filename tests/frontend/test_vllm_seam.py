@@ -26,6 +26,7 @@ from openai_frontend.vllm_seam import (
     OutputProcessor,
     change_class,
 )
+from tests.constructed import attributes_set_in
 
 # Parameters of what we call, override or replace, in vLLM 0.32.0. `x=` has a default; after `*` come keywords.
 SIGNATURES: dict[str, str] = json.loads(Path(__file__).with_name("vllm_signatures.json").read_text())
@@ -79,22 +80,6 @@ def overridden() -> set[str]:
     """Names of AsyncLLM that our client defines, too."""
     classes = TritonEngineClient.__mro__[: TritonEngineClient.__mro__.index(AsyncLLM)]
     return {name for each in classes for name in vars(each) if name in dir(AsyncLLM) and name not in dir(object)}
-
-
-def attributes_set_in(function: Callable[..., Any]) -> set[str]:
-    """Names of `self.X = …` in a function's source."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    targets = [
-        target
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign | ast.AnnAssign)
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-    ]
-    return {
-        target.attr
-        for target in targets
-        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"
-    }
 
 
 def test_async_llms_attributes_that_we_use_are_set_by_its_constructor() -> None:

@@ -16,7 +16,8 @@ from sync.control.target import Target
 from sync.errors import CommitError, SyncError
 from sync.push import weight_sync
 from sync.push.report import PushReport
-from sync.push.weight_sync import InFlight, WeightSync
+from sync.push.weight_sync import WeightSync
+from tritonlive.wire.operations.engine import InFlightMode
 
 from .clients import LATE_S, InProcessControl, TrainerKilled, Wire, WireFault
 from .contents import Content, merge
@@ -284,7 +285,7 @@ class FleetRun:
 
         try:
             with self._faults(trainer, fault):
-                report = trainer.sync.push(tensors, label, progress=progress, in_flight=cast(InFlight, in_flight))
+                report = trainer.sync.push(tensors, label, progress=progress, in_flight=cast(InFlightMode, in_flight))
         except CommitError as error:
             self._note_error(error)
             self._settle()

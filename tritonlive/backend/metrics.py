@@ -11,6 +11,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from tritonlive.wire.tensor_names import MODEL
+
 from .vllm_seam.messages import EngineCoreOutputs, SchedulerStats
 
 # Fields of a step's statistics that the next step replaces. Fields that vLLM adds are counters until named here.
@@ -126,7 +128,7 @@ class TritonMetrics:
             kind = pb_utils.MetricFamily.COUNTER if name.endswith("_total") else pb_utils.MetricFamily.GAUGE
             family = pb_utils.MetricFamily(name=f"{prefix}_{name}", description=description, kind=kind)
             self._families.append(family)
-            self._metrics[name] = family.Metric(labels={"model": "llm"})
+            self._metrics[name] = family.Metric(labels={"model": MODEL})
 
     def publish(self, values: Mapping[str, float]) -> None:
         """Set gauges and increase counters (names that end in _total) to `values`. Runs on the writer's thread."""

@@ -10,7 +10,16 @@ import triton_python_backend_utils as pb_utils
 from tritonlive.loop_lag import LargestLag, watch_lag
 from tritonlive.wire.error_codes import ErrorCode
 from tritonlive.wire.operations import PUBLIC_OPERATIONS
-from tritonlive.wire.tensor_names import CONTROL_OPERATION, CONTROL_RESULT, MIN_WEIGHT_VERSION
+from tritonlive.wire.tensor_names import (
+    CONTROL_OPERATION,
+    CONTROL_RESULT,
+    ENGINE_ABORT,
+    ENGINE_CHANNEL,
+    ENGINE_REQUEST,
+    ENGINE_SEEN,
+    MIN_WEIGHT_VERSION,
+    TEXT_INPUT,
+)
 from tritonlive.wire.versions import staleness_reason
 
 from .adapters.adapters import Adapters
@@ -91,7 +100,7 @@ class Service:
     async def _serve(self, request: Any, sender: Sender) -> None:
         """Serve one request; every request gets a last response, whatever happens."""
         try:
-            channels = read_batch(request, "engine_channel")
+            channels = read_batch(request, ENGINE_CHANNEL)
             if channels is not None:
                 await self._serve_front_end(request, sender, channels[0])
             elif (operation := read_string(request, CONTROL_OPERATION)) is not None:
@@ -107,13 +116,13 @@ class Service:
             self._writer.fail(sender, error)
 
     async def _serve_front_end(self, request: Any, sender: Sender, channel: bytes) -> None:
-        if (payloads := read_batch(request, "engine_request")) is not None:
+        if (payloads := read_batch(request, ENGINE_REQUEST)) is not None:
             self._weights.replica.check_can_generate()
             await self._relay.add(channel, payloads, sender)
-        elif (payload := read_bytes(request, "engine_abort")) is not None:
+        elif (payload := read_bytes(request, ENGINE_ABORT)) is not None:
             await self._relay.abort(channel, payload)
             self._writer.finish(sender)
-        elif (serial := read_string(request, "engine_seen")) is not None:
+        elif (serial := read_string(request, ENGINE_SEEN)) is not None:
             self._relay.seen(channel, serial)
             self._writer.finish(sender)
         else:
@@ -132,7 +141,7 @@ class Service:
         self._weights.replica.check_can_generate()
         task = asyncio.current_task()
         if task is None:
-            raise BadTensor("text_input", "served outside a task")
+            raise BadTensor(TEXT_INPUT, "served outside a task")
         if request.min_weight_version is not None:
             reason = staleness_reason(await self._weights.version(), request.min_weight_version)
             if reason is not None:

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from tritonlive.wire.ports import FRONT_END_PORT, TRITON_GRPC_PORT
+
 from .stack_options import GROUP, NETWORK, PASS_THROUGH, require_server, vllm_arguments
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False)
@@ -20,13 +22,13 @@ def frontend(
             help="Triton's gRPC endpoint. Repeat it for each replica, or separate them by commas.",
             rich_help_panel=NETWORK,
         ),
-    ] = ["127.0.0.1:8001"],  # noqa: B006 - typer copies it
+    ] = [f"127.0.0.1:{TRITON_GRPC_PORT}"],  # noqa: B006 - typer copies it
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.", rich_help_panel=NETWORK)
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=1, max=65535, help="Port to listen on.", rich_help_panel=NETWORK)
-    ] = 9000,
+    ] = FRONT_END_PORT,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the port.")] = 1,
     wait: Annotated[
         float | None,

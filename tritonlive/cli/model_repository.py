@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from tritonlive.launch.config import TRITON_MODEL, resolved
+from tritonlive.launch.config import resolved
 from tritonlive.launch.errors import LaunchError
 from tritonlive.launch.model_repository import engine_arguments, write_model
+from tritonlive.wire.tensor_names import MODEL
 
 from .stack_options import GROUP, PASS_THROUGH, complain, vllm_arguments
 
@@ -29,9 +30,9 @@ def model_repository(
             "--name",
             metavar="NAME",
             help="What Triton calls the model: its folder, and the name in Triton's URLs. The front end and trainers "
-            f"ask for {TRITON_MODEL}; Triton's own clients may ask for any name.",
+            f"ask for {MODEL}; Triton's own clients may ask for any name.",
         ),
-    ] = TRITON_MODEL,
+    ] = MODEL,
 ) -> None:
     """Write a Triton model repository with one model, for [bold]tritonserver --model-repository DIR[/bold].
 

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from tritonlive.launch.config import StackConfig, default_cache_dir
+from tritonlive.wire.environment import API_KEY_VARIABLE
+from tritonlive.wire.ports import FRONT_END_PORT, TRITON_GRPC_PORT, TRITON_HTTP_PORT, TRITON_METRICS_PORT
 
 from .stack_options import (
     GROUP,
@@ -46,17 +48,17 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=1, max=65535, help="Port of the OpenAI API.", rich_help_panel=NETWORK)
-    ] = 9000,
+    ] = FRONT_END_PORT,
     triton_host: TritonHost = "127.0.0.1",
-    triton_http_port: HttpPort = 8000,
-    triton_grpc_port: GrpcPort = 8001,
-    triton_metrics_port: MetricsPort = 8002,
+    triton_http_port: HttpPort = TRITON_HTTP_PORT,
+    triton_grpc_port: GrpcPort = TRITON_GRPC_PORT,
+    triton_metrics_port: MetricsPort = TRITON_METRICS_PORT,
     api_key: Annotated[
         str | None,
         typer.Option(
             "--api-key",
             metavar="KEY",
-            envvar="TRITONLIVE_API_KEY",
+            envvar=API_KEY_VARIABLE,
             help="Key for inference; separate several by commas. [dim]Default: no key is needed[/dim]",
             rich_help_panel=KEYS,
         ),

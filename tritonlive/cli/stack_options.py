@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from tritonlive.launch.errors import LaunchError
+from tritonlive.wire.environment import CACHE_DIR_VARIABLE, CONTROL_KEY_VARIABLE
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Settings of a command whose other arguments are vLLM's."""
@@ -31,7 +32,7 @@ CacheDir = Annotated[
     typer.Option(
         "--cache-dir",
         metavar="DIR",
-        envvar="TRITONLIVE_CACHE_DIR",
+        envvar=CACHE_DIR_VARIABLE,
         help="Where models and the server's backend are prepared. [dim]Default: ~/.cache/tritonlive[/dim]",
         rich_help_panel=PLACES,
     ),
@@ -62,7 +63,7 @@ ControlKey = Annotated[
     typer.Option(
         "--control-key",
         metavar="KEY",
-        envvar="TRITONLIVE_CONTROL_KEY",
+        envvar=CONTROL_KEY_VARIABLE,
         help="Key for pausing and changing weights. [dim]Default: serve makes one up and shows it once[/dim]",
         rich_help_panel=KEYS,
     ),

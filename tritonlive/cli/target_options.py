@@ -1,40 +1,26 @@
 """Options of the commands that talk to running servers."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tritonlive.wire.backends import Backend
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
+
 GROUP = "Weights"
 ADAPTERS = "LoRA adapters"
 
-EPILOG = """
+EPILOG = f"""
 [bold]A target[/bold] of --to is a front end, http://127.0.0.1:9000, or Triton itself, grpc://127.0.0.1:8001.
 
-[bold]The control key[/bold] comes from TRITONLIVE_CONTROL_KEY, from --control-key, or is part of the target: \
+[bold]The control key[/bold] comes from {CONTROL_KEY_VARIABLE}, from --control-key, or is part of the target: \
 http://user:KEY@host:9000.
 
 [bold]Exit codes[/bold] of pushes: 0 done · 1 failed, nothing changed · 2 wrong usage · 3 the weights do not fit · \
 4 control key refused · 5 no server answers · 6 deadline passed · 7 committed at some replicas only · \
 130 interrupted, the update was aborted.
 """
-
-
-class BackendName(StrEnum):
-    """How the bytes travel."""
-
-    GLOO = "gloo"
-    NCCL = "nccl"
-    IPC = "ipc"
-
-
-class InFlight(StrEnum):
-    """What happens to running requests at a commit."""
-
-    KEEP = "keep"
-    WAIT = "wait"
-    ABORT = "abort"
 
 
 Fleet = Annotated[
@@ -48,11 +34,11 @@ Checkpoint = Annotated[
 ]
 Key = Annotated[
     str | None,
-    typer.Option(metavar="KEY", envvar="TRITONLIVE_CONTROL_KEY", help="Control key; the variable hides it from `ps`."),
+    typer.Option(metavar="KEY", envvar=CONTROL_KEY_VARIABLE, help="Control key; the variable hides it from `ps`."),
 ]
 Seconds = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Give up after so long.")]
 Transport = Annotated[
-    BackendName,
+    Backend,
     typer.Option(help="The one the servers were started with: gloo for CPUs, nccl or ipc for GPUs."),
 ]
 Address = Annotated[

@@ -9,6 +9,8 @@ import typer
 
 from tritonlive.launch.config import MODEL_REPOSITORY, StackConfig, default_cache_dir
 from tritonlive.launch.errors import LaunchError
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
+from tritonlive.wire.ports import TRITON_GRPC_PORT, TRITON_HTTP_PORT, TRITON_METRICS_PORT
 
 from .stack_options import (
     GROUP,
@@ -50,9 +52,9 @@ def triton_env(
         ),
     ] = None,
     triton_host: TritonHost = "127.0.0.1",
-    triton_http_port: HttpPort = 8000,
-    triton_grpc_port: GrpcPort = 8001,
-    triton_metrics_port: MetricsPort = 8002,
+    triton_http_port: HttpPort = TRITON_HTTP_PORT,
+    triton_grpc_port: GrpcPort = TRITON_GRPC_PORT,
+    triton_metrics_port: MetricsPort = TRITON_METRICS_PORT,
     control_key: ControlKey = None,
     kv_cache_space: KvCacheSpace = None,
     tritonserver_path: TritonServerPath = None,
@@ -88,7 +90,7 @@ def triton_env(
         triton_http_port=triton_http_port,
         triton_grpc_port=triton_grpc_port,
         triton_metrics_port=triton_metrics_port,
-        control_key=None if control_key == os.environ.get("TRITONLIVE_CONTROL_KEY") else control_key,
+        control_key=None if control_key == os.environ.get(CONTROL_KEY_VARIABLE) else control_key,
         kv_cache_space_gib=kv_cache_space,
         tritonserver=tritonserver_path,
         cache_dir=cache_dir or default_cache_dir(),

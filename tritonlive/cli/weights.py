@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
+from tritonlive.wire.operations.engine import InFlightMode
+
 from .reporting import opened, progress_bar, reported, say, show
 from .target_options import (
     GROUP,
     Address,
-    BackendName,
     Checkpoint,
     Fleet,
-    InFlight,
     Json,
     Key,
     Port,
@@ -30,15 +30,15 @@ def push(
         str | None,
         typer.Option(metavar="NAME", help="What responses will report. [dim]Default: v1, v2, …[/dim]"),
     ] = None,
-    backend: Transport = BackendName.GLOO,
+    backend: Transport = "gloo",
     control_key: Key = None,
     timeout: Seconds = 300.0,
     master_address: Address = "127.0.0.1",
     master_port: Port = 0,
     in_flight: Annotated[
-        InFlight,
+        InFlightMode,
         typer.Option(help="Running requests continue with the new weights, are waited for, or are aborted."),
-    ] = InFlight.KEEP,
+    ] = "keep",
     partial: Annotated[
         bool, typer.Option("--partial", help="Push only the checkpoint's tensors; others stay as pushed before.")
     ] = False,
@@ -56,9 +56,9 @@ def push(
 
     listens = {"master_address": master_address, "master_port": master_port}
     with reported():
-        require_gpu(backend.value)
-    with opened(to, control_key, timeout, backend=backend.value, **listens) as client, progress_bar() as progress:
-        report = client.push(checkpoint, version, progress=progress, in_flight=in_flight.value, partial=partial)
+        require_gpu(backend)
+    with opened(to, control_key, timeout, backend=backend, **listens) as client, progress_bar() as progress:
+        report = client.push(checkpoint, version, progress=progress, in_flight=in_flight, partial=partial)
     show(report, as_json=as_json)
 
 
@@ -66,7 +66,7 @@ def push(
 def check(
     to: Fleet,
     checkpoint: Checkpoint,
-    backend: Transport = BackendName.GLOO,
+    backend: Transport = "gloo",
     control_key: Key = None,
     timeout: Seconds = 60.0,
     master_address: Address = "127.0.0.1",
@@ -81,7 +81,7 @@ def check(
         tritonlive check --to http://127.0.0.1:9000 --checkpoint ./my-model
     """
     listens = {"master_address": master_address, "master_port": master_port}
-    with opened(to, control_key, timeout, backend=backend.value, **listens) as client:
+    with opened(to, control_key, timeout, backend=backend, **listens) as client:
         client.check(checkpoint)
     say("The weights fit.")
 
@@ -93,7 +93,7 @@ def rollback(
         str | None,
         typer.Option(metavar="NAME", help="The version to serve. [dim]Default: the one before the current[/dim]"),
     ] = None,
-    backend: Transport = BackendName.GLOO,
+    backend: Transport = "gloo",
     control_key: Key = None,
     timeout: Seconds = 300.0,
 ) -> None:
@@ -103,7 +103,7 @@ def rollback(
 
         tritonlive rollback --to http://127.0.0.1:9000 --version step-99
     """
-    with opened(to, control_key, timeout, backend=backend.value) as client:
+    with opened(to, control_key, timeout, backend=backend) as client:
         version = client.rollback(version)
     say(f"{version} serves again.")
 

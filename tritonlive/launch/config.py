@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tritonlive.wire.environment import CACHE_DIR_VARIABLE
+
 from .errors import LaunchError
 
-TRITON_MODEL = "llm"
 MODEL_REPOSITORY = (Path(__file__).parents[1] / "model_repository").resolve()
 """Triton's model repository. In a checkout it is a link to the top level's; a wheel carries the files there."""
 
 
 def default_cache_dir() -> Path:
     """`$TRITONLIVE_CACHE_DIR`, else `tritonlive` in the user's cache directory."""
-    if configured := os.environ.get("TRITONLIVE_CACHE_DIR"):
+    if configured := os.environ.get(CACHE_DIR_VARIABLE):
         return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tritonlive"
 

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
+
 from .ready import Ready
 from .stack import Stack
 
@@ -64,7 +66,7 @@ def ready_lines(
     stack: Stack, ready: Ready, *, is_control_key_made_up: bool, dtype_note: str | None = None
 ) -> list[str]:
     """The lines of the ready block. A given key is not shown, only its variable; a dtype is shown if we chose it."""
-    control_key = stack.control_key if is_control_key_made_up else "$TRITONLIVE_CONTROL_KEY"
+    control_key = stack.control_key if is_control_key_made_up else f"${CONTROL_KEY_VARIABLE}"
     lines = [
         f"OpenAI API      {stack.frontend_url}/v1",
         f"Triton          {stack.http_url}   gRPC {stack.grpc_url}   metrics {stack.metrics_url}",
@@ -93,7 +95,7 @@ def _chat(stack: Stack, ready: Ready) -> str:
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "temperature": 0,
     }
-    key = ' -H "Authorization: Bearer $TRITONLIVE_API_KEY"' if stack.api_key else ""
+    key = f' -H "Authorization: Bearer ${API_KEY_VARIABLE}"' if stack.api_key else ""
     return (
         f"curl {stack.frontend_url}/v1/chat/completions{key}"
         f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
@@ -103,7 +105,7 @@ def _chat(stack: Stack, ready: Ready) -> str:
 def _push(stack: Stack, control_key: str) -> str:
     model = stack.config.model
     checkpoint = shlex.quote(model) if Path(model).is_dir() else "DIR"
-    assignment = "" if control_key.startswith("$") else f"TRITONLIVE_CONTROL_KEY={control_key} "
+    assignment = "" if control_key.startswith("$") else f"{CONTROL_KEY_VARIABLE}={control_key} "
     command = shlex.quote(_short(Path(sys.executable).with_name("tritonlive")))
     return f"{assignment}{command} push --to {stack.frontend_url} --checkpoint {checkpoint}"
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import MODEL_REPOSITORY, TRITON_MODEL
+from tritonlive.wire.tensor_names import MODEL
+
+from .config import MODEL_REPOSITORY
 from .errors import LaunchError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -25,11 +27,11 @@ def write_model(repository: Path, name: str, arguments: dict[str, Any]) -> Path:
     target = repository / name
     if target.exists():
         raise LaunchError(f"{target} exists already: choose another --name or directory, or remove it first")
-    source = MODEL_REPOSITORY / TRITON_MODEL
+    source = MODEL_REPOSITORY / MODEL
     try:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         config = target / "config.pbtxt"
-        config.write_text(config.read_text().replace(f'\nname: "{TRITON_MODEL}"\n', f'\nname: "{name}"\n'))
+        config.write_text(config.read_text().replace(f'\nname: "{MODEL}"\n', f'\nname: "{name}"\n'))
         (target / "1" / "model.json").write_text(json.dumps(arguments, indent=2) + "\n")
     except OSError as error:
         raise LaunchError(f"{target} cannot be written: {error}") from error

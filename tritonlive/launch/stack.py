@@ -15,8 +15,11 @@ from typing import Self
 import httpx
 import psutil
 
+from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
+from tritonlive.wire.tensor_names import MODEL
+
 from . import ready, tritonserver
-from .config import TRITON_MODEL, StackConfig
+from .config import StackConfig
 from .errors import LaunchError, ReadyTimeoutError, StackCancelled
 from .ports import ReservedPorts, check_ports
 from .process import ManagedProcess
@@ -58,13 +61,13 @@ class Stack:
         log_dir = config.log_dir or config.cache_dir / "logs" / str(self.config.port)
         self._shm_prefix = f"tritonlive_{os.getpid()}_{self.config.triton_grpc_port}_"
         # Inference keys come from the configuration alone, and Triton has no use for them.
-        base_env = {name: value for name, value in os.environ.items() if name != "TRITONLIVE_API_KEY"}
+        base_env = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
         triton_env = base_env | self.server.environment(self.config, base_env)
-        frontend_env = base_env | dict(config.env) | {"TRITONLIVE_CONTROL_KEY": self.control_key}
+        frontend_env = base_env | dict(config.env) | {CONTROL_KEY_VARIABLE: self.control_key}
         if offline := triton_env.get("HF_HUB_OFFLINE"):
             frontend_env["HF_HUB_OFFLINE"] = offline  # both processes read a local model, and neither asks a hub
         if config.api_key:
-            frontend_env["TRITONLIVE_API_KEY"] = config.api_key
+            frontend_env[API_KEY_VARIABLE] = config.api_key
         self.triton = ManagedProcess(
             "tritonserver",
             self.server.command(self.config, shm_prefix=self._shm_prefix),
@@ -144,9 +147,9 @@ class Stack:
         """
         deadline = time.monotonic() + timeout_s
         with httpx.Client(timeout=5.0) as client:
-            model_url = f"{self.http_url}/v2/models/{TRITON_MODEL}/ready"
+            model_url = f"{self.http_url}/v2/models/{MODEL}/ready"
             # Triton opens its ports when its models are loaded; until then only its log shows progress.
-            self._wait("tritonserver", lambda: self.triton.log_contains(f"loading: {TRITON_MODEL}:"), deadline)
+            self._wait("tritonserver", lambda: self.triton.log_contains(f"loading: {MODEL}:"), deadline)
             self._wait("engine", lambda: ready.is_ok(client, model_url), deadline)
 
     def check(self) -> None:

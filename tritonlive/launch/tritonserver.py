@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from tritonlive.wire.environment import CONTROL_KEY_VARIABLE, ENGINE_ARGS_VARIABLE
+
 from .config import StackConfig
 from .errors import LaunchError
 
@@ -56,7 +58,7 @@ class TritonServer:
         }
         if config.model:
             named = ("--served-model-name", config.served_model_name) if config.served_model_name else ()
-            env["TRITONLIVE_ENGINE_ARGS"] = shlex.join(["--model", config.model, *named, *config.extra_args])
+            env[ENGINE_ARGS_VARIABLE] = shlex.join(["--model", config.model, *named, *config.extra_args])
         if self.library_path:
             env["LD_LIBRARY_PATH"] = _prepend(self.library_path, inherited.get("LD_LIBRARY_PATH"))
         if config.model and Path(config.model).is_dir():
@@ -64,7 +66,7 @@ class TritonServer:
         if config.kv_cache_space_gib is not None:
             env["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_space_gib)
         if config.control_key:
-            env["TRITONLIVE_CONTROL_KEY"] = config.control_key
+            env[CONTROL_KEY_VARIABLE] = config.control_key
         return {**env, **config.env}
 
 

@@ -8,3 +8,6 @@ API_KEY_VARIABLE = "TRITONLIVE_API_KEY"
 
 ENGINE_ARGS_VARIABLE = "TRITONLIVE_ENGINE_ARGS"
 """vLLM's arguments for the model, as a shell would read them; they win over model.json."""
+
+CACHE_DIR_VARIABLE = "TRITONLIVE_CACHE_DIR"
+"""Where the launcher prepares models and the server's backend, and writes logs."""

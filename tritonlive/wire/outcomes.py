@@ -28,5 +28,12 @@ class Outcome(StrEnum):
     ABORTED = "aborted"
 
 
+COMMITS = frozenset({Outcome.COMMITTED, Outcome.UNCHANGED})
+"""Outcomes after which the replica serves the update's version."""
+
+FAILURES = frozenset({Outcome.FAILED, Outcome.ABORTED})
+"""Outcomes after which it does not, and its trainer has left."""
+
+
 # The id of the version that an engine loads from disk when it starts; pushes have random ids.
 CHECKPOINT_ID = "checkpoint"

@@ -3,15 +3,16 @@
 import time
 
 from tritonlive.backend.weights.history import KEPT_RECORDS, History, InFlight, WeightStatistics, size_of
+from tritonlive.wire.outcomes import Outcome
 
 
 def test_updates_are_counted_by_outcome() -> None:
     updates = History()
-    for outcome in ("committed", "failed", "committed", "unchanged"):
+    for outcome in (Outcome.COMMITTED, Outcome.FAILED, Outcome.COMMITTED, Outcome.UNCHANGED):
         record = updates.begin("push", "me")
-        assert record.outcome == "running"
+        assert record.outcome is Outcome.RUNNING
         record.num_bytes = 10
-        updates.end(record, outcome, "v1", "why" if outcome == "failed" else None)
+        updates.end(record, outcome, "v1", "why" if outcome is Outcome.FAILED else None)
     assert dict(updates.outcomes) == {"committed": 2, "failed": 1, "unchanged": 1}
     assert updates.pushed_bytes == 30
     assert [update["outcome"] for update in updates.describe()] == ["committed", "failed", "committed", "unchanged"]
@@ -23,8 +24,8 @@ def test_an_update_ends_once() -> None:
     """The engine dies, and then so does the call that waited for it."""
     updates = History()
     record = updates.begin("push", "me")
-    updates.end(record, "failed", None, "the engine died")
-    updates.end(record, "aborted", "v1", "no answer")
+    updates.end(record, Outcome.FAILED, None, "the engine died")
+    updates.end(record, Outcome.ABORTED, "v1", "no answer")
     assert (record.outcome, record.reason) == ("failed", "the engine died")
     assert dict(updates.outcomes) == {"failed": 1}
 
@@ -35,7 +36,7 @@ def test_phases_are_timed_and_add_up() -> None:
     for phase in ("drain_s", "load_s", "flush_s", "flush_s"):
         with record.timed(phase):
             time.sleep(0.01)
-    updates.end(record, "committed", "v1")
+    updates.end(record, Outcome.COMMITTED, "v1")
     assert 0.04 <= record.pause_s == record.drain_s + record.load_s + record.flush_s <= record.total_s
     assert record.flush_s >= 0.02
 
@@ -43,7 +44,7 @@ def test_phases_are_timed_and_add_up() -> None:
 def test_only_the_last_are_kept() -> None:
     updates = History()
     for number in range(KEPT_RECORDS + 5):
-        updates.end(updates.begin("push", None), "committed", f"v{number}")
+        updates.end(updates.begin("push", None), Outcome.COMMITTED, f"v{number}")
     assert len(updates.records) == KEPT_RECORDS
     assert updates.records[0].weight_version == "v5"
 
@@ -69,8 +70,8 @@ def test_statistics() -> None:
     updates, running = History(), InFlight()
     record = updates.begin("push", "me")
     record.drain_s, record.load_s, record.num_bytes = 0.125, 0.5, 7
-    updates.end(record, "committed", "v1")
-    updates.end(updates.begin("push", "me"), "aborted", "v1")
+    updates.end(record, Outcome.COMMITTED, "v1")
+    updates.end(updates.begin("push", "me"), Outcome.ABORTED, "v1")
     found = WeightStatistics.of(updates, running)
     assert (found.weight_updates_committed_total, found.weight_updates_aborted_total) == (1, 1)
     assert (found.weight_update_pause_seconds, found.weight_bytes_total) == (0.625, 7)

@@ -8,6 +8,7 @@ import pytest
 
 from tritonlive.backend.weights.served_versions import Version
 from tritonlive.backend.weights.updates import Updates
+from tritonlive.wire.outcomes import Outcome
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def commit(updates: Any) -> Callable[[str, str], None]:
     def run(update_id: str, label: str) -> None:
         record = updates.history.begin("push", "a trainer", update_id)
         updates.versions.commit(Version(label, update_id))
-        updates.history.end(record, "committed", label)
+        updates.history.end(record, Outcome.COMMITTED, label)
 
     return run
 

@@ -42,7 +42,7 @@ LOST = DeadlineError("no answer within 1 s")
 
 
 def test_an_answer_that_was_lost_is_asked_for():
-    """shared/repro/push/amb.py: a commit that outlives the trainer's deadline was called "live at no replica"."""
+    """A commit that outlives the trainer's deadline was once reported as "live at no replica"."""
     client = Client("one", "committed")
     outcome = resolve({client: LOST}, "u1", "v2")
     outcome.require()

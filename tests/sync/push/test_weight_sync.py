@@ -249,7 +249,7 @@ def test_a_failed_commit_names_who_did_and_who_did_not(fleet, weights):
 
 
 def test_workers_are_called_only_when_every_replica_has_given_its_lease(fleet, weights):
-    """shared/repro/push/nccl_join.py: those of the others would wait for the one that refused."""
+    """Otherwise the workers of the others would wait for the replica that refused."""
     one, two = fleet
     two.fail["reserve_lease"] = (409, "another trainer is connected")
     with WeightSync([one.address, two.address], backend="gloo", control_key=KEY, timeout=5) as sync:
@@ -292,7 +292,7 @@ def test_a_commit_under_way_at_the_deadline_is_waited_for(replica, weights):
 
 
 def test_a_fleet_goes_back_together(fleet, weights):
-    """shared/repro/push/p3.py: after a failed commit a rollback left one replica on v2 and one on v1."""
+    """After a failed commit a rollback once left one replica on v2 and one on v1."""
     one, two = fleet
     with WeightSync([one.address, two.address], backend="gloo", control_key=KEY, timeout=5) as sync:
         sync.push(weights, "v1")

@@ -36,7 +36,7 @@ def digests(version: int) -> dict[str, int]:
 
 
 class Worker:
-    """A process that runs worker.py."""
+    """A process that runs worker_process.py."""
 
     def __init__(self) -> None:
         command = [sys.executable, str(WORKER)]

@@ -1,6 +1,6 @@
 """A worker's answers to weight operations: it never raises, whatever goes wrong.
 
-shared/repro/push/p10.py: after one worker's exception vLLM's executor takes old answers for new ones.
+After one worker's exception vLLM's executor takes old answers for new ones.
 """
 
 from types import SimpleNamespace

@@ -19,6 +19,7 @@ from safetensors.torch import load
 from tritonlive.backend.tensors import BadTensor
 from tritonlive.backend.vllm_seam.arguments import is_base_embedding_weights
 from tritonlive.wire.limits import MAX_ADAPTER_BYTES
+from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS, CONTROL_PAYLOAD
 
 TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(?P<end>\.weight)?"
@@ -33,10 +34,10 @@ Modules = dict[str, dict[str, torch.Tensor]]
 def check_digest(payload: bytes, digest: str | None) -> str:
     """The payload's XXH3 (64 bits) in hexadecimal. Raises BadTensor if it is not `digest`, or the payload too large."""
     if len(payload) > MAX_ADAPTER_BYTES:
-        raise BadTensor("control_payload", f"{len(payload)} bytes; an adapter may have {MAX_ADAPTER_BYTES}")
+        raise BadTensor(CONTROL_PAYLOAD, f"{len(payload)} bytes; an adapter may have {MAX_ADAPTER_BYTES}")
     actual = xxhash.xxh3_64_hexdigest(payload)
     if digest is not None and actual != digest.lower():
-        raise BadTensor("control_payload", "the digest does not fit: the bytes changed on the way")
+        raise BadTensor(CONTROL_PAYLOAD, "the digest does not fit: the bytes changed on the way")
     return actual
 
 
@@ -48,11 +49,11 @@ def check(payload: bytes, config: Mapping[str, Any], parameters: Iterable[Mappin
     """
     rank = config.get("r")
     if not isinstance(rank, int) or rank < 1 or not isinstance(config.get("lora_alpha"), int | float):
-        raise BadTensor("control_arguments", "of stage_adapter: config must have r (an integer) and lora_alpha")
+        raise BadTensor(CONTROL_ARGUMENTS, "of stage_adapter: config must have r (an integer) and lora_alpha")
     try:
         tensors = load(payload)
     except (SafetensorError, ValueError) as error:
-        raise BadTensor("control_payload", f"is not a safetensors file: {error}") from None
+        raise BadTensor(CONTROL_PAYLOAD, f"is not a safetensors file: {error}") from None
     modules, problems = sort_by_module(tensors)
     problems += [f"{name}: holds NaN or Inf" for name, tensor in tensors.items() if not is_finite(tensor)]
     problems += wrong_ranks(modules, None if config.get("rank_pattern") else rank)
@@ -62,7 +63,7 @@ def check(payload: bytes, config: Mapping[str, Any], parameters: Iterable[Mappin
         problems = ["no tensors in it"]
     if problems:
         more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
-        raise BadTensor("control_payload", "; ".join(problems[:SHOWN_PROBLEMS]) + more)
+        raise BadTensor(CONTROL_PAYLOAD, "; ".join(problems[:SHOWN_PROBLEMS]) + more)
     return len(tensors)
 
 

@@ -28,6 +28,7 @@ from tritonlive.backend.tensors import BadTensor, Conflict, RequestError, Unavai
 from tritonlive.backend.weights.checkpoint import read_parameters
 from tritonlive.backend.weights.worker_calls import OPERATION_TIMEOUT_S, answer
 from tritonlive.wire.states import AdapterState
+from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS, ENGINE_REQUEST, SAMPLING_PARAMETERS
 
 from . import adapter_files
 from .adapter import Adapter
@@ -123,7 +124,7 @@ class Adapters:
         """Stop serving the adapter; running requests still end with it. Raises BadTensor."""
         async with self._lock:
             if name not in self._serving:
-                raise BadTensor("control_arguments", f"of remove_adapter: {self._unknown(name)}")
+                raise BadTensor(CONTROL_ARGUMENTS, f"of remove_adapter: {self._unknown(name)}")
             removed = self._serving.pop(name)
             self._replace(removed)
             await self._announce_change()
@@ -158,7 +159,7 @@ class Adapters:
     def find(self, name: str) -> LoRARequest:
         """The serving version of that adapter. Raises BadTensor."""
         if (adapter := self._serving.get(name)) is None:
-            raise BadTensor("sampling_parameters", f"lora_name: {self._unknown(name)}")
+            raise BadTensor(SAMPLING_PARAMETERS, f"lora_name: {self._unknown(name)}")
         return adapter.request
 
     def resolve(self, request: LoRARequest) -> LoRARequest:
@@ -171,9 +172,7 @@ class Adapters:
         if request.lora_int_id < PUSHED_ID:
             return request
         if request.lora_int_id > PUSHED_ID:
-            raise BadTensor(
-                "engine_request", f"lora_int_id {request.lora_int_id}: pushed adapters are asked for by name"
-            )
+            raise BadTensor(ENGINE_REQUEST, f"lora_int_id {request.lora_int_id}: pushed adapters are asked for by name")
         for adapter in (*self._serving.values(), *self._staged.values(), *reversed(self._replaced)):
             if adapter.label == request.lora_name:
                 return adapter.request
@@ -206,15 +205,15 @@ class Adapters:
             )
         if not isinstance(name, str) or NAME.fullmatch(name) is None:
             raise BadTensor(
-                "control_arguments", f"of stage_adapter: name {name!r} must be letters, digits, '.', '_', '-'"
+                CONTROL_ARGUMENTS, f"of stage_adapter: name {name!r} must be letters, digits, '.', '_', '-'"
             )
         if not isinstance(version, str) or not 0 < len(version) <= MAX_VERSION_LENGTH or not version.isprintable():
             raise BadTensor(
-                "control_arguments", f"of stage_adapter: version {version!r} must be printable, and not empty"
+                CONTROL_ARGUMENTS, f"of stage_adapter: version {version!r} must be printable, and not empty"
             )
         served = config.model_config.served_model_name
         if name in ([served] if isinstance(served, str) else served or ()):
-            raise BadTensor("control_arguments", f"of stage_adapter: {name!r} is the name of the served model itself")
+            raise BadTensor(CONTROL_ARGUMENTS, f"of stage_adapter: {name!r} is the name of the served model itself")
 
     async def _parameters(self) -> list[dict[str, Any]] | None:
         model = self._engine.llm.model_config

@@ -7,6 +7,7 @@ from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import BadTensor
 from tritonlive.backend.vllm_seam import requests
 from tritonlive.backend.vllm_seam.messages import EngineCoreRequest
+from tritonlive.wire.tensor_names import ENGINE_REQUEST
 
 
 def check_engine_request(engine: Engine, request: EngineCoreRequest) -> SamplingParams:
@@ -18,15 +19,15 @@ def check_engine_request(engine: Engine, request: EngineCoreRequest) -> Sampling
     llm = engine.llm
     params = request.sampling_params
     if params is None or params.max_tokens is None:
-        raise BadTensor("engine_request", "lacks sampling_params with max_tokens")
+        raise BadTensor(ENGINE_REQUEST, "lacks sampling_params with max_tokens")
     if request.resumable or request.abort_immediately:
-        raise BadTensor("engine_request", "resumable and abort_immediately are not served")
+        raise BadTensor(ENGINE_REQUEST, "resumable and abort_immediately are not served")
     if request.prompt_embeds is not None and not llm.model_config.enable_prompt_embeds:
-        raise BadTensor("engine_request", "prompt_embeds are off; start vLLM with --enable-prompt-embeds")
+        raise BadTensor(ENGINE_REQUEST, "prompt_embeds are off; start vLLM with --enable-prompt-embeds")
     if request.prompt_token_ids is None and request.prompt_embeds is None:
-        raise BadTensor("engine_request", "lacks prompt_token_ids")
+        raise BadTensor(ENGINE_REQUEST, "lacks prompt_token_ids")
     try:
         requests.validate(llm, request, params, engine.supported_tasks)
     except (VLLMValidationError, ValueError, TypeError) as error:
-        raise BadTensor("engine_request", str(error)) from None
+        raise BadTensor(ENGINE_REQUEST, str(error)) from None
     return params

@@ -15,6 +15,7 @@ from tritonlive.backend.tensors import (
 from tritonlive.backend.vllm_seam import requests
 from tritonlive.backend.vllm_seam.messages import AsyncLLM, EngineDeadError, EngineGenerateError
 from tritonlive.wire.error_codes import ErrorCode
+from tritonlive.wire.tensor_names import INPUT_IDS, SAMPLING_PARAMETERS, TEXT_INPUT
 
 from .native_request import NativeRequest
 from .text_tensors import to_tensors
@@ -25,7 +26,7 @@ async def render(llm: AsyncLLM, prompt: str | list[int]) -> EngineInput:
     try:
         return await requests.render(llm, prompt)
     except (VLLMClientError, ValueError, TypeError) as error:
-        raise BadTensor("text_input" if isinstance(prompt, str) else "input_ids", str(error)) from None
+        raise BadTensor(TEXT_INPUT if isinstance(prompt, str) else INPUT_IDS, str(error)) from None
 
 
 async def generate(
@@ -38,7 +39,7 @@ async def generate(
         async for output in llm.generate(prompt, request.params, request_id, lora_request=adapter):
             yield to_tensors(output, request.returns, prompt_text), output.finished
     except (VLLMClientError, ValueError) as error:
-        raise BadTensor("sampling_parameters", str(error)) from None
+        raise BadTensor(SAMPLING_PARAMETERS, str(error)) from None
     except EngineDeadError:
         raise EngineDied from None
     except EngineGenerateError as error:

@@ -32,6 +32,7 @@ from tritonlive.backend.vllm_seam.messages import (
     RequestDecoder,
 )
 from tritonlive.backend.weights.history import InFlight
+from tritonlive.wire.tensor_names import ENGINE_ABORT, ENGINE_ADAPTERS, ENGINE_OUTPUTS, ENGINE_REFUSED, ENGINE_REQUEST
 
 from .engine_request import check_engine_request
 from .front_end_channel import FrontEndChannel
@@ -73,7 +74,7 @@ class Relay:
             self.close(old, RequestError("engine_channel: opened again by another request"))
         self._channels[name] = FrontEndChannel(name, sender)
         # An empty list of steps tells the front end that the channel is open.
-        opening = {"engine_outputs": octets(msgspec.msgpack.encode([]))}
+        opening = {ENGINE_OUTPUTS: octets(msgspec.msgpack.encode([]))}
         self._writer.send(sender, opening | self._adapters_tensor(), final=False)
 
     async def add(self, channel_name: bytes, payloads: Sequence[bytes], sender: Sender) -> None:
@@ -85,7 +86,7 @@ class Relay:
         try:
             requests = [self._decoder.decode(payload) for payload in payloads]
         except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
-            raise BadTensor("engine_request", f"is not an EngineCoreRequest: {error}") from None
+            raise BadTensor(ENGINE_REQUEST, f"is not an EngineCoreRequest: {error}") from None
         batch, refused, ended = FrontEndBatch(sender, len(requests)), dict[str, str](), list[Sender]()
         for request in requests:
             try:
@@ -94,7 +95,7 @@ class Relay:
                 refused[request.request_id] = message_of(error)
                 ended += batch.end_one()
         if refused:
-            self._writer.send(sender, {"engine_refused": strings([json.dumps(refused)])}, final=False)
+            self._writer.send(sender, {ENGINE_REFUSED: strings([json.dumps(refused)])}, final=False)
         self._finish(ended)
 
     async def _start(self, request: EngineCoreRequest, channel: FrontEndChannel, batch: FrontEndBatch) -> None:
@@ -102,7 +103,7 @@ class Relay:
         if self._open_channel(channel.name) is not channel:
             raise Unavailable("engine_channel: opened again by another request")
         if request.request_id in self._owners:
-            raise BadTensor("engine_request", f"request id {request.request_id!r} is already running")
+            raise BadTensor(ENGINE_REQUEST, f"request id {request.request_id!r} is already running")
         params = check_engine_request(self._engine, request)
         if request.lora_request is not None:
             request.lora_request = self._adapters.resolve(request.lora_request)
@@ -129,7 +130,7 @@ class Relay:
         try:
             request_ids = msgspec.msgpack.decode(payload, type=list[str])
         except msgspec.MsgspecError as error:
-            raise BadTensor("engine_abort", f"is not a list of request ids: {error}") from None
+            raise BadTensor(ENGINE_ABORT, f"is not a list of request ids: {error}") from None
         channel = self._channels.get(channel_name)
         owned = [request_id for request_id in request_ids if channel and request_id in channel.generations]
         await self._abort(owned)
@@ -184,7 +185,7 @@ class Relay:
             channel.seen.set()
 
     def _adapters_tensor(self) -> Tensors:
-        return {"engine_adapters": strings([self._adapters.announcement()])}
+        return {ENGINE_ADAPTERS: strings([self._adapters.announcement()])}
 
     async def _abort(self, request_ids: list[str]) -> None:
         # Generations may have ended since the ids were listed.
@@ -275,6 +276,6 @@ class Relay:
         steps, finished = channel.drain()
         self._finish(finished)  # queued behind this job, and whether or not it fails
         if steps:
-            channel.sender.send({"engine_outputs": octets(self._encoder.encode(steps))}, final=False)
+            channel.sender.send({ENGINE_OUTPUTS: octets(self._encoder.encode(steps))}, final=False)
             self.num_messages += 1
             self.num_steps += len(steps)

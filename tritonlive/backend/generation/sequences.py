@@ -11,6 +11,7 @@ import numpy as np
 
 from tritonlive.backend.output_tensors import Tensors, batch, strings
 from tritonlive.backend.vllm_seam.messages import EngineCoreOutput, FinishReason, LogprobsLists, LogprobsTensors
+from tritonlive.wire import tensor_names
 
 ALL = slice(None)
 
@@ -66,29 +67,29 @@ def to_tensors(
     num_logprobs: as the request asks. The engine's rows may be wider: as wide as any request of the same step asks.
     """
     tensors: Tensors = {}
-    if "finish_reason" in returns:
-        tensors["finish_reason"] = strings([str(sequence.finish_reason) for sequence in sequences])
-        tensors["stop_reason"] = strings([json.dumps(sequence.stop_reason) for sequence in sequences])
-    if "num_input_tokens" in returns:
-        tensors["num_input_tokens"] = batch(np.array([len(prompt_token_ids)], np.uint32))
-    if returns & {"num_output_tokens", "token_ids", "token_logprobs"}:
-        tensors["num_output_tokens"] = batch(np.array([len(s.token_ids) for s in sequences], np.uint32))
-    if "token_ids" in returns:
-        tensors["token_ids"] = batch(np.concatenate([np.array(s.token_ids, np.int32) for s in sequences]))
-        tensors["num_cached_tokens"] = batch(np.array([sequences[0].num_cached_tokens], np.uint32))
-    if "prompt_token_ids" in returns:
-        tensors["prompt_token_ids"] = batch(np.array(prompt_token_ids, np.int32))
+    if tensor_names.FINISH_REASON in returns:
+        tensors[tensor_names.FINISH_REASON] = strings([str(sequence.finish_reason) for sequence in sequences])
+        tensors[tensor_names.STOP_REASON] = strings([json.dumps(sequence.stop_reason) for sequence in sequences])
+    if tensor_names.NUM_INPUT_TOKENS in returns:
+        tensors[tensor_names.NUM_INPUT_TOKENS] = batch(np.array([len(prompt_token_ids)], np.uint32))
+    if returns & {tensor_names.NUM_OUTPUT_TOKENS, tensor_names.TOKEN_IDS, tensor_names.TOKEN_LOGPROBS}:
+        tensors[tensor_names.NUM_OUTPUT_TOKENS] = batch(np.array([len(s.token_ids) for s in sequences], np.uint32))
+    if tensor_names.TOKEN_IDS in returns:
+        tensors[tensor_names.TOKEN_IDS] = batch(np.concatenate([np.array(s.token_ids, np.int32) for s in sequences]))
+        tensors[tensor_names.NUM_CACHED_TOKENS] = batch(np.array([sequences[0].num_cached_tokens], np.uint32))
+    if tensor_names.PROMPT_TOKEN_IDS in returns:
+        tensors[tensor_names.PROMPT_TOKEN_IDS] = batch(np.array(prompt_token_ids, np.int32))
     columns = ALL if num_logprobs in (None, -1) else slice(num_logprobs + 1)
-    if "cumulative_logprob" in returns:
+    if tensor_names.CUMULATIVE_LOGPROB in returns:
         sums = [sum_of_sampled(sequence) for sequence in sequences]
-        tensors["cumulative_logprob"] = batch(np.array(sums, np.float32))
-    if "token_logprobs" in returns:
+        tensors[tensor_names.CUMULATIVE_LOGPROB] = batch(np.array(sums, np.float32))
+    if tensor_names.TOKEN_LOGPROBS in returns:
         tensors |= token_logprobs([step for sequence in sequences for step in sequence.logprobs], columns)
-    if "prompt_token_logprobs" in returns:
+    if tensor_names.PROMPT_TOKEN_LOGPROBS in returns:
         tensors |= prompt_logprobs(sequences[0].prompt_logprobs)
     if versions := [sequence.weight_version for sequence in sequences if sequence.weight_version is not None]:
-        tensors["weight_version"] = strings([versions[-1]])
-        tensors["weight_version_spans"] = strings([sequence.spans_json for sequence in sequences])
+        tensors[tensor_names.WEIGHT_VERSION] = strings([versions[-1]])
+        tensors[tensor_names.WEIGHT_VERSION_SPANS] = strings([sequence.spans_json for sequence in sequences])
     return tensors
 
 
@@ -131,7 +132,7 @@ def prompt_logprobs(tensors: LogprobsTensors | None) -> Tensors:
 def top_tensors(prefix: str, token: np.ndarray, top_ids: np.ndarray, top: np.ndarray) -> Tensors:
     """The three tensors of logprobs, in the types of config.pbtxt."""
     return {
-        f"{prefix}token_logprobs": batch(np.ascontiguousarray(token, np.float32)),
-        f"{prefix}top_token_ids": batch(np.ascontiguousarray(top_ids, np.int32)),
-        f"{prefix}top_logprobs": batch(np.ascontiguousarray(top, np.float32)),
+        f"{prefix}{tensor_names.TOKEN_LOGPROBS}": batch(np.ascontiguousarray(token, np.float32)),
+        f"{prefix}{tensor_names.TOP_TOKEN_IDS}": batch(np.ascontiguousarray(top_ids, np.int32)),
+        f"{prefix}{tensor_names.TOP_LOGPROBS}": batch(np.ascontiguousarray(top, np.float32)),
     }

@@ -9,6 +9,7 @@ import numpy as np
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from tritonlive.backend.output_tensors import Tensors, batch, strings
+from tritonlive.wire import tensor_names
 
 
 def to_tensors(output: RequestOutput, returns: frozenset[str], prompt_text: str = "") -> Tensors:
@@ -17,31 +18,31 @@ def to_tensors(output: RequestOutput, returns: frozenset[str], prompt_text: str 
     prompt_text: prepended to every sequence's text.
     """
     sequences = output.outputs
-    tensors: Tensors = {"text_output": strings([prompt_text + sequence.text for sequence in sequences])}
-    if "finish_reason" in returns:
-        tensors["finish_reason"] = strings([sequence.finish_reason or "" for sequence in sequences])
-        tensors["stop_reason"] = strings([json.dumps(sequence.stop_reason) for sequence in sequences])
-    if "cumulative_logprob" in returns:
+    tensors: Tensors = {tensor_names.TEXT_OUTPUT: strings([prompt_text + sequence.text for sequence in sequences])}
+    if tensor_names.FINISH_REASON in returns:
+        tensors[tensor_names.FINISH_REASON] = strings([sequence.finish_reason or "" for sequence in sequences])
+        tensors[tensor_names.STOP_REASON] = strings([json.dumps(sequence.stop_reason) for sequence in sequences])
+    if tensor_names.CUMULATIVE_LOGPROB in returns:
         values = [math.nan if s.cumulative_logprob is None else s.cumulative_logprob for s in sequences]
-        tensors["cumulative_logprob"] = batch(np.array(values, np.float32))
-    if "logprobs" in returns:
-        tensors["logprobs"] = strings([logprobs_json(sequence) for sequence in sequences])
-    if "num_input_tokens" in returns:
-        tensors["num_input_tokens"] = batch(np.array([len(output.prompt_token_ids or ())], np.uint32))
-    if returns & {"num_output_tokens", "token_ids", "token_logprobs"}:
-        tensors["num_output_tokens"] = batch(np.array([len(s.token_ids) for s in sequences], np.uint32))
-    if "token_ids" in returns:
-        tensors["token_ids"] = batch(np.array([t for s in sequences for t in s.token_ids], np.int32))
-        tensors["num_cached_tokens"] = batch(np.array([output.num_cached_tokens or 0], np.uint32))
-    if "prompt_token_ids" in returns:
-        tensors["prompt_token_ids"] = batch(np.array(output.prompt_token_ids or [], np.int32))
-    if "token_logprobs" in returns:
+        tensors[tensor_names.CUMULATIVE_LOGPROB] = batch(np.array(values, np.float32))
+    if tensor_names.LOGPROBS in returns:
+        tensors[tensor_names.LOGPROBS] = strings([logprobs_json(sequence) for sequence in sequences])
+    if tensor_names.NUM_INPUT_TOKENS in returns:
+        tensors[tensor_names.NUM_INPUT_TOKENS] = batch(np.array([len(output.prompt_token_ids or ())], np.uint32))
+    if returns & {tensor_names.NUM_OUTPUT_TOKENS, tensor_names.TOKEN_IDS, tensor_names.TOKEN_LOGPROBS}:
+        tensors[tensor_names.NUM_OUTPUT_TOKENS] = batch(np.array([len(s.token_ids) for s in sequences], np.uint32))
+    if tensor_names.TOKEN_IDS in returns:
+        tensors[tensor_names.TOKEN_IDS] = batch(np.array([t for s in sequences for t in s.token_ids], np.int32))
+        tensors[tensor_names.NUM_CACHED_TOKENS] = batch(np.array([output.num_cached_tokens or 0], np.uint32))
+    if tensor_names.PROMPT_TOKEN_IDS in returns:
+        tensors[tensor_names.PROMPT_TOKEN_IDS] = batch(np.array(output.prompt_token_ids or [], np.int32))
+    if tensor_names.TOKEN_LOGPROBS in returns:
         tensors |= token_logprobs(sequences)
     if spans := [sequence.weight_versions for sequence in sequences if sequence.weight_versions]:
-        tensors["weight_version"] = strings([spans[-1][-1].version])
-        tensors["weight_version_spans"] = strings([spans_json(sequence) for sequence in sequences])
+        tensors[tensor_names.WEIGHT_VERSION] = strings([spans[-1][-1].version])
+        tensors[tensor_names.WEIGHT_VERSION_SPANS] = strings([spans_json(sequence) for sequence in sequences])
         if output.lora_request is not None:
-            tensors["adapter_version"] = strings([output.lora_request.lora_name])
+            tensors[tensor_names.ADAPTER_VERSION] = strings([output.lora_request.lora_name])
     return tensors
 
 
@@ -57,7 +58,11 @@ def token_logprobs(sequences: Sequence[CompletionOutput]) -> Tensors:
         ranked = sorted(row.items(), key=lambda item: item[1].rank or 0)
         top_ids[index, : len(row)] = [candidate for candidate, _ in ranked]
         top[index, : len(row)] = [logprob.logprob for _, logprob in ranked]
-    return {"token_logprobs": batch(sampled), "top_token_ids": batch(top_ids), "top_logprobs": batch(top)}
+    return {
+        tensor_names.TOKEN_LOGPROBS: batch(sampled),
+        tensor_names.TOP_TOKEN_IDS: batch(top_ids),
+        tensor_names.TOP_LOGPROBS: batch(top),
+    }
 
 
 def logprobs_json(sequence: CompletionOutput) -> str:

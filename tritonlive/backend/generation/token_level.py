@@ -19,6 +19,7 @@ from tritonlive.backend.tensors import BadTensor, Unavailable
 from tritonlive.backend.vllm_seam.core import abort_requests, add_request, intercept_outputs
 from tritonlive.backend.vllm_seam.messages import AsyncLLM, EngineCoreOutputs, EngineCoreRequest, EngineDeadError
 from tritonlive.backend.vllm_seam.requests import make_request, split
+from tritonlive.wire.tensor_names import ADAPTER_VERSION, SAMPLING_PARAMETERS
 
 from .generate import render
 from .native_request import NativeRequest
@@ -60,7 +61,7 @@ class TokenLevel:
             await self._abort([part.request_id for part in parts])
         prompt_token_ids = parts[0].prompt_token_ids or []
         tensors = to_tensors(running.sequences, prompt_token_ids, request.returns, request.params.num_logprobs)
-        return tensors | ({"adapter_version": strings([adapter.lora_name])} if adapter is not None else {})
+        return tensors | ({ADAPTER_VERSION: strings([adapter.lora_name])} if adapter is not None else {})
 
     async def _prepare(
         self,
@@ -73,14 +74,14 @@ class TokenLevel:
         """One engine request for each of the n sequences. Raises BadTensor, Unavailable."""
         params = request.params
         if params.prompt_logprobs is not None and llm.vllm_config.cache_config.kv_sharing_fast_prefill:
-            raise BadTensor("sampling_parameters", "prompt_logprobs are wrong with --kv-sharing-fast-prefill")
+            raise BadTensor(SAMPLING_PARAMETERS, "prompt_logprobs are wrong with --kv-sharing-fast-prefill")
         tasks = await llm.get_supported_tasks()
         try:
             whole = make_request(llm, request_id, prompt, params, tasks, adapter)
             # AsyncLLM counts its own requests, but not these.
             llm.check_admission(len(self._running) + params.n, request_id)
         except (VLLMClientError, ValueError) as error:
-            raise BadTensor("sampling_parameters", str(error)) from None
+            raise BadTensor(SAMPLING_PARAMETERS, str(error)) from None
         except GracefulHTTPError as error:
             raise Unavailable(f"engine: {error}") from None
         return split(llm, whole, params.n)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from tritonlive.wire.outcomes import COMMITS, FAILURES, Outcome
 from tritonlive.wire.versions import FIRST_VERSION
 
 KEPT_RECORDS = 64
-OUTCOMES = ("committed", "unchanged", "failed", "aborted")
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Record:
     holder: str | None
     update_id: str = ""
     started_at: float = field(default_factory=time.time)
-    outcome: str = "running"  # running, committed, unchanged, failed, aborted
+    outcome: Outcome = Outcome.RUNNING
     reason: str | None = None
     weight_version: str | None = None  # the version that serves afterwards
     num_bytes: int = 0
@@ -48,7 +48,7 @@ class Record:
 
     @property
     def is_committed(self) -> bool:
-        return self.outcome in ("committed", "unchanged")
+        return self.outcome in COMMITS
 
     def is_committed_as(self, update_id: str | None, version: str | None) -> bool:
         """Whether the update has committed and has that id. Without an id: whether it has committed as that version."""
@@ -62,7 +62,7 @@ class Record:
             "update_id": self.update_id,
             "outcome": self.outcome,
             "weight_version": self.weight_version,
-            "is_changed": self.outcome != "unchanged",
+            "is_changed": self.outcome is not Outcome.UNCHANGED,
             "paused_s": self.pause_s,
             "load_s": self.load_s,
             "total_s": self.total_s,
@@ -82,7 +82,7 @@ class History:
 
     def __init__(self) -> None:
         self._records: deque[Record] = deque(maxlen=KEPT_RECORDS)
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes: Counter[Outcome] = Counter()
         self.pushed_bytes = 0
 
     @property
@@ -103,13 +103,13 @@ class History:
         """The update of that id; None if it is not among the last."""
         return next((record for record in reversed(self._records) if record.update_id == update_id), None)
 
-    def end(self, record: Record, outcome: str, version: str | None, reason: str | None = None) -> None:
+    def end(self, record: Record, outcome: Outcome, version: str | None, reason: str | None = None) -> None:
         """Set the outcome. An update ends once: later calls change nothing."""
-        if record.outcome != "running":
+        if record.outcome is not Outcome.RUNNING:
             return
         record.outcome, record.weight_version, record.reason = outcome, version, reason
         record.total_s = time.time() - record.started_at
-        if outcome != "unchanged":
+        if outcome is not Outcome.UNCHANGED:
             record.pause_s = record.drain_s + record.load_s + record.flush_s
         self.outcomes[outcome] += 1
         if record.is_committed:
@@ -157,8 +157,8 @@ class WeightStatistics:
 
     @classmethod
     def of(cls, history: History, in_flight: InFlight) -> "WeightStatistics":
-        counts = {f"weight_updates_{outcome}_total": history.outcomes[outcome] for outcome in OUTCOMES}
-        last = next((record for record in reversed(history.records) if record.outcome == "committed"), None)
+        counts = {f"weight_updates_{outcome}_total": history.outcomes[outcome] for outcome in COMMITS | FAILURES}
+        last = next((record for record in reversed(history.records) if record.outcome is Outcome.COMMITTED), None)
         return cls(
             **counts,
             weight_bytes_total=history.pushed_bytes,

@@ -7,6 +7,7 @@ from typing import Any
 
 from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import BadTensor, Conflict, RequestError
+from tritonlive.wire.outcomes import FAILURES, Outcome
 
 from .lease import Lease, read_holder
 from .operation_lock import OperationLock
@@ -87,7 +88,7 @@ class TrainerSession:
     async def abort(self, update: RunningUpdate, reason: str) -> None:
         """Abort a running update, which ends the lease."""
         async with self.ends_on_failure(update):
-            await self._updates.fail(update, reason, outcome="aborted")
+            await self._updates.fail(update, reason, outcome=Outcome.ABORTED)
 
     @asynccontextmanager
     async def ends_on_failure(self, update: RunningUpdate) -> AsyncIterator[None]:
@@ -95,7 +96,7 @@ class TrainerSession:
         try:
             yield
         finally:
-            if update.record.outcome in ("failed", "aborted"):
+            if update.record.outcome in FAILURES:
                 self.end()
 
     # ---- what happens without a call of the trainer; these take the lock --------------------------------------------

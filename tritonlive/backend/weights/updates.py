@@ -8,6 +8,7 @@ from typing import Any
 from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import Conflict, RequestError
 from tritonlive.backend.vllm_seam.messages import PauseMode
+from tritonlive.wire.outcomes import Outcome
 from tritonlive.wire.states import State
 from tritonlive.wire.versions import FIRST_VERSION
 
@@ -150,11 +151,11 @@ class Updates:
             with record.timed("flush_s"):
                 await self._replica.resume_unless_paused()
         finally:  # the version serves even if resuming fails; if the engine has died, the record has ended already
-            self.history.end(record, "unchanged" if update.is_unchanged else "committed", version.label)
+            self.history.end(record, Outcome.UNCHANGED if update.is_unchanged else Outcome.COMMITTED, version.label)
         await self._note_kept()
         return record.result()
 
-    async def fail(self, update: RunningUpdate, reason: str, outcome: str = "failed") -> None:
+    async def fail(self, update: RunningUpdate, reason: str, outcome: Outcome = Outcome.FAILED) -> None:
         """End the update. The replica continues to serve if the model is untouched; otherwise it is dirty.
 
         Does nothing if the update has ended already, as by the engine's death: the new engine holds the checkpoint.
@@ -167,7 +168,7 @@ class Updates:
         version = None
         if self._engine.is_running:
             version = await self._clean_up(update)
-        if update.record.outcome != "running":
+        if update.record.outcome is not Outcome.RUNNING:
             return  # the engine died while the workers cleaned up
         self.history.end(update.record, outcome, version, reason)
         if update.is_touched:
@@ -237,7 +238,7 @@ class Updates:
     def engine_died(self, reason: str) -> None:
         """The running update and all kept versions are lost."""
         if self.history.last is not None:
-            self.history.end(self.history.last, "failed", None, reason)
+            self.history.end(self.history.last, Outcome.FAILED, None, reason)
         self.versions.restart(FIRST_VERSION)
         self._loadable.forget()
         self._announce(FIRST_VERSION)

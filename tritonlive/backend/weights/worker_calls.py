@@ -20,6 +20,7 @@ from tritonlive.backend.vllm_seam import core
 from tritonlive.backend.vllm_seam.messages import EngineDeadError, PauseMode
 from tritonlive.wire.error_codes import ErrorCode
 from tritonlive.wire.outcomes import Code
+from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS
 
 # For workers that do not answer at all. Transports have shorter deadlines of their own.
 OPERATION_TIMEOUT_S = 600.0
@@ -95,7 +96,7 @@ class Workers:
         try:
             msgspec.msgpack.encode(arguments)  # as vLLM will, too late for a good error
         except (OverflowError, TypeError, ValueError) as error:
-            raise BadTensor("control_arguments", f"of {operation}: {error}") from None
+            raise BadTensor(CONTROL_ARGUMENTS, f"of {operation}: {error}") from None
         try:
             per_engine = await self._answer(core.call_workers(self._engine.llm, operation, arguments))
         except Unavailable:
