@@ -144,7 +144,7 @@ def test_a_model_that_does_not_say_is_not_waited_for_without_end(
     hop_with: Callable[..., Hop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "METRICS_TIMEOUT_S", 0.0)
-    with pytest.raises(RuntimeError, match="the client has 14 steps, and Triton's metrics tell of 13"):
+    with pytest.raises(RuntimeError, match="the client has 14 steps, but Triton's metrics show 13"):
         hop_with(sent(10, 10), sent(13, 13)).generate(concurrency=10, max_tokens=4)
 
 
