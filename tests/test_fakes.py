@@ -1,4 +1,4 @@
-"""A call that works on a fake works on what it stands for: vLLM's classes, Triton's binding, or ours.
+"""A call that works on a fake also works on the real class (vLLM's, Triton's binding's, or tritonlive's).
 
 Each public method of a fake exists there, is a coroutine there too, and takes what the fake takes. A fake's own
 controls, by which a test drives it, are listed.
@@ -143,14 +143,14 @@ def classes_called_fake() -> set[str]:
 
 
 def methods_of(path: str) -> Any:
-    """What has the methods of a class as its attributes."""
+    """An object with a class's methods as its attributes."""
     if path.startswith(TRITON):
         return SimpleNamespace(**triton_methods(path.removeprefix(TRITON)))
     return resolve(path)
 
 
 def public_methods(kind: type) -> dict[str, Any]:
-    """Those that the fake's class, not a base of it, defines."""
+    """Methods that the fake's class itself defines, without those of its bases."""
     return {name: each for name, each in vars(kind).items() if inspect.isfunction(each) and not name.startswith("_")}
 
 
@@ -159,7 +159,7 @@ def kind_of_call(method: Any) -> str:
 
 
 def objections(ours: Callable[..., Any], theirs: Callable[..., Any]) -> list[str]:
-    """Calls that `ours` takes and `theirs` does not."""
+    """Calls that `ours` accepts and `theirs` does not."""
     taken, offered = (list(inspect.signature(each).parameters.values())[1:] for each in (ours, theirs))
     by_name = {each.name: each for each in offered}
     takes_names = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in offered)

@@ -1,4 +1,4 @@
-"""The hop's pieces: the engine core that makes tokens for free, the client that counts them, the copied model."""
+"""The parts of the hop: the engine core that computes nothing, the client that counts tokens, the copied model."""
 
 import asyncio
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_a_metric_is_read_and_one_that_is_not_there_is_nought() -> None:
 
 @pytest.fixture
 def hop_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hop]:
-    """hop_with(texts…): Triton's metrics say one after the other; the client has 4 steps of 10 tokens within 2 s."""
+    """hop_with(texts…): Triton's metrics return these texts in turn; the client has 4 steps of 10 tokens within 2 s."""
 
     def build(*texts: str) -> Hop:
         answers = iter(texts)

@@ -58,7 +58,7 @@ class Systems:
         self.num_stops += 1
 
 
-# The stand-ins have what is used of the real ones, not their types.
+# The fakes have the used methods of the real classes, but not their types.
 SYSTEMS: Any = Systems
 TRAINER: Any = Trainer
 REPLICA: Any = Replica("a")

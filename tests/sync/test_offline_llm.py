@@ -1,4 +1,4 @@
-"""The worker's engine inside vLLM's offline LLM: what it loads, and what it refuses. See offline.py."""
+"""The worker's engine inside vLLM's offline LLM: loads and refusals. See offline.py."""
 
 import json
 import os

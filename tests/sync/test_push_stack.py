@@ -60,7 +60,7 @@ def sync(stack, target):
 
 @pytest.fixture
 def original(stack, target, weights) -> None:
-    """The checkpoint's own weights serve, whatever another test left; nobody is connected."""
+    """The checkpoint's weights serve again, and no trainer is connected."""
     with WeightSync(target, backend="gloo", control_key=stack.control_key, timeout=60) as client:
         client.push(weights)
 

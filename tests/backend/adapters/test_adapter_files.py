@@ -1,4 +1,4 @@
-"""tritonlive/backend/adapters/adapter_files.py: what is refused before vLLM sees it."""
+"""tritonlive/backend/adapters/adapter_files.py: invalid adapters are refused before vLLM sees them."""
 
 import json
 import stat
@@ -103,7 +103,7 @@ def test_bytes_that_are_no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadTensor, match="the digest does not fit"):
         check(digest="0" * 16)
     monkeypatch.setattr(adapter_files, "MAX_ADAPTER_BYTES", 10)
-    with pytest.raises(BadTensor, match="an adapter may have 10"):
+    with pytest.raises(BadTensor, match="an adapter may have at most 10"):
         check()
 
 

@@ -20,7 +20,7 @@ CONFIG = {"r": 2, "lora_alpha": 4}
 
 
 class Engine:
-    """What Adapters asks of engine.py; `loaded` are the ids that vLLM's workers have."""
+    """Fake of the engine's methods that Adapters uses. `loaded` has the ids in vLLM's workers."""
 
     def __init__(self, lora_config: object = True) -> None:
         self.loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""openai_frontend/replicas/replica.py over a connection that is a stand-in."""
+"""openai_frontend/replicas/replica.py over a fake connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class FakeConnection:
-    """Opens every channel; what it is asked of the model, `server` answers."""
+    """A fake channel that always opens. `server` answers its questions to the model."""
 
     def __init__(self, server: "FakeServer") -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()

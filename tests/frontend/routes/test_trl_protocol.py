@@ -1,4 +1,4 @@
-"""The legacy TRL bodies, and how vLLM's outputs become their answers."""
+"""The legacy TRL bodies, and their conversion from vLLM's outputs."""
 
 import base64
 import math
@@ -28,7 +28,7 @@ Row = tuple[list[int], list[float], int]
 
 
 def flat(*rows: Row | None) -> FlatLogprobs:
-    """Rows as vLLM writes them: (the actual token and then the top ones, their logprobs, the actual one's rank)."""
+    """Rows in vLLM's form: (the actual token and the top ones, their logprobs, the rank of the actual one)."""
     logprobs = FlatLogprobs()
     for row in rows:
         if row is None:
