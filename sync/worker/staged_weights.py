@@ -111,7 +111,7 @@ class StagedWeights(WorkerWeights):
         )
 
     def disconnect(self) -> None:
-        """As the base class. Ends within seconds, even if the trainer died in the middle of a message."""
+        """See the base class. Ends within seconds, even if the trainer died in the middle of a message."""
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.close()

@@ -36,8 +36,8 @@ def model_repository(
     """Write a Triton model repository with one model, for [bold]tritonserver --model-repository DIR[/bold].
 
     Every other argument is vLLM's, in the spelling of [bold]vllm serve[/bold], and goes to DIR/NAME/1/model.json,
-    where it can be edited. For several models call it several times with different names. What exists is never
-    overwritten.
+    where it can be edited. For several models, call it several times with different names. It never
+    overwrites a model.
 
     tritonserver must find this Python and its packages: [bold]tritonlive triton-env --model-repository DIR[/bold]
     prints the environment and the command for that. TRITONLIVE_ENGINE_ARGS, if it is set, overrides every model.json.

@@ -30,7 +30,7 @@ class BackendName(StrEnum):
 
 
 class InFlight(StrEnum):
-    """What happens to running requests at a commit."""
+    """Handling of running requests at a commit."""
 
     KEEP = "keep"
     WAIT = "wait"

@@ -1,4 +1,4 @@
-"""What `tritonlive serve` shows: the phases of a start, and a block of addresses and commands when it is ready."""
+"""Output of `tritonlive serve`: the phases of a start, and a block of addresses and commands when it is ready."""
 
 import json
 import os

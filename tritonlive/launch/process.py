@@ -103,7 +103,7 @@ class ManagedProcess:
             self._popen.terminate()
             while self._popen.poll() is None and time.monotonic() < deadline:
                 time.sleep(POLL_S)
-        # Processes that the command left behind wait for nobody.
+        # Processes that the command left behind get no time to end.
         orphans = self.members()
         for orphan in orphans:
             self._signal(orphan, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What a control operation is: a name, arguments, a result, who may call it, and where a front end serves it.
+"""A control operation: its name, arguments, result, access, and its route at a front end.
 
 An operation is defined by its arguments' class, which `operation` decorates; its docstring is the documentation:
 
