@@ -28,11 +28,11 @@ class Goal:
         return (ratios if self.compare == "ratio" else differences)(ours, theirs)
 
     def verdict(self, reached: Spread) -> str:
-        """`ok` or `SHORT`; empty without a target."""
+        """`ok` or `MISSED`; empty without a target."""
         if self.target is None:
             return ""
         is_met = reached.median >= self.target if self.better == "higher" else reached.median <= self.target
-        return "ok" if is_met else "SHORT"
+        return "ok" if is_met else "MISSED"
 
     def limit(self) -> str:
         """The target as text, such as `≥ 0.99`; empty without a target."""

@@ -10,7 +10,7 @@ from typing import Any
 from bench.measure import Row
 from bench.stats import Spread, ratios
 
-COLOURS = {"ok": "tab:green", "SHORT": "tab:red", "": "tab:gray"}
+COLOURS = {"ok": "tab:green", "MISSED": "tab:red", "": "tab:gray"}
 ROW_INCHES = 0.26
 
 

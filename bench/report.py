@@ -27,7 +27,7 @@ TIMES = {
     "CPU/token": "CPU per token µs",
 }
 """Columns of the second table, and their figures."""
-SHORT = "SHORT"
+MISSED = "MISSED"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Report:
     @property
     def is_ok(self) -> bool:
         """Whether all loads were measured and no row misses its target."""
-        return not self.failures and all(row.verdict != SHORT for row in self.rows)
+        return not self.failures and all(row.verdict != MISSED for row in self.rows)
 
 
 def print_report(console: Console, report: Report) -> None:
@@ -61,7 +61,7 @@ def print_report(console: Console, report: Report) -> None:
     for heading in ("unit", "ours / theirs", "reached", "low to high", "target", "", "runs", "others", "beside"):
         goals.add_column(heading, justify="left" if heading == "beside" else "right", no_wrap=True)
     for row in report.rows:
-        goals.add_row(row.name, *_goal_cells(row), style="red" if row.verdict == SHORT else None)
+        goals.add_row(row.name, *_goal_cells(row), style="red" if row.verdict == MISSED else None)
     for name in report.failures:
         goals.add_row(name, "", "", "FAILED", style="red")
     console.print(goals)
