@@ -158,7 +158,7 @@ def kind_of_call(method: Any) -> str:
     return "coroutine" if inspect.iscoroutinefunction(method) else "plain"
 
 
-def objections(ours: Callable[..., Any], theirs: Callable[..., Any]) -> list[str]:
+def mismatches(ours: Callable[..., Any], theirs: Callable[..., Any]) -> list[str]:
     """Calls that `ours` accepts and `theirs` does not."""
     taken, offered = (list(inspect.signature(each).parameters.values())[1:] for each in (ours, theirs))
     by_name = {each.name: each for each in offered}
@@ -205,7 +205,7 @@ def test_a_fake_takes_no_call_that_the_real_one_does_not(pair: Fake) -> None:
         if theirs is None:
             found.append(f"{name}: not a method of {' or '.join(pair.real)}")
             continue
-        found += [f"{name}: {objection}" for objection in objections(method, theirs)]
+        found += [f"{name}: {mismatch}" for mismatch in mismatches(method, theirs)]
         if kind_of_call(method) != kind_of_call(theirs):
             found.append(f"{name}: {kind_of_call(theirs)} there, {kind_of_call(method)} here")
     assert found == []
@@ -221,7 +221,7 @@ class Real:
 
 
 @pytest.mark.parametrize(
-    ("ours", "objection"),
+    ("ours", "mismatch"),
     [
         (lambda self, a: None, []),
         (lambda self, a, *, b=1: None, []),
@@ -234,8 +234,8 @@ class Real:
         (lambda self, a, *more: None, ["*more"]),
     ],
 )
-def test_what_differs_is_named(ours: Callable[..., Any], objection: list[str]) -> None:
-    assert objections(ours, Real.method) == objection
+def test_what_differs_is_named(ours: Callable[..., Any], mismatch: list[str]) -> None:
+    assert mismatches(ours, Real.method) == mismatch
 
 
 def test_tritons_signatures_are_read() -> None:

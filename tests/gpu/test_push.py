@@ -150,13 +150,13 @@ def test_a_trainer_that_is_killed_in_the_middle(
     killed = subprocess.run([*command, str(DEADLINE_S)], env=environment, cwd=ROOT, timeout=180, check=False)
     assert killed.returncode == -signal.SIGKILL
 
-    def has_let_go() -> bool:
+    def has_released() -> bool:
         with suppress(UnavailableError):  # the engine is being started again
             status = control.status()
             return status["state"] in ("serving", "dirty") and status["lease"] is None
         return False
 
-    wait_until(has_let_go, 180)
+    wait_until(has_released, 180)
     if backend == "ipc":  # it writes into the model, and nothing blocks
         assert control.status()["state"] == "dirty"
         with pytest.raises(httpx.HTTPStatusError, match="503"):

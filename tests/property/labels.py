@@ -35,7 +35,7 @@ class Labels:
         if content in self._tried.get(label, ()):
             self._tried[label].remove(content)
 
-    def objection(self, label: str, content: Content | None) -> str | None:
+    def reject_reason(self, label: str, content: Content | None) -> str | None:
         """Reason why `content` (None: unknown) must not be served as `label`; else None, and binds the label to it."""
         wanted = self.candidates(label)
         if content not in wanted:

@@ -174,8 +174,8 @@ class Replica:
         scheduler = self.engine.llm.scheduler
         problems = []
         is_served = not self.refuses and not scheduler.asleep
-        if is_served and (objection := self.labels.objection(self.label, self.content())):
-            problems.append(f"{objection} (state {self.state})")
+        if is_served and (reason := self.labels.reject_reason(self.label, self.content())):
+            problems.append(f"{reason} (state {self.state})")
         if scheduler.can_generate and scheduler.has_stale_cache and not self.refuses:
             problems.append("generates with caches of older weights")
         if self.weights.updates.running is not None and not self.weights.lease.is_held:
@@ -209,9 +209,9 @@ class Replica:
 
     def _watch(self, why: str) -> None:
         """The scheduler runs from now on. Its output must be that of the label."""
-        objection = self.labels.objection(self.label, self.content())
-        if objection:
-            self.engine.violations.append(f"{why}: {objection}")
+        reason = self.labels.reject_reason(self.label, self.content())
+        if reason:
+            self.engine.violations.append(f"{why}: {reason}")
 
     def _note_death(self, _reason: str) -> None:
         self.num_deaths += 1

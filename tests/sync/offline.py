@@ -126,17 +126,17 @@ def main(model: str) -> dict[str, Any]:
         result["embeddings"] += llm.apply_model(look_at_embedding)
 
     # Rejections: refused weights change nothing, and the next trainer connects.
-    result["objections"] = []
+    result["rejections"] = []
     for weights, model_of in ((broken, served), (original | {"x": torch.ones(1)}, None)):
         trainer.source = fit(open_source(weights), model_of) if model_of else open_source(weights)
         try:
             trainer.push()
         except TransferError as error:
-            result["objections"].append(str(error))
+            result["rejections"].append(str(error))
         client.abort()
         trainer.shutdown()
         llm.collective_rpc("shutdown_weight_transfer_engine")
-        result["after_objection"] = generate()
+        result["after_rejection"] = generate()
         trainer = connect()
     push(trainer, perturbed)
     result["after_reconnect"] = generate()

@@ -33,11 +33,11 @@ def test_pushed_weights_change_what_is_generated_and_restored_ones_restore_it(re
     assert result["twice"] == result["before"]
 
 
-def test_objections_reach_the_trainer_and_change_nothing(result):
-    refused, mismatched = result["objections"]
+def test_rejections_reach_the_trainer_and_change_nothing(result):
+    refused, mismatched = result["rejections"]
     assert "NaN or Inf in model.norm.weight" in refused
     assert "x: not a tensor of the served checkpoint" in mismatched
-    assert result["after_objection"] == result["before"]
+    assert result["after_rejection"] == result["before"]
 
 
 def test_the_next_trainer_connects_after_an_aborted_update(result):

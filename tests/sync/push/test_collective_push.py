@@ -106,7 +106,7 @@ def test_what_a_worker_refuses_is_raised_at_both_ranks_and_nothing_hangs(replica
 
 
 def test_what_does_not_fit_is_raised_at_both_ranks_before_anything_is_gathered(replica, train):
-    here, there = without_seconds(train("misfit"))
+    here, there = without_seconds(train("mismatch"))
     assert here == there
     assert here[0]["error"] == "CheckError"
     assert "more: not a tensor of the served checkpoint" in here[0]["message"]
