@@ -49,7 +49,7 @@ class Keys:
             if is_control:
                 return None
             if key is not None and matches(key, self.inference):
-                return 403, "this route needs the control key; an inference key does not do"
+                return 403, "this route needs the control key; an inference key is not enough"
             return 401, "this route needs the control key, as 'Authorization: Bearer KEY' or as Basic's password"
         if not self.inference or is_control or matches(key, self.inference):
             return None

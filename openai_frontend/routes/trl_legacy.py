@@ -106,7 +106,7 @@ async def render_texts_or_ids(
 ) -> Sequence[EngineInput]:
     """Render prompts; vLLM tokenizes texts. Raises VLLMValidationError naming `field` for an empty prompt."""
     if any(len(prompt) == 0 for prompt in prompts):
-        raise VLLMValidationError(f"{field}: one of them is empty", parameter=field)
+        raise VLLMValidationError(f"{field}: contains an empty prompt", parameter=field)
     return await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, p) for p in prompts])
 
 

@@ -81,7 +81,7 @@ class SequenceLogprobsRequest(BaseModel):
         """Raises VLLMValidationError, which names the field."""
         if len(self.prompt_lengths) != len(self.sequences):
             raise VLLMValidationError(
-                f"prompt_lengths: {len(self.prompt_lengths)} of them for {len(self.sequences)} sequences",
+                f"prompt_lengths: {len(self.prompt_lengths)} lengths for {len(self.sequences)} sequences",
                 parameter="prompt_lengths",
             )
         for index, (sequence, length) in enumerate(zip(self.sequences, self.prompt_lengths, strict=True)):

@@ -280,7 +280,7 @@ def _set_first(failure: "Future[None]", error: BaseException | None) -> None:
 def _note_others(error: BaseException, joining: "Future[None]") -> None:
     """Wait until every replica has answered, and add their other errors to `error` as notes."""
     try:
-        wait(joining, Deadline(CALLED_OFF_TIMEOUT_S), "nccl: init_weight_transfer_engine after it was called off")
+        wait(joining, Deadline(CALLED_OFF_TIMEOUT_S), "nccl: init_weight_transfer_engine after it was cancelled")
     except SyncError as other:
         for text in [str(other), *getattr(other, "__notes__", ())]:
             if text != str(error):

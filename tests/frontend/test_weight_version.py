@@ -49,7 +49,9 @@ def test_a_request_that_is_satisfied_asks_the_engine_nothing(minimum: str | None
     assert (answer.status_code, answer.headers["x-weight-version"], engine.num_asked) == (200, "v7", 0)
 
 
-@pytest.mark.parametrize(("minimum", "message"), [("v8", "older than the 'v8'"), ("b8", "cannot be compared")])
+@pytest.mark.parametrize(
+    ("minimum", "message"), [("v8", "older than the requested 'v8'"), ("b8", "cannot be compared")]
+)
 def test_one_that_is_not_gets_409_and_the_current_version(minimum: str, message: str) -> None:
     answer = ask(Engine("v7", "v7"), minimum)
     error = answer.json()["error"]

@@ -45,7 +45,7 @@ def test_the_next_trainer_connects_after_an_aborted_update(result):
 
 
 def test_a_layer_that_gets_no_weights_is_named(result):
-    assert result["partial"].startswith("the model's own loader left these layers as they were:")
+    assert result["partial"].startswith("the model's own loader did not load these layers:")
     assert "model.layers.1.self_attn.qkv_proj" in result["partial"]
     assert "lm_head" not in result["partial"]
     assert result["without_embedding"].endswith("as they were: model.embed_tokens")

@@ -18,7 +18,7 @@ app = typer.Typer()
 def model_repository(
     context: typer.Context,
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", file_okay=False, help="The repository; made if it is missing.")
+        Path, typer.Argument(metavar="DIR", file_okay=False, help="The repository; created if it is missing.")
     ],
     model: Annotated[
         str, typer.Option("--model", metavar="PATH_OR_REPO", help="Directory or hub id of the checkpoint.")
@@ -28,7 +28,7 @@ def model_repository(
         typer.Option(
             "--name",
             metavar="NAME",
-            help="What Triton calls the model: its folder, and the name in Triton's URLs. The front end and trainers "
+            help="Triton's name of the model: its folder, and the name in Triton's URLs. The front end and trainers "
             f"ask for {TRITON_MODEL}; Triton's own clients may ask for any name.",
         ),
     ] = TRITON_MODEL,

@@ -32,7 +32,7 @@ CacheDir = Annotated[
         "--cache-dir",
         metavar="DIR",
         envvar="TRITONLIVE_CACHE_DIR",
-        help="Where models and the server's backend are prepared. [dim]Default: ~/.cache/tritonlive[/dim]",
+        help="Directory for models and the server's backend. [dim]Default: ~/.cache/tritonlive[/dim]",
         rich_help_panel=PLACES,
     ),
 ]
@@ -63,7 +63,7 @@ ControlKey = Annotated[
         "--control-key",
         metavar="KEY",
         envvar="TRITONLIVE_CONTROL_KEY",
-        help="Key for pausing and changing weights. [dim]Default: serve makes one up and shows it once[/dim]",
+        help="Key for pausing and changing weights. [dim]Default: serve generates one and shows it once[/dim]",
         rich_help_panel=KEYS,
     ),
 ]

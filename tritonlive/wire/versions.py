@@ -19,13 +19,13 @@ def staleness_reason(version: str, minimum: str) -> str | None:
     (text, number), (minimum_text, minimum_number) = split_number(version), split_number(minimum)
     if text != minimum_text or not number or not minimum_number:
         return (
-            f"the server's weights are {version!r}, which cannot be compared with the {minimum!r} asked for: only "
-            "versions that differ in nothing but the integer at their end have an order"
+            f"the server's weights are {version!r}, which cannot be compared with the requested {minimum!r}: only "
+            "versions that differ only in the integer at their end have an order"
         )
     # By length first: integers without leading zeros, of any size.
     if (len(number), number) >= (len(minimum_number), minimum_number):
         return None
-    return f"the server's weights are {version!r}, older than the {minimum!r} asked for"
+    return f"the server's weights are {version!r}, older than the requested {minimum!r}"
 
 
 def split_number(version: str) -> tuple[str, str]:

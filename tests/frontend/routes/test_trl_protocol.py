@@ -154,7 +154,7 @@ def test_bad_sampling_parameters_are_named(values: dict[str, Any], field: str) -
 
 @pytest.mark.parametrize(
     ("lengths", "message"),
-    [([1], "1 of them for 2 sequences"), ([3, 0], r"prompt_lengths\[0\]: 3"), ([0, -1], r"prompt_lengths\[1\]: -1")],
+    [([1], "1 lengths for 2 sequences"), ([3, 0], r"prompt_lengths\[0\]: 3"), ([0, -1], r"prompt_lengths\[1\]: -1")],
 )
 def test_prompt_lengths_must_fit(lengths: list[int], message: str) -> None:
     request = SequenceLogprobsRequest(sequences=[[1, 2], [3]], prompt_lengths=lengths)

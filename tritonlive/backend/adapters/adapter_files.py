@@ -36,7 +36,7 @@ def check_digest(payload: bytes, digest: str | None) -> str:
         raise BadTensor("control_payload", f"{len(payload)} bytes; an adapter may have at most {MAX_ADAPTER_BYTES}")
     actual = xxhash.xxh3_64_hexdigest(payload)
     if digest is not None and actual != digest.lower():
-        raise BadTensor("control_payload", "the digest does not fit: the bytes changed on the way")
+        raise BadTensor("control_payload", "the digest does not match: the bytes changed in transit")
     return actual
 
 

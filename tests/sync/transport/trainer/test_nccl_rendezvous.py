@@ -111,7 +111,7 @@ def test_workers_that_never_come_end_it_by_the_deadline(start):
     assert said(one) == "ready"
     join(one)
     assert said(one) == "connected"
-    with pytest.raises(DeadlineError, match="2 workers have not all come to"):
+    with pytest.raises(DeadlineError, match="2 workers have not all connected to"):
         rendezvous.wait(Deadline(0.5), Future())
     rendezvous.call_off()
     assert "error" in ended(one)
