@@ -116,8 +116,8 @@ class Setting:
 
     def __init__(self, folder: Path, control_key: str | None = KEY) -> None:
         self.errors = tensors
-        self.engine = ControlEngine(folder, control_key)
-        self.adapters = Adapters()
+        self.engine: Any = ControlEngine(folder, control_key)
+        self.adapters: Any = Adapters()
         self.num_flushes = 0
         self.weights = Weights(self.engine, lambda _version: None)
         in_flight = InFlight()

@@ -16,7 +16,7 @@ POLL_S = 0.05
 
 
 class ManagedProcess:
-    """A command started in a session of its own.
+    """A command started in a new session.
 
     The session makes the stop complete. It survives the death of its leader, and every process that the command starts
     stays in it: vLLM's engine and workers, for example, which a SIGKILLed tritonserver leaves behind.

@@ -108,7 +108,7 @@ class IsSleeping(TypedDict):
 
 
 class Scores(TypedDict):
-    """One list for each prompt; None stands for what is no number."""
+    """One list for each prompt; None replaces a value that is not a finite number."""
 
     logprobs: list[list[float | None]]
     weight_version: str
