@@ -1,4 +1,4 @@
-# tritonlive on a GPU machine. NOT BUILT where it was written (no registry, no GPU there): linted only (make lint).
+# tritonlive on a GPU machine. NEVER BUILT: no registry and no GPU were available. It is only linted (make lint).
 #
 #   docker build -t tritonlive .
 #   docker run --init --gpus all --shm-size 2g -p 9000:9000 -v tritonlive-cache:/cache \
@@ -9,7 +9,7 @@
 # 26.11 is Triton 2.75.0; the -py3 image carries the Python backend (Python 3.12).
 FROM nvcr.io/nvidia/tritonserver:26.11-py3
 
-# A virtual environment, so that nothing of the image is replaced; Triton's Python backend finds it through PATH.
+# A virtual environment, which replaces nothing in the image. Triton's Python backend finds it through PATH.
 ENV VIRTUAL_ENV=/opt/tritonlive \
     PATH=/opt/tritonlive/bin:/opt/tritonserver/bin:$PATH \
     HF_HOME=/cache/huggingface \
@@ -18,7 +18,7 @@ ENV VIRTUAL_ENV=/opt/tritonlive \
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
-# The large dependencies first: they change less often than the code. The versions are those of the CPU's lock.
+# The large dependencies first, because they change less often than the code. Versions are those of the CPU's lock.
 RUN python3 -m venv "$VIRTUAL_ENV" \
     && pip install --no-cache-dir vllm==0.32.0 "tritonclient[grpc]==2.73.0" openai==3.54.0 transformers==5.19.0
 WORKDIR /src
@@ -33,9 +33,9 @@ RUN pip install --no-cache-dir ".[server]" \
 USER 10001
 WORKDIR /home/tritonlive
 VOLUME /cache
-# Triton has no key for inference, so it stays inside; -p 8001:8001 and --triton-host 0.0.0.0 let a trainer's gRPC in.
+# Triton has no key for inference, so its ports stay internal. -p 8001:8001 and --triton-host 0.0.0.0 expose its gRPC.
 EXPOSE 9000
-# /health is 200 only while an engine behind it answers; a start downloads and compiles.
+# /health is 200 only while an engine answers. A start downloads and compiles.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
     CMD ["curl", "--fail", "--silent", "--show-error", "http://127.0.0.1:9000/health"]
 STOPSIGNAL SIGTERM

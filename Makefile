@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 ARGS ?=
-# Any Python from 3.8 runs the bootstrap, which finds the one that fits. PYTHON=/path names one.
+# Any Python from 3.8 runs the bootstrap, which finds a suitable one. PYTHON=/path selects one.
 PYTHON ?=
 export PYTHON
 VENV := .venv
@@ -28,12 +28,12 @@ $(STAMP): pyproject.toml requirements/cpu.txt requirements/dev.txt requirements/
 serve: $(STAMP)  ## Serve a model: OpenAI API on 9000, Triton on 8000-8002 (ARGS="--help" for more)
 	@exec $(BIN)/tritonlive serve $(ARGS)
 
-# Unit tests take all cores. Tests of stacks take two processes: each has up to three stacks of about 2.5 GiB.
+# Unit tests use all cores. Tests of stacks use two processes, each with up to three stacks of about 2.5 GiB.
 PYTEST := $(BIN)/python -m pytest
 STACKS := -n 2 --dist loadgroup
 
 .PHONY: test
-test: $(STAMP)  ## Run all tests on the CPU but those of test-matrix (ARGS="-k name" for some)
+test: $(STAMP)  ## Run all tests on the CPU except those of test-matrix (ARGS="-k name" for some)
 	@exec $(PYTEST) $(STACKS) -m "not gpu and not matrix and not property" $(ARGS)
 
 .PHONY: test-unit
@@ -45,7 +45,7 @@ test-matrix: $(STAMP)  ## Run the tests of parallel engines, of kinds of models,
 	@exec $(PYTEST) $(STACKS) -m "matrix or property" $(ARGS)
 
 .PHONY: test-faults
-test-faults: $(STAMP)  ## Run the tests that make faults happen
+test-faults: $(STAMP)  ## Run the tests that inject faults
 	@exec $(PYTEST) $(STACKS) -m "fault and not gpu" $(ARGS)
 
 .PHONY: lint
@@ -56,7 +56,7 @@ lint: $(STAMP)  ## Lint, check the format and the imports between packages
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: format
-format: $(STAMP)  ## Format, and fix what the linter can fix
+format: $(STAMP)  ## Format, and apply the linter's fixes
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
@@ -65,7 +65,7 @@ typecheck: $(STAMP)  ## Check the types
 	$(BIN)/ty check
 
 .PHONY: bench
-bench: $(STAMP)  ## Measure beside vLLM's own server; figures go to bench/results
+bench: $(STAMP)  ## Measure beside vLLM's own server; writes bench/results
 	@exec $(BIN)/python -m bench $(ARGS)
 
 .PHONY: bench-quick
@@ -82,7 +82,7 @@ lock: $(STAMP)  ## Resolve requirements/*.in again into the exact locks
 
 .PHONY: wheel
 wheel: $(STAMP)  ## Build the wheel into dist/, with the CPU's lock beside it
-	@rm -rf build dist *.egg-info  # setuptools would put what an earlier build left into the wheel
+	@rm -rf build dist *.egg-info  # setuptools would add files of an earlier build to the wheel
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >.build/wheel.log 2>&1 || { cat .build/wheel.log >&2; exit 1; }
 	@rm -rf build
 	@cp requirements/cpu.txt dist/cpu.txt
@@ -93,7 +93,7 @@ wheel: $(STAMP)  ## Build the wheel into dist/, with the CPU's lock beside it
 	  "server, CPU:    pip install --no-deps -r dist/cpu.txt $$wheel"
 
 .PHONY: clean
-clean:  ## Remove the virtual environment and everything built here, not the model cache
+clean:  ## Remove the virtual environment and all build outputs, but not the model cache
 	rm -rf $(VENV) .build build dist site .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,1 +1,1 @@
-"""Measured against vLLM's own server: speed (`python -m bench`), equality of answers (`python -m bench.parity`)."""
+"""Comparisons with vLLM's own server: speed (`python -m bench`) and equal answers (`python -m bench.parity`)."""

@@ -1,4 +1,4 @@
-"""`python -m bench`: tritonlive and vLLM's own server side by side."""
+"""`python -m bench`: measures tritonlive beside vLLM's own server."""
 
 import math
 import time
@@ -19,19 +19,19 @@ from tritonlive.launch.errors import LaunchError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 MIN_WIDTH = 140
-"""Of the table, also where the output is not a terminal."""
+"""Minimum width of the table in characters, also when the output is not a terminal."""
 console = Console(width=max(MIN_WIDTH, Console().width))
 
 SERVED_NAME = "model"
 COMMON_ARGS = (
     *("--max-model-len", "2048"),  # short contexts, so that all systems fit in memory at once
-    *("--max-num-batched-tokens", "2048", "--max-num-seqs", "128"),  # a server's on a CPU; an offline LLM has others
+    *("--max-num-batched-tokens", "2048", "--max-num-seqs", "128"),  # a server's on a CPU; an offline LLM's differ
     *("--max-logprobs", "100"),
 )
-"""What every system gets beside `--engine-arg`."""
+"""vLLM arguments of every system, before those of `--engine-arg`."""
 EFFORT = Effort(least=3, most=9, seconds=15.0)
 FAILURES = (RuntimeError, LaunchError, SyncError)
-"""What a load may end with when a system, a helper or a push fails."""
+"""Exceptions of a load whose system, helper process or push fails."""
 QUICK_EFFORT = Effort(least=3, most=5, seconds=8.0)
 
 
@@ -40,13 +40,13 @@ def run(
     model: Annotated[
         list[str] | None, typer.Option(help="smollm2, tiny or a directory; may be repeated. [default: smollm2, tiny]")
     ] = None,
-    ours: Annotated[str, typer.Option(help=f"The system judged: {', '.join(SYSTEMS)}.")] = "tritonlive",
-    theirs: Annotated[str, typer.Option(help="The system it is held against.")] = "vllm",
+    ours: Annotated[str, typer.Option(help=f"The system under test: {', '.join(SYSTEMS)}.")] = "tritonlive",
+    theirs: Annotated[str, typer.Option(help="The system to compare it with.")] = "vllm",
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run only loads whose name contains this, as in push/ or chat-stream/16; may be repeated. workers/ "
-            "and replicas/ run only when they are named."
+            help="Run only loads whose name contains this, such as push/ or chat-stream/16; may be repeated. workers/ "
+            "and replicas/ run only if this option names them."
         ),
     ] = None,
     repeats: Annotated[
@@ -54,28 +54,28 @@ def run(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer loads and repeats, and no compilation.")] = False,
     engine_arg: Annotated[
-        list[str] | None, typer.Option(help="A vLLM argument for all systems, as in --engine-arg=--enforce-eager.")
+        list[str] | None, typer.Option(help="A vLLM argument for all systems, such as --engine-arg=--enforce-eager.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The results file; the picture goes beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="The results file. The picture is written beside it.")] = Path(
         "bench/results/bench.json"
     ),
 ) -> None:
     """Measure tritonlive against vLLM's own server: same machine, same model, same work, same run.
 
-    A load has two sides, which are all up and take turns: one, then the other, then the other, then the one … after a
-    warm-up each. Every request makes the same number of tokens, counted by the servers' own `usage`. Shown are
-    medians; a row compares ours with the other side pair by pair, with the smallest and largest value. `hop/` has one
-    side, held against a fixed figure. Ends with status 1 if a target is missed or a load fails.
+    A load has two sides. Both run all the time; after a warm-up of each, they are measured in turn: A B B A A B …
+    Every request generates the same number of tokens, counted by the servers' own `usage`. The tables show medians. A
+    row compares the two sides pair by pair and shows the smallest and largest value. `hop/` has one side and is
+    compared with a fixed figure. The exit status is 1 if a target is missed or a load fails.
 
-    * **How good is this ruler?** `--ours vllm` measures vLLM's server against a second copy of itself: the ratios
-      should be 1.00, and their spread is the harness's own noise.
-    * **Some rows:** `--model smollm2 --only push/ --only teacher`
+    * **Noise of the harness:** `--ours vllm` measures vLLM's server against a second copy of itself. The ratios should
+      be 1.00; their spread is the noise.
+    * **Some rows only:** `--model smollm2 --only push/ --only teacher`
     """
     began = time.perf_counter()
     engine_args = (*COMMON_ARGS, *machine.engine_args(), *(engine_arg or ()), *(("--enforce-eager",) if quick else ()))
     effort = QUICK_EFFORT if quick else EFFORT
     effort = Effort(repeats, repeats, math.inf) if repeats else effort
-    # A system against itself: the second copy needs a name of its own.
+    # If a system is compared with itself, the second copy needs another name.
     labels = (ours, theirs if theirs != ours else f"{theirs}{AGAIN}")
     reports = []
     for name in model or list(MODELS):
@@ -102,7 +102,7 @@ def run(
 def measure_model(
     name: str, labels: tuple[str, str], settings: Settings, loads: list[PlannedLoad], effort: Effort
 ) -> Report:
-    """Run the loads of one model and print the table, after a Ctrl-C of what was measured before it."""
+    """Run the loads of one model and print the table. After a Ctrl-C, the table has the loads measured until then."""
     report = Report(Path(name).name)
     try:
         run_loads(report, labels, settings, loads, effort)
@@ -114,7 +114,7 @@ def measure_model(
 def run_loads(
     report: Report, labels: tuple[str, str], settings: Settings, loads: list[PlannedLoad], effort: Effort
 ) -> None:
-    """Run the loads for a report, starting what they need. One that fails ends no other."""
+    """Run the loads and add their results to the report. After a load fails, the others still run."""
 
     def say(text: str) -> None:
         console.print(f"{report.model}: {text}", style="dim")

@@ -1,4 +1,4 @@
-"""The client of a trainer's calls: a process of its own, as bench/client.py is, that wants arrays in the end."""
+"""The client of a trainer's calls, which returns arrays. Like bench/client.py, it runs in a separate process."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ MODULE = "bench.array_client"
 
 @dataclass(frozen=True)
 class ArrayJob:
-    """One call of `sync.Rollouts`, or of its stand-in for a server without arrays."""
+    """One call of `sync.Rollouts`, or of JsonRollouts for a server that answers in JSON."""
 
     url: str
     """`grpc://` of a Triton server, `http://` of an OpenAI server."""
@@ -26,12 +26,12 @@ class ArrayJob:
 
 
 def run_array_job(job: ArrayJob, client: Client | None = None) -> Outcome:
-    """Run the job in `client`, or one started now. Raises LoadError if the call failed."""
+    """Run the job in `client`, or in a new client. Raises LoadError if the call failed."""
     return (client or Client(MODULE)).run(asdict(job))
 
 
 def call(job: ArrayJob) -> Outcome:
-    """Make the call; the time is from token ids in lists to arrays, connecting included. Raises LoadError."""
+    """Make the call. The time runs from lists of token ids to arrays, and includes connecting. Raises LoadError."""
     is_grpc = job.url.startswith("grpc:")
     rollouts = Rollouts(job.url) if is_grpc else JsonRollouts(job.url, job.served_name)
     cpu_started, started = time.process_time(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""The loads of a trainer that wants arrays: token ids in, numpy out, each in one call."""
+"""The loads of a trainer that uses arrays: one call takes token ids and returns numpy arrays."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from bench.server import Server
 from bench.server_load import ServerLoad
 
 TOKEN_IDS = (1000, 30_000)
-"""From where to where a prompt's are: ordinary tokens of any vocabulary."""
+"""Range of the prompts' token ids: ordinary tokens in any vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayLoad(ServerLoad):
-    """One call for all prompts; where a server has JSON only, its client makes the arrays."""
+    """One call for all prompts. If a server has only JSON, its client makes the arrays."""
 
     module = MODULE
     call: ClassVar[Literal["generate", "score"]]
@@ -29,7 +29,7 @@ class ArrayLoad(ServerLoad):
         """The call's keyword arguments."""
 
     def job(self, url: str, served_name: str, seed: int) -> ArrayJob:
-        """The load as a job for the client; another seed gives other prompts of the same length."""
+        """The load as a job for the client. Another seed gives other prompts of the same length."""
         prompts = self.rng(seed).integers(*TOKEN_IDS, (self.num_prompts, self.prompt_tokens)).tolist()
         return ArrayJob(url, served_name, self.call, prompts, self.params())
 
@@ -39,9 +39,9 @@ class ArrayLoad(ServerLoad):
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts(ArrayLoad):
-    """Several sampled completions of each prompt, with token ids and the logprobs of each token and of the likeliest.
+    """Several sampled completions of each prompt, with token ids and logprobs (sampled token and most likely token).
 
-    Sampled without a seed, so the texts differ; their lengths do not.
+    Sampling has no seed, so texts differ between runs. Their lengths are equal.
     """
 
     call = "generate"
@@ -66,7 +66,7 @@ class Rollouts(ArrayLoad):
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherScores(ArrayLoad):
-    """The likeliest tokens at every position of several sequences."""
+    """The most likely tokens at every position of several sequences, with logprobs."""
 
     call = "score"
 

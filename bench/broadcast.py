@@ -1,7 +1,7 @@
 """`python -m bench.broadcast RANK PORT CHECKPOINT`: one of two processes that broadcast a checkpoint's bytes over gloo.
 
-Nothing but torch.distributed: no checks, no tensors, as many bytes in pieces as large as a push has, again and again.
-What a push takes is held against it.
+It uses torch.distributed alone, without checks and without tensors. The number of bytes and the size of a frame are
+those of a push. The benchmark compares the time of a push with the time of this broadcast.
 """
 
 import sys
@@ -24,7 +24,7 @@ TIMEOUT = timedelta(seconds=120)
 
 
 def join(rank: int, port: int, checkpoint: str) -> Callable[[dict[str, Any]], float]:
-    """Meet the other process; returns what makes one broadcast and gives its seconds."""
+    """Join the process group; returns a function that makes one broadcast and returns its seconds."""
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=TIMEOUT)
     memory = host_buffer(Layout(CheckpointSource(checkpoint).metadata()).num_bytes)
@@ -34,7 +34,7 @@ def join(rank: int, port: int, checkpoint: str) -> Callable[[dict[str, Any]], fl
 
 
 def broadcast(pieces: tuple[torch.Tensor, ...]) -> float:
-    """Rank 0 sends every piece, some at a time; the time ends when rank 1 says that it has them all."""
+    """Rank 0 sends all pieces, a few at a time. The time ends when rank 1 confirms that it has all of them."""
     began = time.perf_counter()
     under_way: deque[Any] = deque()
     for piece in pieces:

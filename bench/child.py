@@ -1,4 +1,4 @@
-"""A helper process that answers one line of JSON with another: both ends."""
+"""Both ends of a helper process that reads one line of JSON per question and writes one per answer."""
 
 import json
 import os
@@ -17,17 +17,17 @@ LOG_LINES = 25
 
 
 class ChildError(RuntimeError):
-    """The helper ended."""
+    """The helper process ended before it answered."""
 
 
 class Child:
-    """A module run as a process for the length of a `with` block; its module calls `serve`.
+    """Runs a module as a process while a `with` block lasts. The module calls `serve`.
 
     Args:
-        module: what `python -m` runs.
+        module: name of the module for `python -m`.
         arguments: its command line.
-        env: variables that the inherited environment may overrule.
-        log_path: where its other output goes.
+        env: defaults; variables of the inherited environment take precedence.
+        log_path: file for its output other than answers.
     """
 
     def __init__(self, module: str, arguments: list[str], env: Mapping[str, str], log_path: Path) -> None:
@@ -45,12 +45,12 @@ class Child:
             )
 
     def ask(self, question: dict[str, Any]) -> Any:
-        """The answer to a question. Raises ChildError if the process has ended."""
+        """Ask a question and return the answer. Raises ChildError if the process has ended."""
         self.send(question)
         return self.receive()
 
     def send(self, question: dict[str, Any]) -> None:
-        """Ask, and fetch the answer later with `receive`."""
+        """Ask a question; `receive` returns its answer later."""
         if self._popen.stdin is None or self._popen.poll() is not None:
             raise self._ended()
         self._popen.stdin.write(json.dumps(question) + "\n")
@@ -64,7 +64,7 @@ class Child:
         return json.loads(line)
 
     def processes(self) -> list[psutil.Process]:
-        """The process and all it started."""
+        """The process and all its descendants."""
         try:
             process = psutil.Process(self._popen.pid)
             return [process, *process.children(recursive=True)]
@@ -79,7 +79,7 @@ class Child:
     ) -> None:
         members = self.processes()
         if self._popen.stdin is not None:
-            self._popen.stdin.close()  # the end of its questions is what it ends at
+            self._popen.stdin.close()  # the process ends when its standard input does
         for end in (psutil.Process.terminate, psutil.Process.kill):
             _, members = psutil.wait_procs(members, timeout=STOP_S)
             for process in members:
@@ -95,9 +95,9 @@ class Child:
 
 
 def serve(start: Callable[[], Callable[[dict[str, Any]], Any]]) -> None:
-    """The helper's end: `start`, which returns what answers a question, then answer until there are no more."""
+    """Serve questions in the helper process until its input ends. `start` returns the function that answers them."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with the answers
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps the output of libraries apart from the answers
         answer = start()
         for line in sys.stdin:
             answers.write(json.dumps(answer(json.loads(line))) + "\n")

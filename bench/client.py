@@ -1,8 +1,8 @@
-"""The load client: a process of its own that sends a job's requests and measures the answers.
+"""The load client: a separate process that sends a job's requests and measures the answers.
 
-The job comes as JSON on standard input, the outcome goes as JSON to standard output, so the client shares nothing with
-the servers, and its own processor time is measured like theirs; its start and its imports are in no time. One client
-for all systems: what it costs, it costs alike.
+It reads the job as JSON from standard input and writes the outcome as JSON to standard output. It shares nothing with
+the servers, and its processor time is measured like theirs. Its start and imports are not measured. All systems have
+the same client, so its cost is the same for all.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class LoadError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """Requests to send: a fixed number of them under way at any time, or each when its time has come."""
+    """Requests to send: either `concurrency` of them at a time, or each at its time in `arrivals_s`."""
 
     url: str
     path: str
@@ -39,15 +39,15 @@ class Job:
     concurrency: int
     stream: bool
     arrivals_s: list[float] | None = None
-    """When each request is sent, in seconds from the start, whatever is still under way; None: `concurrency` rules."""
+    """Seconds from the start at which each request is sent, also while others run; None: `concurrency` applies."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job's answers took. Times in seconds; latencies only of single requests, TTFT and gaps only of streams."""
+    """Measurements of a job's answers, in seconds. Array calls have no latencies; only streams have TTFT and gaps."""
 
     wall_s: float
-    """From the first request sent to the last answer complete."""
+    """From sending the first request to the end of the last answer."""
     client_cpu_s: float
     """Processor time of the client in that time."""
     prompt_tokens: int
@@ -60,7 +60,7 @@ class Outcome:
     gap_p99: float | None = None
 
     def figures(self) -> dict[str, float]:
-        """By name with its unit; tokens by the server's count."""
+        """Figures by name, which ends with the unit. Token counts are the server's."""
         figures = {
             "seconds": self.wall_s,
             "tokens/s": self.completion_tokens / self.wall_s,
@@ -76,7 +76,7 @@ class Outcome:
 
 
 class Client:
-    """A fresh process of `module`, which calls `answer_job`, for one job; what it imports it imports at once."""
+    """A new process of `module` for one job. It imports its libraries at once and then calls `answer_job`."""
 
     def __init__(self, module: str) -> None:
         self._popen = subprocess.Popen(
@@ -96,7 +96,7 @@ class Client:
 
 
 def run_job(job: Job, client: Client | None = None) -> Outcome:
-    """Run the job in `client`, or one started now.
+    """Run the job in `client`, or in a new client.
 
     Raises:
         LoadError: if a request failed; the message has the answer.
@@ -105,7 +105,7 @@ def run_job(job: Job, client: Client | None = None) -> Outcome:
 
 
 def answer_job(run: Callable[[dict[str, Any]], Outcome]) -> None:
-    """The client's end: read a job, run it, write its outcome."""
+    """Read a job from standard input, run it, and write its outcome to standard output."""
     try:
         outcome = run(json.load(sys.stdin))
     except LoadError as error:
@@ -114,14 +114,14 @@ def answer_job(run: Callable[[dict[str, Any]], Outcome]) -> None:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Connections for as many requests as are under way."""
+    """A session without a limit on connections, so that no request waits for another."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
     return aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
 
 
 @asynccontextmanager
 async def answer_to(session: aiohttp.ClientSession, url: str, payload: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer to a POST of JSON, its body still to be read. Raises LoadError if it is an error."""
+    """POST JSON; returns the response before its body is read. Raises LoadError for an error status."""
     async with session.post(url, data=payload, headers={"Content-Type": "application/json"}) as response:
         if response.status != 200:
             raise LoadError(f"{response.url.path} answered {response.status}: {(await response.text())[:500]}")
@@ -150,7 +150,7 @@ async def send_all(job: Job) -> Outcome:
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer."""
+    """One complete answer: times in seconds, and the server's token counts."""
 
     latency: float
     usage: dict[str, Any]
@@ -161,12 +161,12 @@ class Answered:
 def _workers(
     session: aiohttp.ClientSession, job: Job, payloads: list[bytes], answers: list[Answered]
 ) -> Iterator[Coroutine[Any, Any, None]]:
-    """One for each request under way at a time, or one for each request and its time."""
+    """Coroutines that send the requests: one per concurrent request, or one per request with its time."""
     if job.arrivals_s is not None:
         for after_s, payload in zip(job.arrivals_s, payloads, strict=True):
             yield _worker(session, job, iter([payload]), answers, after_s)
         return
-    queue = iter(payloads)  # shared: whoever is free takes the next request
+    queue = iter(payloads)  # shared by all senders: a free sender takes the next request
     for _ in range(min(job.concurrency, len(payloads))):
         yield _worker(session, job, queue, answers)
 

@@ -1,6 +1,6 @@
-"""`python -m bench.gpu_load MODEL`: vLLM's own loading of tensors that are on the GPU already, in an idle engine.
+"""`python -m bench.gpu_load MODEL`: times vLLM's loading of tensors that are already on the GPU, in an idle engine.
 
-Never run: written without a GPU.
+Never run: no GPU was available.
 """
 
 import sys
@@ -15,14 +15,14 @@ from sync.weights.checkpoint_source import CheckpointSource
 
 
 class GpuLoadTimer:
-    """Methods for a worker (`--worker-extension-cls`): they are called by name, so nothing has to be pickled."""
+    """Methods of a worker (`--worker-extension-cls`). vLLM calls them by name, so nothing is pickled."""
 
     model_runner: Any
     device: torch.device
     bench_tensors: Any = None
 
     def time_load(self) -> float:
-        """One layerwise reload, as at the end of an NCCL push; the seconds it took."""
+        """Run one layerwise reload, as at the end of an NCCL push; returns its seconds."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
         model, config = self.model_runner.model, self.model_runner.model_config

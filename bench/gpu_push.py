@@ -1,8 +1,8 @@
-"""The table of docs/gpu.md: pushes of random models from a GPU, by each way, beside a raw broadcast and a load.
+"""The table of docs/gpu.md: pushes of random models from a GPU by each backend, beside a raw broadcast and a load.
 
     python -m bench.gpu_push --sizes 0.5b 7b --backends nccl ipc gloo --repeats 5
 
-Never run: written without a GPU. With one GPU, NCCL needs what docs/gpu.md says.
+Never run: no GPU was available. docs/gpu.md says what NCCL needs on a machine with one GPU.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CONTROL_KEY = "gpu-push"
 
 @dataclass(frozen=True)
 class Row:
-    """One way of one model: medians, seconds; or why there are none."""
+    """Medians of one model and one way to push, in seconds; or the `problem` that prevented a measurement."""
 
     size: str
     way: str
@@ -46,7 +46,7 @@ class Row:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, for docs/gpu.md."""
+    """Format the rows as a Markdown table for docs/gpu.md."""
     header = ["model", "way", "seconds", "GB/s", "pause, s"]
     lines = [header, ["---"] * len(header), *(row.cells() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -68,7 +68,7 @@ def measure(size: str, backends: list[str], repeats: int) -> Iterator[Row]:
 
 
 def pushes(folder: Path, backend: str, repeats: int) -> list[PushReport]:
-    """Two sets of weights in turn, on the trainer's GPU; the first two pushes, which allocate, are not counted."""
+    """Push two sets of weights in turn from the trainer's GPU. The first two pushes allocate and are not counted."""
     import torch
 
     transfer = json.dumps({"backend": SERVER_BACKENDS[backend]})
@@ -83,12 +83,12 @@ def pushes(folder: Path, backend: str, repeats: int) -> list[PushReport]:
     with Stack(config) as stack:
         stack.wait_ready(READY_TIMEOUT_S)
         target = f"grpc://{stack.grpc_url}"
-        with WeightSync(target, backend=backend, control_key=CONTROL_KEY, timeout=PUSH_TIMEOUT_S) as sync:  # ty: ignore[invalid-argument-type]
-            return [sync.push(sets[number % 2 - 1]) for number in range(repeats + 2)][2:]
+        with WeightSync(target, backend=backend, control_key=CONTROL_KEY, timeout=PUSH_TIMEOUT_S) as client:  # ty: ignore[invalid-argument-type]
+            return [client.push(sets[number % 2 - 1]) for number in range(repeats + 2)][2:]
 
 
 def raw_seconds(folder: Path, num_bytes: int, repeats: int, logs: Path) -> float:
-    """The median broadcast between two processes and the median load in an idle engine, one after the other."""
+    """Seconds of a median broadcast between two processes plus those of a median load in an idle engine."""
     (port,) = ports.pick_free("127.0.0.1", 1)
     arguments = [[str(rank), str(port), str(num_bytes)] for rank in (0, 1)]
     with (

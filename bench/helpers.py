@@ -1,4 +1,4 @@
-"""What servers and pushes are held against besides vLLM's server; each runs in processes of its own."""
+"""Baselines other than vLLM's server: its offline `LLM` and a bare broadcast. Each has its own processes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +22,11 @@ class Offline:
         return self._child.processes()
 
     def chat(self, conversations: list[list[dict[str, str]]], max_tokens: int) -> dict[str, float]:
-        """One `LLM.chat` of them all; its figures."""
+        """Answer all conversations with one `LLM.chat`; returns its figures."""
         return self._child.ask({"what": "chat", "conversations": conversations, "max_tokens": max_tokens})
 
     def load_seconds(self) -> float:
-        """Load weights from memory, other ones each time; how long the worker took."""
+        """Load the next set of weights from memory; returns the worker's seconds."""
         return self._child.ask({"what": "load"})
 
 
@@ -41,7 +41,7 @@ class Broadcast:
         return [*self._sender.processes(), *self._receiver.processes()]
 
     def seconds(self) -> float:
-        """One broadcast, by the sender's clock."""
+        """Make one broadcast; returns its seconds by the sender's clock."""
         self._receiver.send({})
         seconds = self._sender.ask({})
         self._receiver.receive()
@@ -50,19 +50,19 @@ class Broadcast:
 
 @contextmanager
 def offline_llm(model: Path, args: tuple[str, ...]) -> Iterator[Offline]:
-    """The engine, with vLLM's arguments as a server has them; up on entry."""
+    """vLLM's offline `LLM` with a server's arguments. The engine is ready on entry."""
     log_path = default_cache_dir() / "logs" / "bench-offline.log"
     with Child("bench.offline", [str(model), *args], ENVIRONMENT, log_path) as child:
         offline = Offline(child)
-        offline.load_seconds()  # the engine is up when it answers
+        offline.load_seconds()  # an answer shows that the engine is ready
         yield offline
 
 
 @contextmanager
 def bare_broadcast(checkpoint: Path) -> Iterator[Broadcast]:
-    """Both processes, met."""
+    """The two processes of a broadcast, already in their process group."""
     (port,) = ports.pick_free("127.0.0.1", 1)
-    # gloo otherwise takes the address the machine's name has, and a push's bytes go over this one.
+    # A push's bytes go over the loopback. By default gloo would use the address of the machine's name.
     env = {"GLOO_SOCKET_IFNAME": "lo"}
 
     def start(rank: int) -> Child:

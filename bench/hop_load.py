@@ -1,4 +1,4 @@
-"""The load that has nothing to do but the way through Triton."""
+"""The load that measures the path through Triton alone."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ WARM_UP_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class HopLoad:
-    """Generations at once, whose tokens cost nothing to make; an absolute figure, with no other side."""
+    """Concurrent generations whose tokens are not computed. The figure is absolute: there is no other side."""
 
     goals: tuple[Goal, ...] = ()
     concurrency: int
@@ -30,21 +30,21 @@ class HopLoad:
 
 @dataclass(frozen=True)
 class HopSide:
-    """From the model's engine core to the front end's."""
+    """The path from the model's engine core to the front end's client."""
 
     hop: Hop
     load: HopLoad
     name: str = "hop"
 
     def processes(self) -> list[psutil.Process]:
-        """The client's, too: it is the other end."""
+        """Processes of Triton and of the client, which is part of what is measured."""
         return self.hop.processes()
 
     def warm_up(self) -> None:
         self.hop.generate(self.load.concurrency, WARM_UP_TOKENS)
 
     def prepare(self) -> None:
-        """Nothing."""
+        """No preparation."""
 
     def run(self, seed: int) -> Figures:
         return self.hop.generate(self.load.concurrency, self.load.max_tokens)

@@ -1,4 +1,4 @@
-"""The calls of `sync.Rollouts` over `/v1/completions`: what a trainer has to do where answers are JSON."""
+"""The calls of `sync.Rollouts` over `/v1/completions`: the work of a trainer whose server answers in JSON."""
 
 import asyncio
 import json
@@ -13,31 +13,31 @@ import uvloop
 from bench.client import answer_to, open_session
 from sync.rollouts.batches import RolloutBatch, Scores, spread
 
-TOKEN = "token_id:"  # noqa: S105 - what a token's text is with `return_tokens_as_token_ids`
+TOKEN = "token_id:"  # noqa: S105 - prefix of a token's text with `return_tokens_as_token_ids`
 
 
 class Logprob(msgspec.Struct, gc=False):
-    """One of the likeliest tokens in a prompt's place."""
+    """One entry of `prompt_logprobs`: one of the most likely tokens at a position."""
 
     logprob: float
 
 
 class TokenLogprobs(msgspec.Struct, gc=False):
-    """A sequence's, token after token."""
+    """Logprobs of a sequence, by position."""
 
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]]
-    """The sampled token's first, then those of the likeliest."""
+    """By position: the sampled token, then the most likely ones."""
 
 
 class Choice(msgspec.Struct, gc=False):
-    """What of a choice is wanted; the decoder skips the rest."""
+    """The fields of a choice that are used. The decoder skips all others."""
 
     finish_reason: str
     token_ids: list[int] | None = None
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
-    """The prompt's own token first, then the likeliest; None for the first token."""
+    """By position: the prompt's token, then the most likely ones. None for the first token."""
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -45,15 +45,15 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class JsonRollouts:
-    """`generate` and `score` at an OpenAI server of vLLM, with the same arrays as `sync.Rollouts` has.
+    """`generate` and `score` at an OpenAI server of vLLM; returns the same arrays as `sync.Rollouts`.
 
-    As there each prompt is a request, and all are sent at once: the server can answer one while it computes another.
-    An answer is decoded as it arrives, straight into what is wanted of it, so that as little as possible of the time
-    is this client's.
+    As in `sync.Rollouts`, each prompt is a request and all are sent at once, so the server can answer one while it
+    computes another. Each answer is decoded when it arrives, and only the fields that are used. This keeps the
+    client's share of the time small.
 
     Args:
-        url: the server's, without `/v1`.
-        model: the name it serves the model by.
+        url: address of the server, without `/v1`.
+        model: served name of the model.
     """
 
     def __init__(self, url: str, model: str) -> None:
@@ -61,7 +61,7 @@ class JsonRollouts:
         self._model = model
 
     def generate(self, prompts: Sequence[list[int]], *, logprobs: int, **sampling_params: Any) -> RolloutBatch:
-        """Sequences for each prompt. Raises LoadError."""
+        """Generate sequences for each prompt. Raises LoadError."""
         asked = {"logprobs": logprobs, "return_token_ids": True, "return_tokens_as_token_ids": True}
         answers = self._complete(prompts, sampling_params | asked)
         choices = [choice for answer in answers for choice in answer.choices]
@@ -83,7 +83,7 @@ class JsonRollouts:
         )
 
     def score(self, sequences: Sequence[list[int]], *, top_k: int, **sampling_params: Any) -> Scores:
-        """Logprobs of given sequences, and of the top_k likeliest tokens in each place. Raises LoadError."""
+        """Logprobs of given sequences, and of the top_k most likely tokens at each position. Raises LoadError."""
         answers = self._complete(sequences, sampling_params | {"max_tokens": 1, "prompt_logprobs": top_k})
         parts = [[row for row in answer.choices[0].prompt_logprobs or () if row] for answer in answers]
         rows = list(chain.from_iterable(parts))
@@ -94,13 +94,13 @@ class JsonRollouts:
         return Scores(
             lengths=np.array([len(part) for part in parts], np.int32),
             logprobs=np.array([row[token].logprob for row, token in zip(rows, own, strict=True)], np.float32),
-            top_token_ids=top_token_ids[:, :top_k],  # a sequence's own token may be one more
+            top_token_ids=top_token_ids[:, :top_k],  # the sequence's own token may be an additional entry
             top_logprobs=top_logprobs[:, :top_k],
             weight_versions=[],
         )
 
     def _complete(self, prompts: Sequence[list[int]], params: dict[str, Any]) -> list[Answer]:
-        """Each prompt's answer."""
+        """Send all requests at once; returns the answers in the order of the prompts."""
         return uvloop.run(self._gather([json.dumps(params | self._prompt(prompt)).encode() for prompt in prompts]))
 
     def _prompt(self, prompt: list[int]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class JsonRollouts:
 def likeliest_first(
     rows: Sequence[dict[Any, Any]], token_ids: Iterable[int], logprobs: Iterable[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row's entries, given flat: int32 token ids and float32 logprobs [rows, N]; -1 and -inf fill up."""
+    """Arrays [rows, N] of flat entries: int32 token ids, padded with -1, and float32 logprobs, padded with -inf."""
     sizes = np.array([len(row) for row in rows])[:, None]
     mask = np.arange(sizes.max(initial=0)) < sizes
     ids = spread(np.fromiter(token_ids, np.int32), mask, -1)

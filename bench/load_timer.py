@@ -1,4 +1,4 @@
-"""`load_weights` alone, inside a worker of vLLM's offline LLM."""
+"""Times `load_weights` inside a worker of vLLM's offline LLM."""
 
 import time
 from itertools import cycle
@@ -11,14 +11,14 @@ from sync.worker.loading import load
 
 
 class LoadTimer:
-    """Methods for a worker (`--worker-extension-cls`): they are called by name, so nothing has to be pickled."""
+    """Methods of a worker (`--worker-extension-cls`). vLLM calls them by name, so nothing is pickled."""
 
     model_runner: Any
     bench_sets: Any = None
-    """The staged sets in turn, without end; made on first use."""
+    """Endless iterator over the staged sets; made on first use."""
 
     def time_load(self) -> float:
-        """Load the next set as a push's commit does, from memory; the seconds that took."""
+        """Load the next set from memory, as a push's commit does; returns the seconds."""
         config = self.model_runner.model_config
         if self.bench_sets is None:
             self.bench_sets = cycle([staged(weight_set(config.model, seed)) for seed in (0, 1)])

@@ -1,4 +1,4 @@
-"""The loads that are HTTP requests, alike for every server."""
+"""Loads of HTTP requests, which are the same for every server."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from bench.server_load import WARM_UP_SEED, ServerLoad
 from bench.systems import Systems
 
 WORDS = ("the", "of", "and", "to", "in", "is", "was", "for", "on", "are", "with", "as", "they", "be", "at", "one")
-"""Words that are one token each, so that prompts have about the length they should."""
+"""Words of one token each, so that prompts have about the intended length."""
 WARM_UP_REQUESTS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpLoad(ServerLoad):
-    """A number of equal requests, a fixed number of them under way at any time.
+    """Requests of equal size, with a fixed number of them running at any time.
 
-    Every request asks for exactly `max_tokens` tokens (`ignore_eos`, greedy), so all systems do the same work; its
-    prompt is made of random words.
+    Every request asks for exactly `max_tokens` tokens (`ignore_eos`, greedy), so all systems do the same work. Its
+    prompt consists of random words.
     """
 
     module = MODULE
@@ -38,14 +38,14 @@ class HttpLoad(ServerLoad):
 
     @abstractmethod
     def asked(self, rng: np.random.Generator) -> dict[str, Any]:
-        """The part of a request's body that is this load's own."""
+        """Fields of a request's body that are particular to this load."""
 
     def arrivals_s(self, rng: np.random.Generator, num_requests: int) -> list[float] | None:
-        """When each request is sent; None: whenever one of the others has its answer."""
+        """Seconds at which each request is sent; None: a request is sent when another has its answer."""
         return None
 
     def job(self, url: str, served_name: str, seed: int, num_requests: int | None = None) -> Job:
-        """The load as a job for the client; another seed gives other prompts of the same length."""
+        """The load as a job for the client. Another seed gives other prompts of the same length."""
         num_requests = num_requests or self.num_requests
         rng = self.rng(seed)
         bodies = [self._body(served_name, self.asked(rng)) for _ in range(num_requests)]
@@ -98,7 +98,7 @@ class Chat(HttpLoad):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatBatch(Chat):
-    """Chats sent at once, one request each; the other side is one call of vLLM's offline `LLM.chat`."""
+    """Chats sent at once, one request each. The other side is one call of vLLM's offline `LLM.chat`."""
 
     kind: str = "chats"
 
@@ -108,9 +108,9 @@ class ChatBatch(Chat):
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher(HttpLoad):
-    """What a distillation trainer asks for: the likeliest tokens at every position of several sequences, in one call.
+    """A distillation trainer's request: the most likely tokens at every position of several sequences, in one call.
 
-    The client reads the whole JSON answer, as a trainer must; the time counts.
+    The client parses the whole JSON answer, as a trainer must. The time includes this.
     """
 
     sequences: int = 8
@@ -126,7 +126,7 @@ class Teacher(HttpLoad):
 
 @dataclass(frozen=True, kw_only=True)
 class Poisson(Completions):
-    """Streams that begin at random times, `rate` per second on average, whatever is still under way."""
+    """Streams that begin at random times, `rate` per second on average, also while others run."""
 
     rate: int
 
@@ -140,7 +140,7 @@ class Poisson(Completions):
 
 @dataclass(frozen=True)
 class OfflineSide:
-    """vLLM's offline `LLM.chat`, which gets the same conversations in one call."""
+    """vLLM's offline `LLM.chat`: all conversations in one call."""
 
     offline: Offline
     load: Chat
@@ -153,7 +153,7 @@ class OfflineSide:
         self._chat(WARM_UP_SEED, WARM_UP_REQUESTS)
 
     def prepare(self) -> None:
-        """Nothing."""
+        """No preparation."""
 
     def run(self, seed: int) -> Figures:
         return self._chat(seed)

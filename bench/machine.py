@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, memory, versions. No names and no paths."""
+"""Describes the machine of a measurement: processor, memory, versions. It contains no names and no paths."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ PACKAGES = (
 
 SPINNING_CORES = 4
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-"""As in tritonlive/backend/cpu.py."""
+"""The same as in tritonlive/backend/cpu.py."""
 
 
 def describe() -> dict[str, Any]:
@@ -60,13 +60,13 @@ def _commit() -> str | None:
 
 
 def engine_args() -> tuple[str, ...]:
-    """What every engine gets on this machine, as tritonlive does it by itself: memory that is kept, and with few cores
-    its worker inside.
+    """vLLM arguments for every engine on this machine, equal to tritonlive's own defaults.
 
-    vLLM's own default with few cores is a worker process that spins for its engine core and the other way round; which
-    of two servers has more processes would decide the ratios (tritonlive/backend/cpu.py, `worker_inside`).
+    With few cores the worker runs inside the engine core (tritonlive/backend/cpu.py, `worker_inside`). vLLM's default
+    is a worker process, and the two processes then spin for each other. The ratios would mostly show which server has
+    more processes. Also sets environment variables, with which the processes keep freed memory.
     """
-    # The environment is inherited by all systems that are started.
+    # All systems inherit this process's environment.
     for name, value in KEEPING_MEMORY.items():
         os.environ.setdefault(name, value)
     num_cores = len(os.sched_getaffinity(0))

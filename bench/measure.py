@@ -1,4 +1,4 @@
-"""Measuring: both sides of a load in turn, again and again, and whose processor time it took."""
+"""Measures both sides of a load in turn, several times, with the processor time of each side."""
 
 import resource
 import time
@@ -12,35 +12,35 @@ from bench.goals import Goal
 from bench.stats import Spread
 
 SETTLE_S = 1.2
-"""Rest before each run: an engine's processes look for work without pause for a second after they had some."""
+"""Idle time before each run. An engine's processes spin for a second after their last work."""
 
 Figures = dict[str, float]
-"""What one run gave, by name; a name ends with its unit."""
+"""Figures of one run by name; a name ends with its unit."""
 
 
 class Side(Protocol):
-    """One of the two things a load compares, or the only one."""
+    """One side of a load. A load has one or two sides."""
 
     @property
     def name(self) -> str: ...
 
     def processes(self) -> list[psutil.Process]:
-        """Every process at work for it, this one and the load client left out."""
+        """All processes that work for the side, except this one and the load client."""
         ...
 
     def warm_up(self) -> None: ...
 
     def prepare(self) -> None:
-        """What has to be done before each run and does not count."""
+        """Prepare a run. This is not measured."""
         ...
 
     def run(self, seed: int) -> Figures:
-        """Do the work once; another seed asks for other content of the same size."""
+        """Do the work once. Another seed gives other content of the same size."""
         ...
 
 
 class Load(Protocol):
-    """Work that sides do, and what is expected of ours; a dataclass, whose fields the results file holds."""
+    """Work of the sides, and the goals for ours. A load is a dataclass; the results file contains its fields."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -53,9 +53,9 @@ class Load(Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """How often a load is measured: at least `least` times, then until it took `seconds` or `most` is reached.
+    """How often a load is measured: at least `least` times, then until `seconds` have passed, at most `most` times.
 
-    A load that takes very long can be content with less than `least`: its `least_repeats`.
+    A load that takes very long can set `least_repeats`, which replaces `least`.
     """
 
     least: int
@@ -71,13 +71,13 @@ class Measurement:
     cpu_s: float
     """Processor time of all the side's processes."""
     foreign_share: float
-    """Share of the machine's processor time that went to neither the side nor us: above a few percent, somebody else
-    was at work and the figure is worth less."""
+    """Share of the machine's processor time used by neither the side nor the harness. Above a few percent, other work
+    disturbed the figure."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One goal of a load, and what was reached."""
+    """One goal of a load, and the value reached."""
 
     name: str
     goal: Goal
@@ -91,12 +91,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """All measurements of one load; the n-th of ours and the n-th of theirs were taken one after the other."""
+    """All measurements of one load. The n-th of ours and the n-th of theirs form a pair, measured in succession."""
 
     load: Load
     ours: str
     theirs: str
-    """Empty where ours is held against nothing but its target."""
+    """Empty if there is no other side."""
     measurements: dict[str, list[Measurement]]
 
     @property
@@ -105,7 +105,7 @@ class Result:
         return list(self.measurements)
 
     def values(self, side: str, figure: str) -> list[float]:
-        """One figure of all runs of a side; empty where it does not apply."""
+        """One figure of all runs of a side; empty if the side does not have it."""
         return [one.figures[figure] for one in self.measurements.get(side, []) if figure in one.figures]
 
     def spread(self, side: str, figure: str) -> Spread | None:
@@ -136,16 +136,16 @@ class Result:
 
 
 def run_load(load: Load, sides: Sequence[Side], effort: Effort, on_run: Callable[[str], None]) -> Result:
-    """Measure both sides, interleaved: A B B A A B … One alone is measured as often.
+    """Measure both sides, interleaved: A B B A A B … A single side is measured as often.
 
-    Only one is asked at a time, when the other has come to rest (then it takes no processor time). The order turns
-    round with each repeat, so that a machine that slowly gets faster or slower favours none.
+    Only one side works at a time, after the other has become idle and takes no processor time. The order is reversed
+    with each repeat, so that a machine whose speed drifts favours neither side.
 
     Args:
-        load: what the sides do.
-        sides: ours, and theirs if there is one, up and running.
-        effort: how often.
-        on_run: called before each run with what is about to happen.
+        load: the work.
+        sides: ours, and theirs if there is one; both are running.
+        effort: number of repeats.
+        on_run: called before each run with a description of it.
 
     Raises:
         LoadError: if any request fails.

@@ -1,4 +1,4 @@
-"""What a system holds of the machine's memory."""
+"""Memory of a system's processes."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,20 +12,20 @@ from bench.server import Server
 
 @dataclass(frozen=True)
 class Memory:
-    """Proportional set sizes in MiB: of a page that several processes map, each has its share."""
+    """Proportional set sizes in MiB: a page that several processes map is divided among them."""
 
     frontend_pss_mib: float
     pss_mib: float
-    """Of all processes, the front end's included."""
+    """Of all processes, including the front end's."""
 
     @classmethod
     def of(cls, server: Server) -> Self:
-        """As it is now."""
+        """Measure the memory of a running server."""
         return cls(pss_mib(server.frontend_processes()), pss_mib(server.processes()))
 
 
 def pss_mib(processes: Iterable[psutil.Process]) -> float:
-    """The sum of those that still run."""
+    """Sum of the processes that still run."""
     total = 0
     for process in processes:
         with suppress(psutil.NoSuchProcess):

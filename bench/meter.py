@@ -1,4 +1,4 @@
-"""A streamed answer, measured as its bytes arrive: when the first token came, the gaps between tokens, the usage."""
+"""Measures a streamed answer while its bytes arrive: time to the first token, gaps between tokens, usage."""
 
 import json
 from dataclasses import dataclass, field
@@ -11,21 +11,20 @@ class StreamError(RuntimeError):
 
 @dataclass
 class StreamMeter:
-    """Feed it what the socket gives.
+    """Measures one stream. `feed` takes the bytes from the socket.
 
-    It looks at no more of an event than it must, so that measuring costs little beside what is measured: the number of
-    tokens is the server's own count in the last event (`stream_options.include_usage`), not the number of events, of
-    which a server may make fewer than it has tokens.
+    It parses as little of an event as possible, so that measuring costs little. The number of tokens is the server's
+    own count in the last event (`stream_options.include_usage`), because a server may send fewer events than tokens.
 
     Args:
-        started: when the request was sent, on the clock of the `now` given to `feed`, in seconds.
+        started: time at which the request was sent, in seconds, on the same clock as `now` of `feed`.
     """
 
     started: float
     gaps: list[float] = field(default_factory=list)
-    """Seconds between successive events that carry tokens; 0 between two that arrived together."""
+    """Seconds between successive events with tokens; 0 between two that arrived together."""
     ttft: float | None = None
-    """Seconds to the first event that carries tokens."""
+    """Seconds to the first event with tokens."""
     _last_token: float = 0.0
     _last_event: bytes = b""
     _rest: bytes = b""
@@ -40,11 +39,11 @@ class StreamMeter:
         for event in events:
             if event.startswith((b'data: {"error"', b"event: error")):
                 raise StreamError(event.decode(errors="replace"))
-            # Neither `[DONE]` nor a comment that keeps the connection alive.
+            # Skips `[DONE]` and comments, which keep the connection alive.
             if not event.startswith(b"data: {"):
                 continue
             self._last_event = event
-            # The first event of a chat names the role and carries no token; the last has no choices, only the usage.
+            # A chat's first event has the role and no token. The last event has the usage and no choices.
             if b'"role":' not in event and b'"choices":[]' not in event:
                 self._token(now)
 

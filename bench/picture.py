@@ -1,6 +1,6 @@
-"""The results as a picture: every row's ratio with its spread, and the target it is held to.
+"""Draws the results: every row's ratio with its spread and its target.
 
-A row without another side is drawn as a ratio to its target, or to its own median.
+A row without another side is drawn as a ratio to its target, or to its own median if it has none.
 """
 
 from pathlib import Path
@@ -10,12 +10,12 @@ from typing import Any
 from bench.measure import Row
 from bench.stats import Spread, ratios
 
-COLOURS = {"ok": "tab:green", "SHORT": "tab:red", "": "tab:gray"}
+COLOURS = {"ok": "tab:green", "MISSED": "tab:red", "": "tab:gray"}
 ROW_INCHES = 0.26
 
 
 def draw(rows_by_model: dict[str, list[Row]], machine: dict[str, Any], path: Path) -> bool:
-    """Draw it; False if matplotlib is not installed."""
+    """Draw the picture; False if matplotlib is not installed."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -44,7 +44,7 @@ def draw(rows_by_model: dict[str, list[Row]], machine: dict[str, Any], path: Pat
 
 
 def _draw_rows(axis: Any, rows: list[Row]) -> None:
-    """A line for each row from the top, its figures at the right."""
+    """Draw a line for each row, from the top, with its figures at the right."""
     axis.axvline(1.0, color="black", linewidth=0.6)
     for place, row in enumerate(rows):
         (ratio, target), colour = _ratio_and_target(row), COLOURS[row.verdict]
@@ -63,7 +63,7 @@ def _draw_rows(axis: Any, rows: list[Row]) -> None:
 
 
 def _ratio_and_target(row: Row) -> tuple[Spread, float | None]:
-    """Where a row is drawn, and where its target."""
+    """Positions of a row and of its target, as ratios."""
     target = row.goal.target
     ours, theirs = (row.result.values(side, row.goal.figure) for side in (row.result.ours, row.result.theirs))
     if row.goal.compare == "absolute":

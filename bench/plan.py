@@ -1,4 +1,4 @@
-"""Which loads a model gets, and what each has to reach."""
+"""The loads of each model, and their goals."""
 
 from typing import Any, Protocol
 
@@ -14,17 +14,17 @@ from bench.systems import Systems
 
 
 class PlannedLoad(Load, Protocol):
-    """A load that starts the systems it measures."""
+    """A load that starts its systems."""
 
     def sides(self, systems: Systems) -> tuple[Side, ...]:
-        """Ours and the one it is held against, if there is one; starts what they need."""
+        """Ours, and the other side if there is one. Starts their systems."""
         ...
 
 
 def plan(model: str, *, quick: bool) -> list[PlannedLoad]:
-    """The loads for a model: for `tiny` those where serving is all the work, else those where the model is.
+    """The loads for a model: those dominated by serving for `tiny`, those dominated by the model for all others.
 
-    `quick` leaves out what is longest.
+    `quick` omits the longest loads.
     """
     return _tiny(quick=quick) if model == "tiny" else _real(quick=quick)
 
@@ -65,12 +65,12 @@ def _real(*, quick: bool) -> list[PlannedLoad]:
         loads.append(Completions(concurrency=4, num_requests=4, max_tokens=16, **long))
         loads.append(MixedLoad())
     loads += [PushTotal(), PushPause()]
-    # Last, for these two need the machine to themselves; and a start needs caches that the loads before have filled.
+    # Last: these two need the whole machine, and a start needs the caches that earlier loads filled.
     return loads if quick else [*loads, StartFirstToken(), PushFleet()]
 
 
 def extras() -> list[PlannedLoad]:
-    """Loads of every model that are run only when they are asked for by name."""
+    """Loads of every model that run only if `--only` names them."""
     return [Workers(), Replicas()]
 
 
@@ -85,29 +85,29 @@ def scoring(target: float | None = None) -> Goal:
 
 
 def duration(target: float | None = None) -> Goal:
-    """From the first request to the last answer."""
+    """Seconds from the first request to the last answer."""
     return Goal("seconds", "lower", target)
 
 
 def gap(target: float | None = None) -> Goal:
-    """Between two tokens of a stream."""
+    """Gaps between the tokens of a stream."""
     return Goal("gap p99 ms", "lower", target, label="gap p99")
 
 
 def first_token(target: float | None = None) -> Goal:
-    """What is added to the time to the first token."""
+    """Added time to the first token."""
     return Goal("ttft p50 ms", "lower", target, compare="added", label="TTFT")
 
 
 def hop() -> tuple[Goal, ...]:
-    """What Triton lets through, and in how many messages."""
+    """Throughput of Triton, and its number of messages."""
     messages = Goal("messages/s", "higher", compare="absolute", label="messages")
     steps = Goal("steps/message", "lower", compare="absolute", label="steps")
     return Goal("tokens/s", "higher", 50_000, compare="absolute"), messages, steps
 
 
 def latencies() -> tuple[Goal, ...]:
-    """How long tokens take where the arrivals set the throughput; reported only."""
+    """Latencies of a load whose arrival rate determines the throughput; reported only."""
     figures = ("ttft p50 ms", "ttft p99 ms", "gap p50 ms", "gap p99 ms")
     waits = [Goal(figure, "lower", label=figure.removesuffix(" ms").replace("ttft", "TTFT")) for figure in figures]
     return throughput(), *waits

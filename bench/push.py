@@ -1,4 +1,4 @@
-"""The loads of a trainer: pushes from a CPU, beside what they cannot do without."""
+"""The loads of a trainer: pushes from a CPU, beside the unavoidable parts of a push."""
 
 import time
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class PushFleet:
     goals: tuple[Goal, ...] = (Goal("seconds", "lower", 1.3),)
 
     def sides(self, systems: Systems) -> tuple[Side, Side]:
-        systems.stop()  # two replicas more would not fit into memory beside what runs already
+        systems.stop()  # memory does not suffice for two more replicas
         fleet, trainer = systems.fleet, systems.trainer
         two = TrainerSide("two replicas", trainer, fleet, lambda report: report.seconds)
         return two, TrainerSide("one of them", trainer, fleet[:1], lambda report: report.seconds)
@@ -57,7 +57,7 @@ class PushFleet:
 
 @dataclass(frozen=True)
 class MixedLoad:
-    """Streams with a push in the middle, beside the same streams left alone: what a push costs those who wait."""
+    """Streams with a push in the middle, beside the same streams without one: the cost of a push for clients."""
 
     name: str = "mixed/push"
     goals: tuple[Goal, ...] = (
@@ -81,7 +81,7 @@ class TrainerSide:
     trainer: Trainer
     replicas: list[TritonLive]
     seconds: Callable[[PushReport], float]
-    """What of a push counts."""
+    """Selects the measured time of a push."""
 
     def processes(self) -> list[psutil.Process]:
         return [process for replica in self.replicas for process in replica.processes()]
@@ -90,7 +90,7 @@ class TrainerSide:
         self.prepare()
 
     def prepare(self) -> None:
-        """Let the other side's replicas go, where they are others."""
+        """Connect the trainer to this side's replicas, if it has others."""
         self.trainer.connect(self._addresses)
 
     def run(self, seed: int) -> Figures:
@@ -106,7 +106,7 @@ class TrainerSide:
 
 @dataclass(frozen=True)
 class PartsSide:
-    """What a push cannot do without, each alone on the machine; the seconds are their sum."""
+    """The unavoidable parts of a push, each measured alone. `seconds` is their sum."""
 
     name: str
     broadcast: Broadcast | None
@@ -120,7 +120,7 @@ class PartsSide:
             self.run(seed)
 
     def prepare(self) -> None:
-        """Nothing."""
+        """No preparation."""
 
     def run(self, seed: int) -> Figures:
         parts = {"broadcast s": self.broadcast.seconds()} if self.broadcast else {}
@@ -130,7 +130,7 @@ class PartsSide:
 
 @dataclass(frozen=True)
 class MixedSide:
-    """Streams, and a push some seconds after they began."""
+    """Streams, and a push `push_after_s` seconds after their start."""
 
     name: str
     streams: ServerSide
@@ -146,7 +146,7 @@ class MixedSide:
         self.trainer.connect([self.replica.push_address])
 
     def prepare(self) -> None:
-        """The trainer is connected since the warm-up."""
+        """Prepare the streams. The warm-up has connected the trainer."""
         self.streams.prepare()
 
     def run(self, seed: int) -> Figures:
@@ -155,5 +155,5 @@ class MixedSide:
             time.sleep(self.push_after_s)
             report = self.trainer.push([self.replica.push_address])
             if figures.done():
-                raise RuntimeError("the streams were over before the push: nothing was measured")
+                raise RuntimeError("the streams ended before the push: nothing was measured")
             return figures.result() | {"push s": report.seconds, "paused s": report.paused_s}

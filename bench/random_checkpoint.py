@@ -1,4 +1,4 @@
-"""Random bfloat16 checkpoints of the size of real models: what a push costs does not depend on the values."""
+"""Writes random bfloat16 checkpoints as large as real models. The cost of a push does not depend on the values."""
 
 import json
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ SIZES = {
 
 
 def random_checkpoint(folder: Path, size: Size, tokenizer_dir: Path) -> Path:
-    """Write the checkpoint, unless it is there: config, tokenizer and safetensors files of at most 4 GiB."""
+    """Write the checkpoint unless it exists: config, tokenizer, and safetensors files of at most 4 GiB."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         return folder
@@ -58,12 +58,12 @@ def random_checkpoint(folder: Path, size: Size, tokenizer_dir: Path) -> Path:
     total = sum(2 * shape.numel() for shape in shapes.values())
     index.write_text(
         json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map})
-    )  # last: whoever finds it finds all
+    )  # written last: it marks a complete checkpoint
     return folder
 
 
 def shards(shapes: dict[str, torch.Size], shard_bytes: int = SHARD_BYTES) -> Iterator[dict[str, torch.Tensor]]:
-    """Random tensors, as many as fit into a file at a time."""
+    """Random tensors, grouped by file."""
     block = (torch.randn(BLOCK_ELEMENTS) * 0.02).bfloat16()
     tensors: dict[str, torch.Tensor] = {}
     for name, shape in shapes.items():

@@ -16,7 +16,7 @@ from bench.memory import Memory
 from bench.picture import draw
 
 QUIET_FOREIGN_SHARE = 0.05
-"""More processor time than this going to others deserves a remark."""
+"""Share of processor time used by other work from which the report shows a remark."""
 CLIENT_SHARE = "client share of a core"
 TIMES = {
     "TTFT p50": "ttft p50 ms",
@@ -26,8 +26,8 @@ TIMES = {
     "latency p50": "latency p50 ms",
     "CPU/token": "CPU per token µs",
 }
-"""Columns of the second table, and the figures in them."""
-SHORT = "SHORT"
+"""Columns of the second table, and their figures."""
+MISSED = "MISSED"
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Report:
     model: str
     results: list[Result] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
-    """Why, by the name of the load that could not be measured."""
+    """Error messages by the name of the failed load."""
     memory: dict[str, Memory] = field(default_factory=dict)
-    """By the system's name, after its loads."""
+    """Memory by system, after its loads."""
 
     @property
     def rows(self) -> list[Row]:
@@ -47,21 +47,21 @@ class Report:
 
     @property
     def is_ok(self) -> bool:
-        """Whether everything was measured and no row falls short."""
-        return not self.failures and all(row.verdict != SHORT for row in self.rows)
+        """Whether all loads were measured and no row misses its target."""
+        return not self.failures and all(row.verdict != MISSED for row in self.rows)
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Two tables: a row per goal, against its target; latencies and processor time per load that has them.
+    """Print two tables: goals with their targets, and latencies and processor time of each load that has them.
 
-    Each figure is a median, what was reached with its smallest and largest value; pairs are ours / theirs, and a figure
-    alone is ours where there is no other side.
+    Each figure is a median. The reached value has its smallest and largest value, too. Pairs are ours / theirs; a
+    single figure is ours, of a load without another side.
     """
     goals = _table(f"{report.model}: medians, ours / theirs")
     for heading in ("unit", "ours / theirs", "reached", "low to high", "target", "", "runs", "others", "beside"):
         goals.add_column(heading, justify="left" if heading == "beside" else "right", no_wrap=True)
     for row in report.rows:
-        goals.add_row(row.name, *_goal_cells(row), style="red" if row.verdict == SHORT else None)
+        goals.add_row(row.name, *_goal_cells(row), style="red" if row.verdict == MISSED else None)
     for name in report.failures:
         goals.add_row(name, "", "", "FAILED", style="red")
     console.print(goals)
@@ -107,7 +107,7 @@ def _goal_cells(row: Row) -> list[str]:
 
 
 def _pairs(result: Result, figures: Iterable[str]) -> list[str]:
-    """Each figure's median of all sides; a dash where a side has none."""
+    """The median of each figure for all sides; a dash for a side without it."""
     return [
         " / ".join(short(spread.median) if spread else "-" for spread in spreads)
         for figure in figures
@@ -116,7 +116,7 @@ def _pairs(result: Result, figures: Iterable[str]) -> list[str]:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Everything measured, for the results file."""
+    """All measurements, for the results file."""
     return {
         "model": report.model,
         "rows": [_row_json(row) for row in report.rows],
@@ -148,7 +148,7 @@ def _row_json(row: Row) -> dict[str, Any]:
 
 
 def write_results(reports: list[Report], machine: dict[str, Any], settings: dict[str, Any], path: Path) -> list[Path]:
-    """Write `path` (JSON) and, where matplotlib is installed, a picture beside it; the files written."""
+    """Write `path` (JSON) and, if matplotlib is installed, a picture beside it; returns the files written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine, "settings": settings, "models": [as_json(report) for report in reports]}
     path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What more front-end processes and more replicas cost and bring, beside one of each."""
+"""Loads that compare several front-end processes, and several replicas, with one of each."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ GOALS = (Goal("tokens/s", "higher"), Goal("ttft p50 ms", "lower", label="TTFT"))
 
 @dataclass(frozen=True)
 class Workers:
-    """Streams through two front-end processes beside the same through one."""
+    """Streams through two front-end processes, beside the same streams through one."""
 
     name: str = "workers/2"
     goals: tuple[Goal, ...] = GOALS
@@ -29,7 +29,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class Replicas:
-    """Streams through a front end over two replicas beside the same through one of them.
+    """Streams through a front end over two replicas, beside the same streams through one of them.
 
     The replicas' workers have half of the machine's cores each.
     """
@@ -45,7 +45,7 @@ class Replicas:
 
 
 class Both:
-    """A stack whose front end serves another stack's replica, too."""
+    """A stack whose front end also serves another stack's replica."""
 
     def __init__(self, stack: TritonLive, other: TritonLive) -> None:
         self.url, self.rollouts_url = stack.url, stack.rollouts_url

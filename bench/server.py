@@ -1,4 +1,4 @@
-"""What every system of a comparison is, once it runs."""
+"""The interface of a running system in a comparison."""
 
 from typing import Protocol
 
@@ -10,12 +10,12 @@ class Server(Protocol):
 
     url: str
     rollouts_url: str
-    """Where a trainer asks for rollouts: `grpc://` where arrays come back, `http://` where JSON does."""
+    """Address for rollouts: `grpc://` if the system answers with arrays, `http://` if with JSON."""
 
     def processes(self) -> list[psutil.Process]:
-        """Every process of the system, for its processor time and memory."""
+        """All processes of the system; their processor time and memory are measured."""
         ...
 
     def frontend_processes(self) -> list[psutil.Process]:
-        """Those of them that speak HTTP."""
+        """The processes that serve HTTP."""
         ...

@@ -1,4 +1,4 @@
-"""A load that two servers get, and one of the two as a side."""
+"""A load of two servers, and a server as one of its sides."""
 
 import zlib
 from abc import ABC, abstractmethod
@@ -15,40 +15,40 @@ from bench.server import Server
 from bench.systems import Systems
 
 WARM_UP_SEED = 1_000_000
-"""Prompts of a warm-up are not those of a measurement."""
+"""Seed of the warm-up's prompts, which must differ from those of a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLoad(ABC):
-    """Work for a server; `vllm serve` is the other side.
+    """Work for a server. The other side is `vllm serve`.
 
-    Prompts come from a fixed seed, other ones for each load, so no two of them share a cached prefix, and all systems
-    get the same ones.
+    Prompts have a fixed seed for each load. So all systems get the same prompts, and no two loads share a cached
+    prefix.
     """
 
     module: ClassVar[str]
-    """Of the client."""
+    """Module of the client."""
 
     goals: tuple[Goal, ...] = ()
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """How the results call it, as in `chat-stream/16`."""
+        """Name in the results, such as `chat-stream/16`."""
 
     @abstractmethod
     def send(self, server: Server, served_name: str, seed: int, client: Client | None = None) -> Figures:
-        """Do the work once, with a client that stands ready, or one started now.
+        """Do the work once, with a client that is already running, or with a new one.
 
-        Raises LoadError if the server does not.
+        Raises LoadError if the server fails.
         """
 
     def warm_up(self, server: Server, served_name: str) -> None:
-        """What is done once before the measurements."""
+        """Do the work once before the measurements."""
         self.send(server, served_name, WARM_UP_SEED)
 
     def rng(self, seed: int) -> np.random.Generator:
-        """For the prompts: each load's own for each seed."""
+        """Random numbers for the prompts; they depend on the load and on the seed."""
         return np.random.default_rng([zlib.crc32(self.name.encode()), seed])
 
     def side(self, systems: Systems, label: str) -> "ServerSide":
@@ -76,7 +76,7 @@ class ServerSide:
         self.load.warm_up(self.server, self.served_name)
 
     def prepare(self) -> None:
-        """The client imports what it needs while the machine comes to rest."""
+        """Start the client, which imports its libraries while the machine becomes idle."""
         self._client = Client(self.load.module)
 
     def run(self, seed: int) -> Figures:

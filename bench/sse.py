@@ -1,4 +1,4 @@
-"""Server-sent events as the OpenAI API uses them: `data:` lines, a blank line after each event, `[DONE]` at the end."""
+"""Server-sent events of the OpenAI API: `data:` lines, a blank line after each event, `[DONE]` at the end."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class Event:
     data: str
 
     def value(self) -> Any:
-        """The data as JSON where it is JSON, else the text itself (`[DONE]`, for one)."""
+        """The parsed data if it is JSON, else the text (for example `[DONE]`)."""
         try:
             return json.loads(self.data)
         except json.JSONDecodeError:
@@ -24,7 +24,7 @@ class Event:
 
 
 def parse_events(text: str) -> Iterator[Event]:
-    """Every event of a whole response body, in order. Comments (keep-alives) carry nothing and are left out."""
+    """All events of a complete response body, in order. Comments (keep-alives) are omitted."""
     for block in text.replace("\r\n", "\n").split("\n\n"):
         name, data = None, []
         for line in block.split("\n"):

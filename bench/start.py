@@ -1,4 +1,4 @@
-"""How long a system takes from its launch to its first token."""
+"""The load that measures the time from a system's launch to its first token."""
 
 import time
 from collections.abc import Callable
@@ -18,10 +18,10 @@ from bench.systems import Systems
 
 @dataclass(frozen=True)
 class StartFirstToken:
-    """From launching the processes to a token through the OpenAI routes, with nothing else running.
+    """Time from launching the processes to a token through the OpenAI routes, with nothing else running.
 
-    What a start can find in caches is there: both systems have run before. A start takes more than a minute, so that
-    two of each have to do where the clock decides.
+    Both systems have run before, so caches are filled. A start takes more than a minute, so two of each suffice when
+    the number of repeats is limited by time.
     """
 
     name: str = "start/first-token"
@@ -39,21 +39,21 @@ class StartFirstToken:
 
 @dataclass(frozen=True)
 class StartSide:
-    """A system that is started for each run, and stopped after it."""
+    """A system that is started for each run and stopped after it."""
 
     name: str
     start: Callable[[], AbstractContextManager[Server]]
     served_name: str
 
     def processes(self) -> list[psutil.Process]:
-        """None outlives a run."""
+        """No processes, because none outlives a run."""
         return []
 
     def warm_up(self) -> None:
-        """The system has run before."""
+        """No warm-up: the system has run before."""
 
     def prepare(self) -> None:
-        """Nothing."""
+        """No preparation."""
 
     def run(self, seed: int) -> Figures:
         began = time.perf_counter()
@@ -63,7 +63,7 @@ class StartSide:
 
 
 def complete_one_token(url: str, served_name: str) -> None:
-    """Wait for a completion of one token. Raises LoadError if there is none."""
+    """Request a completion of one token. Raises LoadError if it fails."""
     body = {"model": served_name, "prompt": "Hello", "max_tokens": 1}
     try:
         httpx.post(f"{url}/v1/completions", json=body, timeout=REQUEST_TIMEOUT_S).raise_for_status()

@@ -1,4 +1,4 @@
-"""The few statistics a benchmark needs."""
+"""Statistics of a benchmark."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from statistics import median
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value below which `percent` of the values lie, interpolated between neighbours.
+    """The value below which `percent` of the values lie, with linear interpolation.
 
     Raises:
         ValueError: if there are no values or `percent` is not within 0…100.
@@ -25,7 +25,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the smallest and largest value it stands for."""
+    """The median of some values, with the smallest and the largest."""
 
     median: float
     low: float
@@ -38,18 +38,18 @@ class Spread:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ours over theirs, pair by pair: the two of a pair ran one after the other, so what slowed both cancels out.
+    """ours / theirs, pair by pair. The two of a pair ran in succession, so the ratio cancels common slowdowns.
 
     Raises:
-        ValueError: if there are not as many of one as of the other.
+        ValueError: if the numbers of values differ.
     """
     return Spread.of([one / other for one, other in zip(ours, theirs, strict=True)])
 
 
 def differences(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ours less theirs, pair by pair.
+    """ours - theirs, pair by pair.
 
     Raises:
-        ValueError: if there are not as many of one as of the other.
+        ValueError: if the numbers of values differ.
     """
     return Spread.of([one - other for one, other in zip(ours, theirs, strict=True)])

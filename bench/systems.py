@@ -1,4 +1,4 @@
-"""The systems that are compared, all started the same way, and the helpers beside them."""
+"""The systems of a comparison, which all start in the same way, and their helpers."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -25,34 +25,34 @@ from tritonlive.launch.tiny_model import tiny_model
 T = TypeVar("T")
 START_TIMEOUT_S = 300.0
 AGAIN = " again"
-"""What the label of a second copy of a system ends with."""
+"""Suffix of the label of a system's second copy."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every system of a comparison is given alike."""
+    """Settings that all systems of a comparison share."""
 
     model: Path
     """Directory of the model."""
     args: tuple[str, ...] = ()
-    """vLLM arguments, as on the command line of `vllm serve`."""
+    """Arguments of `vllm serve`."""
     served_name: str = "model"
 
 
 class TritonLive:
-    """tritonlive's stack, seen as one server."""
+    """tritonlive's stack as a server."""
 
     def __init__(self, stack: Stack) -> None:
         self.url = stack.frontend_url
         self.grpc_url = stack.grpc_url
-        """Triton itself, `host:port`."""
+        """Triton's gRPC endpoint, `host:port`."""
         self.rollouts_url = f"grpc://{stack.grpc_url}"
         self.push_address = f"grpc://bench:{stack.control_key}@{stack.grpc_url}"
-        """Triton itself, with the control key."""
+        """Address for pushes: Triton's gRPC endpoint with the control key."""
         self._stack = stack
 
     def processes(self) -> list[psutil.Process]:
-        """tritonserver with everything below it, and the front end."""
+        """Processes of tritonserver, its descendants and the front end."""
         return [*self._stack.triton.members(), *self.frontend_processes()]
 
     def frontend_processes(self) -> list[psutil.Process]:
@@ -61,7 +61,7 @@ class TritonLive:
 
 @contextmanager
 def tritonlive(settings: Settings, **options: Any) -> Iterator[TritonLive]:
-    """Our stack, over HTTP; `options` are further ones of StackConfig."""
+    """tritonlive's stack. `options` are further fields of StackConfig."""
     config = StackConfig(
         model=str(settings.model), served_model_name=settings.served_name, extra_args=settings.args, **options
     )
@@ -81,10 +81,10 @@ SYSTEMS: dict[str, Callable[[Settings], AbstractContextManager[Server]]] = {
     "tritonlive": tritonlive,
     "vllm": vllm_serve,
 }
-"""Systems by the name the command line and the results use."""
+"""Systems by their names on the command line and in the results."""
 
 MODELS: dict[str, Callable[[Path], Path]] = {"smollm2": default_model, "tiny": tiny_model}
-"""Models made on this machine, by name: one that says something, and one so small that serving it is all the work."""
+"""Models made on this machine, by name: a real one, and one so small that serving dominates its work."""
 
 
 def model_path(name: str) -> Path:
@@ -93,43 +93,43 @@ def model_path(name: str) -> Path:
 
 
 class Systems:
-    """What the loads of one model need, each started when a load first asks for it, all stopped when the `with` ends.
+    """The systems and helpers of one model's loads. Each starts on first use; all stop at the end of the `with` block.
 
     Args:
-        settings: what the systems are given.
-        labels: ours and theirs: names in `SYSTEMS`; the second copy of one has " again" at its end.
-        on_start: called with the name of what is being started.
+        settings: settings of all systems.
+        labels: labels of ours and theirs: names in `SYSTEMS`; the second copy of a system has the suffix AGAIN.
+        on_start: called with the name of a system or helper before it starts.
     """
 
     def __init__(self, settings: Settings, labels: tuple[str, str], on_start: Callable[[str], None]) -> None:
         self.settings = settings
         self.labels = labels
         self.memory: dict[str, Memory] = {}
-        """Of ours and theirs, by label, as each was when it was last stopped."""
+        """Memory of ours and theirs by label, measured when each last stopped."""
         self._on_start = on_start
         self._started: dict[str, Any] = {}
         self._running = ExitStack()
 
     def server(self, label: str) -> Server:
-        """The server of that label."""
+        """The server with that label."""
         return self._once(label, lambda: self.start(label))
 
     def start(self, label: str) -> AbstractContextManager[Server]:
-        """Another server of that label, for the length of the caller's `with`."""
+        """A new server with that label, for the caller's `with` block."""
         return SYSTEMS[label.removesuffix(AGAIN)](self.settings)
 
     @property
     def replica(self) -> TritonLive:
-        """The stack of ours that a trainer pushes to."""
+        """tritonlive's stack to which the trainer pushes."""
         return self.stack("tritonlive")
 
     @property
     def fleet(self) -> list[TritonLive]:
-        """Two stacks of ours, with half of the machine's cores each."""
+        """Two stacks, with half of the machine's cores each."""
         return [self.replica_on_half(0), self.replica_on_half(1)]
 
     def replica_on_half(self, half: int, *frontend_args: str) -> TritonLive:
-        """A stack whose worker has half of the machine's cores: left alone, two would take the same. Not compiled."""
+        """A stack, not compiled, whose worker has half of the cores. By default, two workers share the same cores."""
         cores = sorted(os.sched_getaffinity(0))
         size = max(1, len(cores) // 2)
         mine = cores[-size:] if half else cores[:size]
@@ -139,7 +139,7 @@ class Systems:
         return self._once(" ".join((f"replica {half + 1}", *frontend_args)), start)
 
     def stack(self, label: str, **options: Any) -> TritonLive:
-        """A stack of ours with further options of StackConfig."""
+        """A stack of tritonlive. `options` are further fields of StackConfig."""
         return self._once(label, lambda: tritonlive(self.settings, **options))
 
     @property
@@ -152,7 +152,7 @@ class Systems:
 
     @property
     def hop(self) -> Hop:
-        """Our Triton and a client of it, over an engine core that makes tokens for free."""
+        """A Triton server and its client, over an engine core that computes nothing."""
         return self._once("Triton over free tokens", lambda: hop(self.settings.model, self.settings.args))
 
     @property
@@ -160,7 +160,7 @@ class Systems:
         return self._once("trainer", lambda: closing(Trainer(self.settings.model)))
 
     def stop(self) -> None:
-        """Stop all of them: what is asked for next has the machine to itself."""
+        """Stop everything, so that the next system has the whole machine."""
         try:
             self.memory |= {label: Memory.of(self._started[label]) for label in self.labels if label in self._started}
         finally:

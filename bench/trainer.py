@@ -1,4 +1,4 @@
-"""The trainer of the push loads: pushes weights that none of the replicas has."""
+"""The trainer of the push loads. It pushes weights that none of the replicas has."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,26 +8,26 @@ from sync import PushReport, WeightSync
 
 PUSH_TIMEOUT_S = 120.0
 NUM_SETS = 3
-"""Two replicas may hold two different ones; the third is new to both."""
+"""Number of weight sets. Two replicas may hold different sets; a third one is new to both."""
 UNMEASURED_PUSHES = 3
-"""After so many a worker has all the memory it stages in, the current version's and the one before included."""
+"""Number of pushes until a worker has allocated memory for the staged, the current and the previous version."""
 
 
 class Trainer:
-    """Pushes from a CPU, with a group that is formed, and has pushed, before what is measured."""
+    """Pushes from a CPU. Its group is formed and has pushed before a measurement."""
 
     def __init__(self, checkpoint: Path) -> None:
         self._sets = [weight_set(checkpoint, seed) for seed in range(NUM_SETS)]
-        self._held: dict[str, int] = {}  # which set a replica has; at first it has the checkpoint, which is set 0
+        self._held: dict[str, int] = {}  # set of each replica; a new replica has the checkpoint, which is set 0
         self._sync: WeightSync | None = None
         self._addresses: tuple[str, ...] = ()
 
     def connect(self, addresses: Sequence[str]) -> None:
-        """Let other replicas go, and push until these and the group are warm."""
+        """Disconnect from other replicas, and push until these replicas and the group are warm."""
         if self._addresses == tuple(addresses):
             return
         self.close()
-        # A replica that has had its pushes before needs only the one that forms the group.
+        # Replicas that are warm need only the push that forms the group.
         pushes = 1 if all(address in self._held for address in addresses) else UNMEASURED_PUSHES
         self._sync = WeightSync(list(addresses), backend="gloo", timeout=PUSH_TIMEOUT_S)
         self._addresses = tuple(addresses)
@@ -35,10 +35,10 @@ class Trainer:
             self.push(addresses)
 
     def push(self, addresses: Sequence[str]) -> PushReport:
-        """Push a set that none of them has.
+        """Push a set that none of the replicas has.
 
         Raises:
-            RuntimeError: if a replica had these weights all the same: then nothing was measured.
+            RuntimeError: if a replica already had these weights, so that nothing was measured.
         """
         if self._addresses != tuple(addresses) or self._sync is None:
             raise RuntimeError("connect to the replicas first")
@@ -51,7 +51,7 @@ class Trainer:
         return report
 
     def close(self) -> None:
-        """Let the replicas go."""
+        """Disconnect from the replicas."""
         if self._sync is not None:
             self._sync.close()
         self._sync, self._addresses = None, ()

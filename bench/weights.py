@@ -1,4 +1,4 @@
-"""Weights to push: really different ones, of the same names, shapes and dtypes."""
+"""Weights for pushes: sets with different values and the same names, shapes and dtypes."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def weight_set(checkpoint: Path | str, seed: int) -> Weights:
-    """The checkpoint's tensors for seed 0, else every one of them with a little noise."""
+    """The checkpoint's tensors for seed 0; for other seeds with a little noise added."""
     generator = torch.Generator().manual_seed(seed)
     weights = {name: tensor.clone() for name, tensor in CheckpointSource(checkpoint)}
     if seed:
@@ -22,7 +22,7 @@ def weight_set(checkpoint: Path | str, seed: int) -> Weights:
 
 
 def staged(weights: Weights) -> list[tuple[str, torch.Tensor]]:
-    """The tensors as a worker has them when a push has arrived: views of one piece of memory."""
+    """The tensors as a worker has them after a push: views of one piece of memory."""
     memory = host_buffer(sum(align(tensor.nbytes) for tensor in weights.values()))
     placed: list[tuple[str, torch.Tensor]] = []
     at = 0

@@ -3,8 +3,8 @@
     python examples/grpo_cpu.py                      # SmolLM2-135M on a server of its own
     python examples/grpo_cpu.py --url http://127.0.0.1:9000 --steps 10
 
-The task is to answer in digits, not in words; the reward counts characters and needs no judge. The run ends with a
-picture, its figures as JSON, and the trained model, all in --out.
+The task is to answer in digits, not in words. The reward counts characters and needs no judge. The run writes a
+picture, its figures as JSON, and the trained model to --out.
 """
 
 import json
@@ -54,7 +54,7 @@ class Step:
 
 
 def digits_not_letters(completions: list[list[dict[str, str]]], **_: Any) -> list[float | None]:
-    """The reward of each answer: (digits - letters) / characters, from -1 for only words to 1 for only digits."""
+    """Rewards of the answers: (digits - letters) / characters, from -1 (only words) to 1 (only digits)."""
     rewards: list[float | None] = []
     for completion in completions:
         written = "".join(completion[0]["content"].split())
@@ -69,7 +69,7 @@ def prompts() -> list[dict[str, Any]]:
 
 
 def server_config(model_dir: Path) -> StackConfig:
-    """A server whose logprobs TRL can use: in float32, and computed after temperature."""
+    """Configuration of a server whose logprobs suit TRL: in float32, and computed after temperature."""
     return StackConfig(
         model=str(model_dir),
         extra_args=(
@@ -81,7 +81,7 @@ def server_config(model_dir: Path) -> StackConfig:
 
 
 class Recorder(TrainerCallback):
-    """Measures the phases of every step and reports the step when its reward is known."""
+    """Measures the phases of every step, and reports the step once its reward is known."""
 
     def __init__(self, report: Callable[[Step], None]) -> None:
         self.steps: list[Step] = []
@@ -132,7 +132,7 @@ def train(
     report: Callable[[Step], None],
 ) -> list[Step]:
     """Train, push the final weights, and save the model to `out`."""
-    # TRL warns about vLLM versions that it has not been tested with; here TRL neither runs vLLM nor pushes to it.
+    # TRL warns about vLLM versions that it is not tested with. Here TRL neither runs vLLM nor pushes to it.
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
     import torch
     from datasets import Dataset
@@ -142,7 +142,7 @@ def train(
     import sync.trl
 
     sync.trl.install(**client_options)  # the only line that TRL's own documentation does not have
-    # Trainer and server take turns, so each may use every core.
+    # Trainer and server work in turn, so each may use all cores.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     recorder = Recorder(report)
     trainer = GRPOTrainer(
@@ -213,7 +213,7 @@ def draw(steps: list[Step], path: Path) -> None:
 
 @contextmanager
 def server(url: str | None, model_dir: Path, console: Console) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (address, options for the client) of the server at `url`, or of a server that runs for the `with` block."""
+    """Yield (address, client options) of the server at `url`, or of a new server that runs during the `with` block."""
     if url:
         yield url, {}
         return

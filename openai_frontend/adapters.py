@@ -1,9 +1,9 @@
-"""LoRA adapters that trainers pushed into the model in Triton, as vLLM's serving layer sees them.
+"""Makes LoRA adapters that trainers pushed into the model in Triton known to vLLM's serving layer.
 
-vLLM's serving objects look a request's `model` up in a table, name → LoRARequest. The model in Triton announces which
-adapters serve, in which versions (`engine_adapters` in config.pbtxt), and this module updates the table. Its entries
-are called NAME@VERSION and have neither an id nor a path of their own: the model knows those. Adapters that vLLM's own
-/v1/load_lora_adapter put into the table stay as they are.
+vLLM's serving objects look a request's `model` up in a table, name → LoRARequest. The model in Triton announces the
+adapters that serve and their versions (`engine_adapters` in config.pbtxt). This module updates the table. Its entries
+are named NAME@VERSION; their ids and paths are placeholders, because only the model knows the real ones. Entries of
+vLLM's own /v1/load_lora_adapter stay unchanged.
 """
 
 import json
@@ -17,7 +17,7 @@ from vllm.lora.request import LoRARequest
 from openai_frontend.headers import header_value
 from openai_frontend.vllm_seam import ModelList, OpenAIServingModels, change_class
 
-# The model replaces it by an id for each version (tritonlive/backend/adapters/adapters.py); vLLM's own ids are smaller.
+# The model replaces it with the version's own id (tritonlive/backend/adapters/adapters.py). vLLM's ids are smaller.
 PUSHED_ID = 2**30
 HEADER = "x-adapter-version"
 
@@ -26,17 +26,17 @@ _used: ContextVar[list[str] | None] = ContextVar("adapters_used", default=None)
 
 
 class PushedAdapters:
-    """The adapters that serve, as of the newest announcement."""
+    """The adapters of the newest announcement, which serve."""
 
     def __init__(self) -> None:
-        self._told: dict[int, dict[str, str]] = {}  # name → version, by replica; the newest announcement is the last
+        self._told: dict[int, dict[str, str]] = {}  # by replica: name → version; the newest announcement is last
         self._models: OpenAIServingModels | None = None
 
     def take(self, announcement: str, replica: int = 0) -> str:
-        """Apply an announcement of the model's; returns its serial.
+        """Apply an announcement of the model; returns its serial.
 
-        If replicas have different versions of an adapter, the newest announcement counts: a push reaches one replica a
-        moment before the others, which have the version staged by then.
+        If replicas have different versions of an adapter, the newest announcement counts. A push activates one replica
+        a moment before the others, and by then all have staged the version.
         """
         told = json.loads(announcement)
         self._told.pop(replica, None)
@@ -45,7 +45,7 @@ class PushedAdapters:
         return told["serial"]
 
     def attach(self, state: State) -> None:
-        """Keep the table of the serving objects that vLLM's `init_app_state` made up to date. Raises TypeError."""
+        """Keep the serving objects' table up to date. Call it after vLLM's `init_app_state`. Raises TypeError."""
         models = change_class(state.openai_serving_models, OpenAIServingModels, Models, "openai_serving_models")
         self._models = models
         self._update()
@@ -62,7 +62,7 @@ class PushedAdapters:
 
 
 class Models(OpenAIServingModels):
-    """Lists a pushed adapter by the name that requests use; answers name its version, too."""
+    """Lists a pushed adapter under the name for requests, without the version that its table entry has."""
 
     async def show_available_models(self) -> ModelList:
         listed = await super().show_available_models()
@@ -77,25 +77,25 @@ def is_pushed(request: LoRARequest) -> bool:
 
 
 def version_of(request: LoRARequest | None) -> str | None:
-    """NAME@VERSION of a pushed adapter; None for others, which have no version."""
+    """NAME@VERSION of a pushed adapter; None for other adapters, which have no version."""
     return request.lora_name if request is not None and is_pushed(request) else None
 
 
 def note(request: LoRARequest | None) -> None:
-    """Remember that a part of the current HTTP request is generated with this adapter."""
+    """Record that this adapter generates a part of the current HTTP request's answer."""
     if (version := version_of(request)) is not None and (used := _used.get()) is not None:
         used.append(version)
 
 
 class AdapterVersionHeader:
-    """Adds `x-adapter-version: NAME@VERSION` to every response whose tokens a pushed adapter made."""
+    """Adds `x-adapter-version: NAME@VERSION` to every response that a pushed adapter generated."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         used: list[str] = []
-        # vLLM runs its handlers in tasks of their own: they see this very list, but could not set the variable here.
+        # vLLM runs its handlers in other tasks. They share this list, but cannot set this task's variable.
         _used.set(used)
 
         async def send_with_version(message: Message) -> None:

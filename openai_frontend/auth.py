@@ -1,7 +1,7 @@
-"""Access control: which key each route needs.
+"""Access control: the key that each route needs.
 
-The check belongs to the matched route, not to the text of the URL's path: every route of the finished app is wrapped. A
-route that nobody classified needs the inference key, and an unknown path is a plain 404.
+`protect` wraps every route of the finished app, so the check applies to the matched route and not to the text of the
+URL's path. An unclassified route needs the inference key. An unknown path is a plain 404.
 """
 
 import base64
@@ -32,13 +32,13 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Keys:
-    """`inference`: keys for generation; empty lets anyone generate. `control`: the key for everything about weights."""
+    """`inference`: keys for generation; if empty, no key is needed. `control`: the key for all weight operations."""
 
     inference: frozenset[str] = field(default=frozenset(), repr=False)
     control: str | None = field(default=None, repr=False)
 
     def refusal(self, access: Access, headers: Headers) -> tuple[int, str] | None:
-        """None when `headers` may pass, else (HTTP status, message)."""
+        """None if `headers` have the required key, else (HTTP status, message)."""
         if access is Access.OPEN:
             return None
         key = presented_key(headers)
@@ -49,7 +49,7 @@ class Keys:
             if is_control:
                 return None
             if key is not None and matches(key, self.inference):
-                return 403, "this route needs the control key; an inference key does not do"
+                return 403, "this route needs the control key; an inference key is not enough"
             return 401, "this route needs the control key, as 'Authorization: Bearer KEY' or as Basic's password"
         if not self.inference or is_control or matches(key, self.inference):
             return None
@@ -57,7 +57,7 @@ class Keys:
 
 
 def presented_key(headers: Headers) -> str | None:
-    """The Bearer token, or the password of Basic (trainers put keys into URLs: http://user:key@host)."""
+    """The Bearer token, or the password of Basic, for trainers that put keys into URLs (http://user:key@host)."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
@@ -70,7 +70,7 @@ def presented_key(headers: Headers) -> str | None:
 
 
 def matches(key: str | None, accepted: Iterable[str]) -> bool:
-    """Whether `key` is one of `accepted`; compares digests, in a time that does not depend on the accepted keys."""
+    """Whether `key` is one of `accepted`. Compares digests, so the time does not depend on the accepted keys."""
     if key is None:
         return False
     digest = hashlib.sha256(key.encode()).digest()
@@ -107,9 +107,9 @@ def access_of(path: str, control_paths: Iterable[str]) -> Access:
 
 
 def protect(app: FastAPI, keys: Keys, control_paths: Iterable[str]) -> None:
-    """Wrap every route of the finished app; call it after the last route was added."""
+    """Wrap every route of the finished app. Call it after the last route is added."""
     controls = frozenset(control_paths)
     for route in app.router.routes:
         if not isinstance(route, Route | Mount | WebSocketRoute):
-            raise TypeError(f"{route!r} is of a kind that cannot be guarded")
+            raise TypeError(f"{route!r} is of a type that cannot be guarded")
         route.app = Guard(route.app, access_of(route.path, controls), keys)

@@ -1,4 +1,4 @@
-"""Facts about the engine in Triton that a front end needs before it can build its serving layer."""
+"""Facts about the engine in Triton, which a front end needs to build its serving layer."""
 
 import json
 import queue
@@ -22,7 +22,7 @@ ANSWER_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """The `describe` operation's answer, as far as the front end needs it."""
+    """Those fields of the `describe` operation's answer that the front end needs."""
 
     vllm_version: str
     engine_argv: list[str]
@@ -41,17 +41,17 @@ class EngineInfo:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "EngineInfo":
-        """Raises IncompatibleServer for the answer of another version that lacks something."""
+        """Raises IncompatibleServer if the answer lacks a field, because the server has another version."""
         try:
             return cls(**{name: values[name] for name in cls.__dataclass_fields__})
         except KeyError as error:
-            raise IncompatibleServer(f"its description lacks {error}: it is of another version") from None
+            raise IncompatibleServer(f"its description lacks {error}: it has another version") from None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     def difference(self, other: "EngineInfo") -> str | None:
-        """None if a serving layer built from this one can serve `other`, too; else a sentence that says why not."""
+        """None if a serving layer for this engine can serve `other`, too; else a sentence with the reason."""
         for name in ("vllm_version", "model", "served_model_name", "max_model_len"):
             mine, its = getattr(self, name), getattr(other, name)
             if mine != its:
@@ -60,9 +60,9 @@ class EngineInfo:
 
 
 def fetch(url: str) -> EngineInfo | None:
-    """Ask the model at `url` (host:port of Triton's gRPC endpoint); None while it is not ready to answer.
+    """Describe the model at `url` (host:port of Triton's gRPC endpoint); None while it is not ready.
 
-    Raises IncompatibleServer when it is there but is not ours.
+    Raises IncompatibleServer if the server's model is not tritonlive's.
     """
     client = triton.InferenceServerClient(url)
     try:
@@ -77,9 +77,9 @@ def fetch(url: str) -> EngineInfo | None:
 
 
 def wait(urls: Sequence[str], timeout_s: float | None, say: Callable[[str], None]) -> EngineInfo:
-    """Poll until the model answers at one of `urls`, the first of them if several do.
+    """Poll until the model at one of `urls` answers. If several answer, the first one counts.
 
-    Raises TimeoutError after `timeout_s`, IncompatibleServer when no server is there but some that are not ours.
+    Raises TimeoutError after `timeout_s`, IncompatibleServer if all servers have another model.
     """
     started = time.monotonic()
     is_said = False
@@ -117,14 +117,14 @@ def describe(client: triton.InferenceServerClient) -> EngineInfo:
 
 
 def check_contract(config: Any) -> None:
-    """Raises IncompatibleServer for a model whose configuration lacks what a front end needs."""
+    """Raises IncompatibleServer if the model's configuration does not meet the needs of a front end."""
     if missing := missing_tensors((tensor.name for tensor in config.input), (tensor.name for tensor in config.output)):
         raise IncompatibleServer(
             f"the model {MODEL!r} of this Triton server lacks the tensors {', '.join(missing)}: it is not tritonlive's "
-            "model_repository/llm, or one of another version"
+            "model_repository/llm, or has another version"
         )
     if config.max_batch_size < MAX_BATCH:
         raise IncompatibleServer(
             f"the model {MODEL!r} of this Triton server has a max_batch_size of {config.max_batch_size}: set it to "
-            f"{MAX_BATCH} or more, since so many generations may travel in one request"
+            f"{MAX_BATCH} or more, because one request may carry that many generations"
         )

@@ -1,4 +1,4 @@
-"""Triton's errors, as the exceptions vLLM's serving layer turns into HTTP answers."""
+"""Exceptions for Triton's errors. vLLM's serving layer turns them into HTTP answers."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -9,22 +9,22 @@ from tritonlive.wire.error_codes import ErrorCode, decode_error
 
 
 class TritonError(GracefulHTTPError):
-    """Triton's model refused a request; `http_status` is what the client gets."""
+    """Triton's model refused a request. `http_status` is the status of the client's answer."""
 
     @classmethod
     def parse(cls, text: str) -> "TritonError":
-        """From the message of a Triton error."""
+        """Parse the message of a Triton error."""
         message, code = decode_error(text)
         return cls(message, (code or ErrorCode.INTERNAL).http_status)
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether the model did nothing and another replica may do it."""
+        """Whether the model did nothing, so that another replica may run the request."""
         return self.http_status == HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class EngineUnavailable(TritonError):
-    """No engine behind the front end: Triton is down, or its model is starting its engine again."""
+    """The front end has no engine: Triton is down, or its model restarts its engine."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The engine is not available: {reason}", HTTPStatus.SERVICE_UNAVAILABLE)
@@ -32,16 +32,16 @@ class EngineUnavailable(TritonError):
 
 
 class SeveralReplicas(GracefulHTTPError):
-    """422: an operation that a trainer must run at all replicas of a fleet together, not through this front end."""
+    """422: the trainer must run this operation at all replicas of the fleet itself, not through this front end."""
 
     def __init__(self, operation: str, urls: Sequence[str]) -> None:
         targets = ", ".join(f'"grpc://{url}"' for url in urls)
         super().__init__(
             f"{operation}: this front end serves {len(urls)} replicas, and weights must change at all of them "
-            f"together: address them yourself, WeightSync([{targets}])",
+            f"together: connect to them directly, WeightSync([{targets}])",
             HTTPStatus.UNPROCESSABLE_ENTITY,
         )
 
 
 class IncompatibleServer(Exception):
-    """The Triton server cannot be served by this front end; the message says what to change."""
+    """This front end cannot serve that Triton server. The message says what to change."""

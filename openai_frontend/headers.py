@@ -3,7 +3,7 @@
 import string
 from urllib.parse import quote
 
-# A version is any string, but a header's value is not: all other characters, above all line ends, are percent-encoded.
+# A version may be any string, a header's value may not. All other characters, line ends above all, are percent-encoded.
 PLAIN = string.punctuation.replace("%", "")
 
 

@@ -185,7 +185,7 @@ def fail_request(processor: OutputProcessor, request_id: str, error: Exception) 
     """End the request of a generation: its client gets `error`.
 
     Returns the other generations of the same request (with n > 1), which are to be aborted in their engines. A
-    generation that has already ended, and one that nobody waits for, make no difference.
+    generation that has already ended, and one without a waiting client, make no difference.
     """
     state = processor.request_states.get(request_id)
     if state is None or state.queue is None:

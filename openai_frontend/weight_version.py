@@ -1,4 +1,4 @@
-"""The headers with weight versions: `x-weight-version` of answers, `x-min-weight-version` of requests."""
+"""The headers with weight versions: `x-weight-version` in answers, `x-min-weight-version` in requests."""
 
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -18,7 +18,7 @@ MINIMUM_HEADER = MIN_WEIGHT_VERSION_HEADER.encode()
 
 
 class WeightsTooOld(GracefulHTTPError):
-    """409: the server's weights are older than the request asks for, or cannot be compared."""
+    """409: the server's weights are older than the requested minimum, or cannot be compared with it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, HTTPStatus.CONFLICT)
@@ -27,8 +27,8 @@ class WeightsTooOld(GracefulHTTPError):
 class WeightVersionHeader:
     """Adds `x-weight-version` to every response: the version of the newest token when the response began.
 
-    A stream that outlives a push continues with newer weights than its header names. The `weight_versions` of its
-    choices name them all (see weight_spans.py).
+    A stream that is open during a push continues with newer weights than its header names. The `weight_versions` of its
+    choices name all of them (see weight_spans.py).
     """
 
     def __init__(self, app: ASGIApp, engine: TritonEngineClient) -> None:
@@ -51,7 +51,7 @@ class WeightVersionHeader:
 class MinimumWeightVersion:
     """Refuses a request whose `x-min-weight-version` is newer than the server's weights (see `staleness_reason`).
 
-    The check is made when the request arrives. Raises WeightsTooOld, or what asking the engine raises.
+    The check runs when the request arrives. Raises WeightsTooOld, and the errors of the engine's `get_weight_version`.
     """
 
     def __init__(self, app: ASGIApp, engine: TritonEngineClient) -> None:
@@ -67,14 +67,14 @@ class MinimumWeightVersion:
     async def _require(self, minimum: str) -> None:
         version = self.engine.weight_version
         if version is None or staleness_reason(version, minimum) is not None:
-            # A trainer may hear of its commit a moment before this process does.
+            # The trainer's answer to a commit may arrive a moment before this process learns the new version.
             version = await self.engine.get_weight_version()
         if (reason := staleness_reason(version, minimum)) is not None:
             raise WeightsTooOld(reason)
 
 
 def require_minimum(app: FastAPI, engine: TritonEngineClient) -> None:
-    """Have every route of the finished app check `x-min-weight-version`. Call it before `protect`: keys come first."""
+    """Make all routes of the finished app check `x-min-weight-version`. Call before `protect`, which checks first."""
     for route in app.router.routes:
         if isinstance(route, Route):
             route.app = MinimumWeightVersion(route.app, engine)

@@ -2,10 +2,11 @@
 
     python3 requirements/bootstrap.py --venv .venv
 
-`make` runs it with any Python from 3.8; it finds the one that fits. An environment that is current is left alone, one
-that is not is brought up to date, one that cannot be used is built anew.
+`make` runs it with any Python from 3.8; the script finds a suitable Python 3.11. A current environment stays as it is,
+an outdated one is updated, and a broken one is rebuilt.
 
-pip installs uv, and uv installs the rest: several times faster, and it says what it downloads. uv gets pip's settings.
+pip installs uv, and uv installs everything else, because uv is several times faster and reports its downloads. uv gets
+pip's settings.
 """
 
 import argparse
@@ -34,7 +35,7 @@ ON_TERMINAL_S = 0.5
 IN_A_LOG_S = 10.0
 DOWNLOAD = re.compile(r"^\s*(Downloading|Downloaded) (\S+)(?: \(([\d.]+)([KMG])iB\))?")
 MEBI = {"K": 1 / 1024, "M": 1.0, "G": 1024.0}
-# What pip calls a setting, and the variable by which uv gets it.
+# pip's name of each setting, and uv's environment variable for it.
 PIP_TO_UV = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
@@ -81,7 +82,7 @@ def probe(python: str) -> Optional[Dict[str, object]]:
 
 
 def find_python() -> str:
-    """A Python 3.11 with its shared library and venv; ends with the package to install where there is none."""
+    """Find a Python 3.11 with its shared library and venv. If there is none, end and name the package to install."""
     names = [os.environ.get("PYTHON") or "", f"python{WANTED}", f"/usr/bin/python{WANTED}", sys.executable, "python3"]
     problem = f"python{WANTED} not found"
     package = f"python{WANTED} python{WANTED}-venv libpython{WANTED}"
@@ -99,7 +100,7 @@ def find_python() -> str:
 
 
 def fingerprint(python: str) -> str:
-    """Changes with everything the environment is made from, and with the interpreter."""
+    """Digest of the environment's inputs and of the interpreter."""
     digest = hashlib.sha256(str(Path(python).resolve()).encode())
     for name in INPUTS:
         digest.update((ROOT / name).read_bytes())
@@ -107,7 +108,7 @@ def fingerprint(python: str) -> str:
 
 
 def require_disk(venv: Path) -> None:
-    """Say what the set-up takes on disk; ends where a disk has too little."""
+    """Print the disk space of the set-up; end if a disk has too little."""
     needed_mb = SPARE_MB if venv.exists() else VENV_MB + SPARE_MB  # an update replaces few packages
     cache = Path(os.environ.get("UV_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser())
     # uv links the files in its cache into the environment; on another disk they are copied.
@@ -128,7 +129,7 @@ def existing(path: Path) -> Path:
 
 
 def make_venv(python: str, venv: Path) -> None:
-    """Create the environment, unless one of the right version is there already."""
+    """Create the environment unless one of the right version exists."""
     facts = probe(str(venv / "bin" / "python"))
     if facts and facts["version"] == WANTED and facts["libpython"]:
         return
@@ -145,11 +146,11 @@ def pinned(lock: str) -> List[str]:
 
 
 def pip_settings(listing: str) -> Dict[str, str]:
-    """uv's environment for what `pip config list` printed; uv does not read pip's configuration."""
+    """Convert the output of `pip config list` to variables for uv, because uv does not read pip's configuration."""
     env = {}
     for line in listing.splitlines():
         key, _, value = line.partition("=")
-        # The environment comes after the files in pip's listing, and overrides them.
+        # pip lists the environment after the files, and the environment takes precedence.
         if variable := PIP_TO_UV.get(key.rpartition(".")[2]):
             separator = "," if variable == "UV_FIND_LINKS" else " "
             env[variable] = separator.join(value.strip("'").replace("\\n", " ").split())
@@ -157,14 +158,14 @@ def pip_settings(listing: str) -> Dict[str, str]:
 
 
 def uv_environment(python: str) -> Dict[str, str]:
-    """The environment in which uv uses the indexes, links, certificates and proxy that pip is configured with."""
+    """Environment variables with which uv uses pip's indexes, links, certificates and proxy."""
     command = [python, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {**pip_settings(listing), **os.environ}
 
 
 class Progress:
-    """Shows what is being fetched: a live line on a terminal, else a line every ten seconds."""
+    """Shows the downloads: a live line on a terminal, else a line every ten seconds."""
 
     def __init__(self, venv: Path) -> None:
         self._venv = venv
@@ -184,7 +185,7 @@ class Progress:
         self._thread.join()
 
     def read(self, line: str) -> None:
-        """Take note of a line that uv printed."""
+        """Update the state from a line that uv printed."""
         if found := DOWNLOAD.match(line):
             word, name, size, unit = found.groups()
             if word == "Downloading":
@@ -195,7 +196,7 @@ class Progress:
             self._phase = line.strip()
 
     def text(self) -> str:
-        """The state in one line: bytes written to the disk since the start, and the downloads that run."""
+        """The state in one line: bytes written to the disk since the start, and the running downloads."""
         written = max(0, shutil.disk_usage(self._venv).used - self._used_before) / 1e9
         seconds = time.monotonic() - self._began
         parts = [f"  {seconds:.0f} s", f"{written:.1f} of about {VENV_MB / 1000:.1f} GB on disk"]
@@ -233,14 +234,14 @@ def pip(venv: Path, *arguments: str) -> Optional[str]:
 def uv(venv: Path, *arguments: str) -> Optional[str]:
     """Run `uv pip install` and show its progress; None if it worked, else its last lines."""
     python = str(venv / "bin" / "python")
-    # As pip does: all configured indexes are equal.
+    # Like pip, treat all configured indexes as equal.
     command = [python, "-m", "uv", "pip", "install", "--python", python, "--index-strategy", "unsafe-best-match"]
     with Progress(venv) as progress:
         return run([*command, *arguments], uv_environment(python), progress)
 
 
 def install(venv: Path) -> None:
-    """Install the locks, torch first: its CPU build may be on PyTorch's index alone."""
+    """Install the locks, torch first, because its CPU build may exist on PyTorch's index only."""
     requirements = [line for lock in LOCKS for line in pinned(lock)]
     installer, torch = (next(line for line in requirements if line.startswith(name)) for name in ("uv==", "torch=="))
     if error := pip(venv, "--no-deps", installer):
@@ -255,7 +256,7 @@ def install(venv: Path) -> None:
 
 
 def main() -> None:
-    """Bring the environment up to date."""
+    """Update the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     venv = parser.parse_args().venv.absolute()
@@ -276,7 +277,7 @@ def main() -> None:
         say("[2/3] packages from requirements/cpu.txt and dev.txt")
         install(venv)
         say("[3/3] tritonlive itself")
-        # compat: the folder itself is put on the path, so packages added later need no new installation.
+        # compat: adds the folder itself to the path, so later packages need no new installation.
         editable = ("--no-deps", "--no-build-isolation", "--config-settings", "editable_mode=compat", "-e", str(ROOT))
         if error := pip(venv, *editable):
             fail(f"tritonlive could not be installed:\n{error}")

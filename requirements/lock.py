@@ -1,7 +1,7 @@
 """Resolve cpu.in and dev.in into the exact locks cpu.txt and dev.txt (`make lock`).
 
-The indexes are those that pip is configured with. torch's CPU build is often not on them: then PyTorch's own index is
-asked for that package alone. No index is written into a lock.
+It uses pip's configured indexes. They often lack torch's CPU build; then PyTorch's own index is used for torch alone.
+A lock never contains an index.
 """
 
 import subprocess
@@ -15,18 +15,18 @@ COMPILE = (
     *(sys.executable, "-m", "uv", "pip", "compile"),
     *("--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_36"),
     *("--upgrade", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet"),
-    *("--index-strategy", "unsafe-best-match"),  # as pip does: all configured indexes are equal
+    *("--index-strategy", "unsafe-best-match"),  # like pip: all configured indexes are equal
 )
 
 
 def compile_lock(name: str, *arguments: str) -> bool:
-    """Resolve `name`.in into `name`.txt; whether that worked."""
+    """Resolve `name`.in into `name`.txt; returns whether it succeeded."""
     command = [*COMPILE, f"{name}.in", "--output-file", f"{name}.txt", *arguments]
     return subprocess.run(command, cwd=HERE, env=uv_environment(sys.executable), check=False).returncode == 0
 
 
 def main() -> int:
-    """Write both locks; 0 if they could be resolved."""
+    """Write both locks; returns 0 if both were resolved."""
     overrides = ("--override", "overrides.txt")
     is_resolved = compile_lock("cpu", *overrides) or compile_lock("cpu", *overrides, "--torch-backend", "cpu")
     return 0 if is_resolved and compile_lock("dev", "--constraint", "cpu.txt") else 1

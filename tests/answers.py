@@ -19,7 +19,7 @@ def perturb(weights: Weights) -> Weights:
 
 
 def ensure_running(stack: Stack) -> None:
-    """Start the stack unless it runs, and wait until it answers. Raises as Stack.wait_ready."""
+    """Start the stack unless it runs, and wait until it answers. Raises the errors of Stack.wait_ready."""
     if not (stack.triton.is_running and stack.frontend.is_running):
         stack.kill()  # what is left of it
         stack.start()

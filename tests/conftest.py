@@ -27,7 +27,7 @@ triton_stand_in.install()
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C interrupt what tests start, also where a shell that runs them in its background ignores it."""
+    """Let Ctrl-C interrupt child processes, even if a shell runs the tests in its background and ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Let `--dist loadgroup` group tests as tests/paths.py does."""
+    """Make `--dist loadgroup` group tests by tests/paths.py."""
     if config.getoption("dist") != "loadgroup":
         return None
     from tests.group_scheduling import GroupScheduling
@@ -134,7 +134,7 @@ def stack_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
         model=str(tiny_model_dir),
         served_model_name="tiny",
         extra_args=(
-            # Many processors emulate bfloat16, six times as slowly. A test that is about bfloat16 asks for it.
+            # Many processors emulate bfloat16, six times as slowly. Tests of bfloat16 request it.
             *("--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"),
             *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         ),
@@ -146,7 +146,7 @@ def stack_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def stack_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder for the shared stack's logs: TRITONLIVE_TEST_LOG_DIR keeps them, each process of pytest-xdist apart."""
+    """Folder for the shared stack's logs, one per process of pytest-xdist. TRITONLIVE_TEST_LOG_DIR keeps them."""
     if kept := os.environ.get("TRITONLIVE_TEST_LOG_DIR"):
         return Path(kept) / os.environ.get("PYTEST_XDIST_WORKER", "")
     return tmp_path_factory.mktemp("stack-logs")

@@ -1,4 +1,4 @@
-"""What the tests of each path need: marks, a time limit, and the stack that they share under xdist.
+"""Marks, time limit and shared stack (under xdist) of the tests, by path.
 
 The longest path that fits wins. A test that sets one of these marks itself keeps its own.
 """
@@ -56,7 +56,7 @@ NEEDS = {
 
 
 def needs_of(path: Path) -> Needs:
-    """What the tests in this file need."""
+    """Marks and group of the tests in this file."""
     relative = path.relative_to(ROOT)
     return next(NEEDS[str(each)] for each in (relative, *relative.parents) if str(each) in NEEDS)
 

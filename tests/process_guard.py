@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 VARIABLE = "TRITONLIVE_TEST_PROCESS"
-"""Inherited by all that a test process starts; its value tells the processes of pytest-xdist apart."""
+"""Variable that all children of a test process inherit. Its value identifies the process of pytest-xdist."""
 POLL_S = 0.5
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 """The kernel rounds the time at which a process was created down to this."""
@@ -55,7 +55,7 @@ class ProcessGuard:
         self.look()
 
     def begin(self, name: str, *, may_start: bool) -> None:
-        """A test begins; what starts from now on is its doing."""
+        """A test begins. Processes that start from now on belong to it."""
         self._tests.append(Test(time.clock_gettime(time.CLOCK_BOOTTIME), name, may_start))
 
     def look(self) -> None:

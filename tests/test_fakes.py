@@ -1,4 +1,4 @@
-"""A call that works on a fake works on what it stands for: vLLM's classes, Triton's binding, or ours.
+"""A call that works on a fake also works on the real class (vLLM's, Triton's binding's, or tritonlive's).
 
 Each public method of a fake exists there, is a coroutine there too, and takes what the fake takes. A fake's own
 controls, by which a test drives it, are listed.
@@ -143,14 +143,14 @@ def classes_called_fake() -> set[str]:
 
 
 def methods_of(path: str) -> Any:
-    """What has the methods of a class as its attributes."""
+    """An object with a class's methods as its attributes."""
     if path.startswith(TRITON):
         return SimpleNamespace(**triton_methods(path.removeprefix(TRITON)))
     return resolve(path)
 
 
 def public_methods(kind: type) -> dict[str, Any]:
-    """Those that the fake's class, not a base of it, defines."""
+    """Methods that the fake's class itself defines, without those of its bases."""
     return {name: each for name, each in vars(kind).items() if inspect.isfunction(each) and not name.startswith("_")}
 
 
@@ -158,8 +158,8 @@ def kind_of_call(method: Any) -> str:
     return "coroutine" if inspect.iscoroutinefunction(method) else "plain"
 
 
-def objections(ours: Callable[..., Any], theirs: Callable[..., Any]) -> list[str]:
-    """Calls that `ours` takes and `theirs` does not."""
+def mismatches(ours: Callable[..., Any], theirs: Callable[..., Any]) -> list[str]:
+    """Calls that `ours` accepts and `theirs` does not."""
     taken, offered = (list(inspect.signature(each).parameters.values())[1:] for each in (ours, theirs))
     by_name = {each.name: each for each in offered}
     takes_names = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in offered)
@@ -205,7 +205,7 @@ def test_a_fake_takes_no_call_that_the_real_one_does_not(pair: Fake) -> None:
         if theirs is None:
             found.append(f"{name}: not a method of {' or '.join(pair.real)}")
             continue
-        found += [f"{name}: {objection}" for objection in objections(method, theirs)]
+        found += [f"{name}: {mismatch}" for mismatch in mismatches(method, theirs)]
         if kind_of_call(method) != kind_of_call(theirs):
             found.append(f"{name}: {kind_of_call(theirs)} there, {kind_of_call(method)} here")
     assert found == []
@@ -221,7 +221,7 @@ class Real:
 
 
 @pytest.mark.parametrize(
-    ("ours", "objection"),
+    ("ours", "mismatch"),
     [
         (lambda self, a: None, []),
         (lambda self, a, *, b=1: None, []),
@@ -234,8 +234,8 @@ class Real:
         (lambda self, a, *more: None, ["*more"]),
     ],
 )
-def test_what_differs_is_named(ours: Callable[..., Any], objection: list[str]) -> None:
-    assert objections(ours, Real.method) == objection
+def test_what_differs_is_named(ours: Callable[..., Any], mismatch: list[str]) -> None:
+    assert mismatches(ours, Real.method) == mismatch
 
 
 def test_tritons_signatures_are_read() -> None:

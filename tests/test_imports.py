@@ -1,4 +1,4 @@
-"""Who imports whom: the contracts in `.importlinter`, and what a trainer's process really loads."""
+"""Imports between packages: the contracts in `.importlinter`, and the modules that a trainer's process loads."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WIRE_MAY_IMPORT = {"msgspec", "numpy"}
 TRAINER_NEVER_LOADS = ("sync.worker", "sync.transport.worker", "tritonlive.backend", "tritonlive.launch", "vllm")
-# What a first push over gloo imports, whichever transport its workers choose.
+# Imports of a first push over gloo, with any transport of its workers.
 GLOO_PUSH = ["sync.push.pusher", "sync.transport.trainer.gloo_trainer", "sync.transport.trainer.shared_sender"]
 
 

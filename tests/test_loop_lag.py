@@ -1,4 +1,4 @@
-"""tritonlive/loop_lag.py: a loop that is held up shows it."""
+"""tritonlive/loop_lag.py: a blocked loop is measured."""
 
 import asyncio
 import time

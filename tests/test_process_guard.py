@@ -1,4 +1,4 @@
-"""The guard finds what a test starts, and blames the test during which it was started."""
+"""The guard finds processes that a test starts, and reports that test."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ ORPHAN = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=-3
 
 @pytest.fixture
 def guard() -> ProcessGuard:
-    """One of its own, whose value the session's guard does not take for its own."""
+    """A guard separate from the session's. Each tracks only processes that carry its own value."""
     return ProcessGuard()
 
 

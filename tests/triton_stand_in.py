@@ -1,4 +1,4 @@
-"""A stand-in for `triton_python_backend_utils`, which only Triton's own process has: the model imports it."""
+"""A fake of `triton_python_backend_utils`, which the model imports and only Triton's own process has."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class TritonError:
-    """Stands for Triton's error class, which is compiled into its stub process."""
+    """Fake of Triton's error class, which is compiled into its stub process."""
 
     UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
 
@@ -83,7 +83,7 @@ def ignore(_text: str) -> None:
 
 
 def install() -> None:
-    """Put the stand-in where the model's imports find it."""
+    """Install the fake where the model's imports find it."""
     stand_in = ModuleType("triton_python_backend_utils")
     vars(stand_in).update(
         TritonError=TritonError,

@@ -44,7 +44,7 @@ def lag_histogram(registry: CollectorRegistry = REGISTRY) -> Histogram:
     """The front end's metric; with several processes, of all their loops."""
     return Histogram(
         "tritonlive_event_loop_lag_seconds",
-        f"How much later than asked a task that sleeps {INTERVAL_S} s was woken.",
+        f"Delay with which a task that sleeps {INTERVAL_S} s was woken.",
         registry=registry,
         buckets=BUCKETS_S,
     )

@@ -1,1 +1,1 @@
-"""Processor time of the front end per token and per request, with and without each part of its fast path."""
+"""Measures the front end's processor time per token and per request, with and without each part of its fast path."""

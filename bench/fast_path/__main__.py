@@ -1,7 +1,7 @@
 """`python -m bench.fast_path streams|requests --repeats N`: a table of processor time, with and without each part.
 
-A server stands in for Triton, and its tokens are free. One front end has its parts switched off in turns, so that other
-load on the machine meets all variants. The figure is user + system time of the front end's process.
+A FreeTriton replaces Triton; its tokens cost almost no time. The same front end runs all variants in turn, so that
+other load on the machine affects all of them. The figure is user + system time of the front end's process.
 """
 
 import argparse
@@ -23,7 +23,7 @@ START_S = 240.0
 
 
 async def ask(port: int, path: str, body: dict, times: int = 1) -> int:
-    """Ask over one connection, one request after the other; returns the number of events or answers."""
+    """Send requests one after another over one connection; returns the number of events or answers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     payload = json.dumps(body).encode()
     found = 0
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     step_s = 0.03 if arguments.what == "streams" else 0.005
     is_stream = arguments.what == "streams"
-    # (kind, tokens, requests one after the other on each connection)
+    # (kind, tokens, consecutive requests on each connection)
     loads = (
         [(kind, tokens, 1) for kind in ("chat", "completion") for tokens in (64, 192)]
         if is_stream
@@ -69,7 +69,7 @@ def main() -> None:
     figures: dict[str, list[float]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tritonlive-fast-path-")))
-        # Triton's stand-in is a process of its own, beside the clients' (this one).
+        # FreeTriton runs in its own process, apart from the clients in this one.
         triton = stack.enter_context(Child("bench.fast_path.serve", [str(step_s)], {}, folder / "triton.log"))
         url = triton.ask({})
         end = stack.enter_context(Child("bench.fast_path.frontend", [url], {}, folder / "frontend.log"))

@@ -1,7 +1,7 @@
-"""A gRPC server in Triton's place, whose engine makes tokens for free at a real engine's pace.
+"""A gRPC server in Triton's place. Its engine paces its steps like a real engine and computes nothing.
 
-It answers as tritonlive's model does, as far as a front end asks. So the front end is the real one down to its sockets,
-and nothing else on the machine has much to do.
+It implements those operations of tritonlive's model that a front end uses. The front end is the real one, sockets
+included, and takes most of the processor time.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from tritonlive.wire.tensor_names import (
     FRONT_END_OUTPUTS,
 )
 
-# Made by protobuf at import, so that no type checker sees their members.
+# protobuf makes their members at import, so type checkers cannot see them.
 service: Any = service_pb2
 model_config: Any = model_config_pb2
 
@@ -45,12 +45,12 @@ Operation = Callable[[dict[str, Any]], Any]
 
 
 class RefusedError(Exception):
-    """An operation's answer is this error; its text is Triton's error message."""
+    """Raised by an operation that is refused; its text becomes Triton's error message."""
 
 
 @dataclass
 class Running:
-    """A generation: where its tokens go, how many are still to come, and those that are kept until it ends."""
+    """A running generation: its channel's `send`, the tokens `left`, and the tokens `kept` until they are sent."""
 
     send: Callable[[dict[str, bytes]], None]
     left: int
@@ -59,13 +59,13 @@ class Running:
 
 
 class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Use as a context manager, inside a running loop; `url` is host:port of the gRPC endpoint."""
+    """Triton's gRPC service. Use it as a context manager in a running loop; `url` is host:port of its endpoint."""
 
     NO_ANSWER = object()
-    """The result of an operation that is not answered."""
+    """Result of an operation that sends no answer."""
 
     def __init__(self, info: EngineInfo, *, step_s: float = 0.0) -> None:
-        """A step gives every running generation one token; `step_s` passes between two steps."""
+        """A step gives every running generation one token. Steps are `step_s` seconds apart."""
         self.info = info
         self.step_s = step_s
         self.is_ready = True
@@ -74,8 +74,8 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "health": lambda _: {"healthy": True},
             "flush_generations": lambda _: {},
         }
-        self.requests: list[dict[str, list[bytes] | bytes]] = []  # all that came, by tensor name
-        self.num_streams = 0  # that are open
+        self.requests: list[dict[str, list[bytes] | bytes]] = []  # all requests received, tensors by name
+        self.num_streams = 0  # open streams
         self.running: dict[str, Running] = {}
         self._channels: dict[bytes, Callable[[dict[str, bytes]], None]] = {}
         self._has_work = asyncio.Event()
@@ -96,7 +96,7 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         await self._server.stop(None)
 
     async def stop(self) -> None:
-        """End all calls at once, as a killed server does."""
+        """End all calls abruptly, like a killed server."""
         await self._server.stop(None)
 
     # ---- Triton's service ---------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 def read_request(request: Any) -> dict[str, list[bytes] | bytes]:
-    """A ModelInferRequest's tensors: strings as a list, bytes as they are."""
+    """Tensors of a ModelInferRequest by name: a list for BYTES, the raw bytes for UINT8."""
     return {
         tensor.name: raw if tensor.datatype == "UINT8" else split(raw)
         for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
@@ -206,12 +206,12 @@ def split(raw: bytes) -> list[bytes]:
 
 
 def as_string(text: str) -> bytes:
-    """A BYTES tensor with one element."""
+    """Encode a BYTES tensor with one element."""
     return len(text.encode()).to_bytes(4, "little") + text.encode()
 
 
 def response_of(request_id: str, contents: dict[str, bytes]) -> Any:
-    """A ModelStreamInferResponse."""
+    """Build a ModelStreamInferResponse."""
     response = service.ModelInferResponse(id=request_id)
     for name, raw in contents.items():
         is_text = name == CONTROL_RESULT

@@ -1,6 +1,6 @@
 """`python -m bench.fast_path.frontend URL`: a front end whose fast path can be switched while it runs.
 
-A question names the parts to switch off; the answer has the process's CPU time so far (user + system, in seconds).
+A question names the parts to switch off. The answer has the process's CPU time so far (user + system, in seconds).
 """
 
 import socket
@@ -29,7 +29,7 @@ RENDERING = ("_tokenize_prompt_async", "_apply_chat_template_async")
 
 
 class Switches:
-    """The parts of the fast path of the app that `create_app` made."""
+    """Switches the parts of the fast path of the app that `create_app` made."""
 
     def __init__(self, renderer: Any, slow: dict[str, Any]) -> None:
         """slow: the renderer's own attributes before `render_short_prompts_at_once`."""
@@ -40,7 +40,7 @@ class Switches:
         self._middleware = FastPathMiddleware.__call__
 
     def switch_off(self, parts: list[str]) -> None:
-        """`fast_path`, `templates`, `short_prompts`; all others are switched on."""
+        """Switch off these parts (`fast_path`, `templates`, `short_prompts`), and switch on all others."""
         middleware: Any = FastPathMiddleware
         middleware.__call__ = direct if "fast_path" in parts else self._middleware
         for ours, (plain, name) in STREAMS.items():
@@ -51,7 +51,7 @@ class Switches:
             elif name in self._slow:
                 setattr(self._renderer, name, self._slow[name])
             else:
-                vars(self._renderer).pop(name, None)  # a method of its class
+                vars(self._renderer).pop(name, None)  # the class's method applies again
 
 
 async def direct(self: FastPathMiddleware, scope: Any, receive: Any, send: Any) -> None:
@@ -59,7 +59,7 @@ async def direct(self: FastPathMiddleware, scope: Any, receive: Any, send: Any) 
 
 
 def start(url: str) -> Callable[[dict[str, Any]], dict[str, float]]:
-    """Start the front end in a thread; returns what answers questions."""
+    """Start the front end in a thread; returns the function that answers questions."""
     Options([url], [], 1, engine_info.wait([url], 60, lambda text: None)).to_environment()
     switches: list[Switches] = []
     render_at_once = app_module.render_short_prompts_at_once

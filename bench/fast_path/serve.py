@@ -1,4 +1,4 @@
-"""`python -m bench.fast_path.serve SECONDS`: a FreeTriton in a process; any question is answered with its URL."""
+"""`python -m bench.fast_path.serve SECONDS`: runs a FreeTriton in a process and answers every question with its URL."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tritonlive.launch.tiny_model import tiny_model
 
 
 def start(step_s: float) -> Callable[[dict[str, Any]], str]:
-    """Run it in a thread; returns what answers questions."""
+    """Run a FreeTriton in a thread; returns the function that answers questions."""
     model = str(tiny_model(default_cache_dir()))
     argv = ["--model", model, "--max-model-len", "2048", "--max-num-seqs", "128", "--enforce-eager"]
     info = EngineInfo(vllm_version, argv, model, ["tiny"], 2048, 1000, 16, 16000, 1, 1)

@@ -1,1 +1,1 @@
-"""tokens/s of the way through Triton alone: the model gets an engine core that makes tokens for free."""
+"""Measures tokens/s through Triton alone: the model's engine core makes tokens without computing them."""

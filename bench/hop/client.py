@@ -1,4 +1,4 @@
-"""`python -m bench.hop.client URL`: the front end's end of the hop, with no HTTP above it."""
+"""`python -m bench.hop.client URL`: the front end's engine core client, without the HTTP layer."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ from bench.measure import Figures
 
 
 def start(runner: asyncio.Runner, url: str) -> Callable[[dict[str, Any]], Figures]:
-    """Connect to Triton; returns what runs generations: {"concurrency", "max_tokens"} → figures."""
+    """Connect to Triton; returns the function that runs generations: {"concurrency", "max_tokens"} → figures."""
     from bench.hop.generations import connect
 
     generations, core = runner.run(connect(url))

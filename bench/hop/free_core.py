@@ -1,4 +1,4 @@
-"""An engine core that makes tokens for free, where vLLM would start one in a process of its own."""
+"""An engine core that makes tokens without computing them. It replaces the engine core that vLLM would start."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,14 +14,14 @@ WEIGHT_VERSION = "default"
 
 
 class FreeCore(EngineCoreClient):
-    """The engine core as AsyncLLM sees it: a step gives every running request one token, until it has `max_tokens`."""
+    """An engine core client for AsyncLLM. A step gives every running request one token, until it has `max_tokens`."""
 
     def __init__(self, turn: Callable[[], Awaitable[None]]) -> None:
-        """`turn` is awaited before each step; without a wait in it nothing else on the loop would get a turn."""
-        self.resources = SimpleNamespace(engine_dead=False, engine_manager=None)  # AsyncLLM and Engine look here
+        """`turn` is awaited before each step. It must yield to the loop, because nothing else here does."""
+        self.resources = SimpleNamespace(engine_dead=False, engine_manager=None)  # AsyncLLM and Engine read these
         self.engine_ranks_managed = [0]
         self._turn = turn
-        self._left: dict[str, int] = {}  # tokens that a running request has to come
+        self._left: dict[str, int] = {}  # remaining tokens of each running request
         self._has_work = asyncio.Event()
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
@@ -36,7 +36,7 @@ class FreeCore(EngineCoreClient):
             self._left.pop(request_id, None)
 
     async def get_output_async(self) -> EngineCoreOutputs:
-        """The next step, as soon as there is something to do."""
+        """Wait for a running request and return the next step."""
         await self._turn()
         while not self._left:
             self._has_work.clear()
@@ -63,7 +63,7 @@ class FreeCore(EngineCoreClient):
                 EngineCoreOutput(request_id, [TOKEN], finish_reason=None if tokens else FinishReason.LENGTH)
                 for request_id, tokens in left.items()
             ],
-            # A step of vLLM's brings them, too.
+            # vLLM's steps carry statistics, too.
             scheduler_stats=SchedulerStats(num_running_reqs=len(left)),
             weight_version=WEIGHT_VERSION,
         )

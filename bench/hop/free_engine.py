@@ -1,4 +1,4 @@
-"""vLLM's AsyncLLM over a FreeCore, which makes tokens for free."""
+"""vLLM's AsyncLLM over a FreeCore."""
 
 from unittest.mock import patch
 
@@ -12,15 +12,15 @@ from tritonlive.backend.settings import Settings
 
 
 class FreeEngine(Engine):
-    """vLLM's AsyncLLM, started and watched as always, over a FreeCore."""
+    """The engine with a FreeCore below vLLM's AsyncLLM. It starts and is watched like any other."""
 
     def __init__(self, settings: Settings, writer: ResponseWriter) -> None:
         super().__init__(settings)
         self._writer = writer
 
     def create_llm(self) -> AsyncLLM:
-        # A step waits until the one before is sent: the core makes them at the speed at which they travel.
+        # A step waits until the previous one is sent, so the core cannot run ahead of the channel.
         core = FreeCore(self._writer.drained)
-        # AsyncLLM does not let its caller choose.
+        # AsyncLLM has no parameter for its core client.
         with patch.object(EngineCoreClient, "make_async_mp_client", lambda **_: core):
             return super().create_llm()

@@ -1,4 +1,4 @@
-"""Generations that an engine core client runs, counted and timed."""
+"""Runs, counts and times generations of an engine core client."""
 
 import asyncio
 import sys
@@ -17,11 +17,11 @@ from openai_frontend.engine.core_client import TritonCoreClient
 PROMPT_TOKEN_IDS = [1] * 32
 CONNECT_TIMEOUT_S = 60.0
 TIMEOUT_S = 60.0
-"""Of one run, which takes a second or two."""
+"""Time limit of one run. A run normally takes one or two seconds."""
 
 
 class Generations:
-    """Those of one client, which is told to call `on_failure`."""
+    """Runs generations of one client. The client reports failures to `on_failure`."""
 
     def __init__(self) -> None:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -31,9 +31,9 @@ class Generations:
             self._failure.set_exception(error)
 
     async def run(self, core: EngineCoreClient, concurrency: int, max_tokens: int) -> Figures:
-        """So many at once; timed from the first request to the last token.
+        """Run `concurrency` generations at once; the time runs from the first request to the last token.
 
-        Raises what a generation failed with, TimeoutError after a minute.
+        Raises the error of a generation that failed, TimeoutError after TIMEOUT_S.
         """
         requests = [make_request(max_tokens) for _ in range(concurrency)]
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -61,7 +61,7 @@ class Generations:
 
 
 async def connect(url: str) -> tuple[Generations, TritonCoreClient]:
-    """The front end's client of the Triton server at `url`, connected. Raises EngineUnavailable, TimeoutError."""
+    """Connect the front end's client to the Triton server at `url`. Raises EngineUnavailable, TimeoutError."""
     described = engine_info.wait([url], CONNECT_TIMEOUT_S, lambda text: print(text, file=sys.stderr))
     generations = Generations()
     core = TritonCoreClient([url], described, generations.on_failure)
@@ -72,7 +72,7 @@ async def connect(url: str) -> tuple[Generations, TritonCoreClient]:
 
 
 async def count(core: EngineCoreClient, num_running: int) -> tuple[int, int]:
-    """Tokens, and the steps that bring them, until so many generations have ended."""
+    """Count (tokens, steps that carry tokens) until `num_running` generations have ended."""
     tokens = steps = 0
     while num_running:
         outputs = (await core.get_output_async()).outputs
@@ -84,7 +84,7 @@ async def count(core: EngineCoreClient, num_running: int) -> tuple[int, int]:
 
 
 def make_request(max_tokens: int) -> EngineCoreRequest:
-    """As a front end makes it for a stream."""
+    """A request such as a front end makes for a stream."""
     return EngineCoreRequest(
         request_id=f"hop-{uuid.uuid4().hex}",
         prompt_token_ids=PROMPT_TOKEN_IDS,

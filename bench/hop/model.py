@@ -1,4 +1,4 @@
-"""The model over an engine core that makes tokens for free: Triton loads this class in place of our own."""
+"""The model over a FreeEngine. Triton loads this class in place of tritonlive's."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class TritonPythonModel(OurModel):
-    """Ours, but for its engine."""
+    """tritonlive's model with a FreeEngine."""
 
     def assemble(self, version_folder: Path) -> "Service":
         from bench.hop.free_engine import FreeEngine

@@ -1,4 +1,4 @@
-"""Triton with tritonlive's model over an engine core that makes tokens for free, and a client."""
+"""Triton with tritonlive's model over a FreeEngine, and a client of it."""
 
 import re
 import shutil
@@ -19,14 +19,14 @@ from tritonlive.launch.stack import Stack
 from tritonlive.wire.tensor_names import MODEL as MODEL_NAME
 
 MODEL = "from bench.hop.model import TritonPythonModel\n"
-"""The version folder's model.py in place of ours."""
+"""Content of model.py in the model's version folder."""
 START_TIMEOUT_S = 120.0
 METRICS_TIMEOUT_S = 10.0
-"""The model publishes its metrics four times a second."""
+"""Time limit for metrics. The model publishes them four times a second."""
 
 
 class Hop:
-    """Both ends, connected."""
+    """The Triton server and its connected client."""
 
     def __init__(self, stack: Stack, client: Child) -> None:
         self._stack = stack
@@ -36,9 +36,9 @@ class Hop:
         return [*self._stack.triton.members(), *self._client.processes()]
 
     def generate(self, concurrency: int, max_tokens: int) -> Figures:
-        """So many generations at once; what came how fast, and how much of it in a message.
+        """Run `concurrency` generations at once; returns rates, and steps and tokens per message.
 
-        Raises ChildError if one fails, RuntimeError if the model does not say what it has sent.
+        Raises ChildError if a generation fails, RuntimeError if the model's metrics do not show the steps in time.
         """
         messages_before, steps_before = self._sent()
         figures = self._client.ask({"concurrency": concurrency, "max_tokens": max_tokens})
@@ -54,24 +54,24 @@ class Hop:
         deadline = time.monotonic() + METRICS_TIMEOUT_S
         while (sent := self._sent())[1] < num_steps:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the client has {num_steps:.0f} steps, and Triton's metrics tell of {sent[1]:.0f}")
+                raise RuntimeError(f"the client has {num_steps:.0f} steps, but Triton's metrics show {sent[1]:.0f}")
             time.sleep(0.05)
         return sent
 
     def _sent(self) -> tuple[float, float]:
-        """Messages that the model has sent to front ends, and the steps in them."""
+        """(messages that the model has sent to front ends, steps in them)."""
         text = httpx.get(self._stack.metrics_url, timeout=METRICS_TIMEOUT_S).text
         return metric(text, "tritonlive_channel_messages_total"), metric(text, "tritonlive_channel_steps_total")
 
 
 @contextmanager
 def hop(model: Path, args: tuple[str, ...]) -> Iterator[Hop]:
-    """Both up; the engine's arguments as other systems have them, though of the model only the configuration counts."""
+    """Start both. The engine has the arguments of other systems, but uses only the configuration of the model."""
     with tempfile.TemporaryDirectory(prefix="tritonlive-hop-") as folder:
         repository = copy_model(Path(folder) / "model_repository")
         stack = Stack(StackConfig(model=str(model), extra_args=args, model_repository=repository))
         try:
-            stack.triton.start()  # the front end's place is the client's
+            stack.triton.start()  # the client replaces the front end
             stack.wait_triton_ready(START_TIMEOUT_S)
             log_path = default_cache_dir() / "logs" / "bench-hop.log"
             with Child("bench.hop.client", [stack.grpc_url], ENVIRONMENT, log_path) as client:
@@ -81,13 +81,13 @@ def hop(model: Path, args: tuple[str, ...]) -> Iterator[Hop]:
 
 
 def copy_model(target: Path) -> Path:
-    """A model repository like ours, whose engine core makes tokens for free."""
+    """Copy the model repository, with the model over a FreeEngine."""
     shutil.copytree(StackConfig.model_repository, target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / MODEL_NAME / "1" / "model.py").write_text(MODEL)
     return target
 
 
 def metric(text: str, name: str) -> float:
-    """A metric's value in Triton's /metrics; 0 if it has not been published yet."""
+    """Value of a metric in the text of Triton's /metrics; 0 before it is published."""
     found = re.search(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0

@@ -1,1 +1,1 @@
-"""The same requests to tritonlive and to vLLM's own server, and every difference between the answers."""
+"""Sends the same requests to tritonlive and to vLLM's own server and reports every difference of the answers."""

@@ -1,4 +1,4 @@
-"""`python -m bench.parity`: the same requests to vLLM's own server and to tritonlive, and every difference."""
+"""`python -m bench.parity`: sends the same requests to vLLM's own server and to tritonlive; prints differences."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ console = Console()
 
 Only = Annotated[str, typer.Option(help="Send only the shapes whose name contains this.")]
 Model = Annotated[str, typer.Option(help="Model to serve: smollm2, tiny, or a directory.")]
-OutDir = Annotated[Path, typer.Option(help="Where the recordings go.")]
+OutDir = Annotated[Path, typer.Option(help="Folder of the recordings.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -33,23 +33,23 @@ def run(
     model: Model = "smollm2",
     only: Only = "",
     out: OutDir = Path("bench/results/parity"),
-    left: Annotated[str, typer.Option(help="The system that is right by definition.")] = "vllm",
+    left: Annotated[str, typer.Option(help="The reference system.")] = "vllm",
     right: Annotated[str, typer.Option(help="The system under test.")] = "tritonlive",
 ) -> None:
     """Record both systems in turn, compare, and print every difference.
 
-    Ends with status 1 if a difference is not in `bench/parity/justified.toml`, an entry there covers nothing, or an
-    answer fails one of its checks. Recordings stay in `--out`, one per system, so that one side can be recorded again
-    alone:
+    The exit status is 1 if a difference is not in `bench/parity/justified.toml`, an entry there matches no difference,
+    or an answer fails one of its checks. Recordings stay in `--out`, one per system, so that one side can be recorded
+    again alone:
 
     * `python -m bench.parity record --system tritonlive --out bench/results/parity/tritonlive.json`
     * `python -m bench.parity compare bench/results/parity/vllm.json bench/results/parity/tritonlive.json`
-    * `python -m bench.parity --right vllm` compares two runs of vLLM's server: the harness's own noise.
+    * `python -m bench.parity --right vllm` compares two runs of vLLM's server, which shows the harness's own noise.
     """
     if context.invoked_subcommand is not None:
         return
     shapes = selected(only)
-    # The same system on both sides needs two files.
+    # If both sides are the same system, the files need different names.
     paths = [
         out / f"{system}{suffix}.json" for system, suffix in ((left, ""), (right, "-again" if left == right else ""))
     ]
@@ -96,7 +96,7 @@ def selected(only: str) -> list[Shape]:
 
 
 def judge(left: Path, right: Path, shapes: list[Shape]) -> int:
-    """Print the verdict on two recordings; the exit status it deserves."""
+    """Print the comparison of two recordings; returns the exit status."""
     one, other = recordings.load(left), recordings.load(right)
     shapes = [shape for shape in shapes if shape.name in one or shape.name in other]
     verdict = compare(one, other, shapes, load_justifications())
@@ -121,7 +121,7 @@ def record_system(system: str, model: Path, shapes: list[Shape]) -> Recording:
 
 @contextmanager
 def progress(title: str, shapes: list[Shape]) -> Iterator[recordings.OnAnswer]:
-    """A progress bar over the shapes; yields what is to be called after each."""
+    """Show a progress bar over the shapes; yields the function to call after each."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=len(shapes))

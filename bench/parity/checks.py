@@ -1,4 +1,4 @@
-"""What an answer must satisfy beside being equal to vLLM's: two servers can be wrong alike."""
+"""Checks of an answer itself. Equality with vLLM's answer is not enough, because both servers can be wrong."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ Message = dict[str, Any]
 
 
 def failures(recording: Recording, shapes: Iterable[Shape]) -> list[str]:
-    """One line for every check that an answer does not pass."""
+    """One line for every failed check of the answers."""
     lines = []
     for shape in shapes:
         answer = recording.get(shape.name, {})
@@ -27,7 +27,7 @@ def failures(recording: Recording, shapes: Iterable[Shape]) -> list[str]:
 
 
 def messages(answer: Answer) -> list[Message]:
-    """The choices' messages of a chat answer, put together from its deltas if it was a stream."""
+    """The messages of a chat answer's choices. Those of a stream are assembled from its deltas."""
     if "events" not in answer:
         return [_message([choice["message"]], choice["finish_reason"]) for choice in answer["json"]["choices"]]
     deltas: dict[int, list[dict[str, Any]]] = {}
@@ -53,7 +53,7 @@ def _message(parts: list[dict[str, Any]], finish_reason: str | None) -> Message:
 
 
 def calls_in_tool_calls(shape: Shape, found: list[Message]) -> str | None:
-    """Each choice has a tool call, where it belongs, and none of it is left in the content."""
+    """Each choice has a tool call in `tool_calls`, and none in its content."""
     for message in found:
         if not message["tool_calls"]:
             return f"no tool call, content {message['content']!r}"
@@ -76,12 +76,12 @@ def arguments_validate(shape: Shape, found: list[Message]) -> str | None:
 
 
 def is_person(shape: Shape, found: list[Message]) -> str | None:
-    """The content is JSON that validates against the schema asked for."""
+    """The content is JSON that validates against the requested schema."""
     return next(filter(None, (_violation(message["content"], PERSON) for message in found)), None)
 
 
 def is_date(shape: Shape, found: list[Message]) -> str | None:
-    """The content is four, two and two digits."""
+    """The content is a date: four, two and two digits."""
     bad = [m["content"] for m in found if [len(part) for part in m["content"].split("-")] != [4, 2, 2]]
     return f"not a date: {bad[0]!r}" if bad else None
 
@@ -93,7 +93,7 @@ def says_paris(shape: Shape, found: list[Message]) -> str | None:
 
 
 def stops_by_itself(shape: Shape, found: list[Message]) -> str | None:
-    """The model ends the answer, not the token limit."""
+    """The model ended the answer before the token limit."""
     bad = [m["finish_reason"] for m in found if m["finish_reason"] != "stop"]
     return f"finish_reason {bad[0]!r}" if bad else None
 

@@ -1,4 +1,4 @@
-"""Two recordings, field by field."""
+"""Compares two recordings field by field."""
 
 import re
 import tomllib
@@ -15,13 +15,12 @@ from bench.parity.streams import comparable
 FLOAT_TOLERANCE = 1e-4
 """Largest accepted absolute difference between two floats (log-probabilities).
 
-Models are served in float32 and requests sent one at a time, so most are equal to the bit. With n > 1 the choices may
-share a batch or not, by chance, and a different batch rounds differently: in bfloat16 by 1e-2, in float32 by less than
-this.
+Models run in float32 and requests are sent one at a time, so most floats are bitwise equal. With n > 1, chance decides
+whether choices share a batch, and another batch rounds differently: by 1e-2 in bfloat16, by less than this in float32.
 """
 
 COMPARED = ("error", "status", "content_type", "headers", "json", "events", "text")
-"""What of an answer is compared; how long it took is not."""
+"""The compared parts of an answer. The time it took is not compared."""
 
 MISSING = "<missing>"
 JUSTIFIED = Path(__file__).with_name("justified.toml")
@@ -29,7 +28,7 @@ JUSTIFIED = Path(__file__).with_name("justified.toml")
 
 @dataclass(frozen=True)
 class Difference:
-    """One field that differs: where, and both values."""
+    """One field that differs: its shape and path, and both values."""
 
     shape: str
     path: str
@@ -39,14 +38,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Justification:
-    """A difference that stays, and why. `*` in `shape` and `path` stands for anything."""
+    """An accepted difference and its reason. `*` in `shape` and `path` matches anything."""
 
     shape: str
     path: str
     reason: str
 
     def covers(self, difference: Difference) -> bool:
-        """Whether the difference is the one meant."""
+        """Whether the entry matches the difference."""
         return _matches(self.shape, difference.shape) and _matches(self.path, difference.path)
 
 
@@ -58,16 +57,16 @@ class Verdict:
     open: list[Difference]
     justified: list[tuple[Difference, Justification]]
     stale: list[Justification]
-    """Justifications of differences that are no longer there: to be deleted."""
+    """Justifications that match no difference any more and should be deleted."""
 
     @property
     def is_ok(self) -> bool:
-        """Whether nothing is left to explain or to tidy up."""
+        """Whether every difference is justified and every justification is used."""
         return not self.open and not self.stale
 
 
 def compare(left: Recording, right: Recording, shapes: Iterable[Shape], justifications: list[Justification]) -> Verdict:
-    """Every difference between the answers to `shapes`, those justified apart."""
+    """Compare the answers to `shapes`; separates justified differences from others."""
     shapes = list(shapes)
     open_: list[Difference] = []
     justified: list[tuple[Difference, Justification]] = []
@@ -83,7 +82,7 @@ def compare(left: Recording, right: Recording, shapes: Iterable[Shape], justific
 
 
 def differences(shape: Shape, left: Recording, right: Recording) -> Iterator[Difference]:
-    """Every field in which the two answers to one shape differ."""
+    """All fields in which the two answers to one shape differ."""
     answers = (recording.get(shape.name, {"error": MISSING}) for recording in (left, right))
     one, other = (without_added(normalise(answer), shape.path) for answer in answers)
     if "events" in one and "events" in other:
@@ -95,7 +94,7 @@ def differences(shape: Shape, left: Recording, right: Recording) -> Iterator[Dif
 
 
 def walk(left: Any, right: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """`(path, left, right)` of every leaf that differs; a container that only one side has counts as one leaf."""
+    """`(path, left, right)` of every leaf that differs. A container that only one side has counts as one leaf."""
     if isinstance(left, dict) and isinstance(right, dict):
         for key in [*left, *(key for key in right if key not in left)]:
             yield from walk(left.get(key, MISSING), right.get(key, MISSING), f"{path}.{key}")
@@ -109,14 +108,14 @@ def walk(left: Any, right: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def is_equal(left: Any, right: Any) -> bool:
-    """Equal in type and value; two floats within the tolerance. 1, 1.0 and true are three different things in JSON."""
+    """Whether type and value are equal, floats within the tolerance. 1, 1.0 and true are different values in JSON."""
     if isinstance(left, float) and isinstance(right, float):
         return left == right or abs(left - right) <= FLOAT_TOLERANCE
     return type(left) is type(right) and bool(left == right)
 
 
 def load_justifications(path: Path = JUSTIFIED) -> list[Justification]:
-    """The differences that stay.
+    """Read the justified differences.
 
     Raises:
         TypeError: if an entry lacks a field or has one too many.

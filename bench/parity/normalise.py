@@ -1,29 +1,29 @@
-"""What may differ between two answers to the same request: ids, times and hashes, and the one field we add.
+"""Replaces the parts of an answer that may differ: ids, times, hashes, and the one field that tritonlive adds.
 
-Nothing of vLLM's is thrown away: a random id becomes `chatcmpl-*`, so its prefix is still compared, and a time becomes
-`<time>`, so that it must be there and be a number.
+No field of vLLM's is removed. A random id becomes `chatcmpl-*`, so its prefix is still compared. A time becomes
+`<time>`, so it must be present and be a number.
 """
 
 import re
 from typing import Any
 
 ID_KEYS = {"call_id", "id", "item_id", "request_id", "system_fingerprint", "tool_call_id"}
-"""Keys whose value is random, or a hash of the whole configuration (`system_fingerprint`)."""
+"""Keys with a random value, or with a hash of the whole configuration (`system_fingerprint`)."""
 
 TIME_KEYS = {"completed_at", "created", "created_at"}
-"""Keys whose value is the time of day, in seconds."""
+"""Keys whose value is a Unix time in seconds."""
 
 ADDED = "weight_versions"
 """The field that tritonlive adds to every choice of the routes in `ADDED_ON` (weight_spans.py)."""
 
 ADDED_ON = {"/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/invocations"}
-"""Where it is ours. On /inference/v1/generate it is vLLM's own, and compared."""
+"""Routes on which tritonlive adds it. On /inference/v1/generate the field is vLLM's own and is compared."""
 
 RANDOM = re.compile(r"[0-9a-f]{8,}(-[0-9a-f]{4,})*")
 
 
 def normalise(value: Any, key: str | None = None) -> Any:
-    """`value` with ids and times replaced, at any depth; `key` is the key it stands under."""
+    """`value` with ids and times replaced at any depth. `key` is the key of the value itself."""
     if isinstance(value, dict):
         return {name: normalise(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
@@ -38,7 +38,7 @@ def normalise(value: Any, key: str | None = None) -> Any:
 def without_added(answer: dict[str, Any], route: str) -> dict[str, Any]:
     """A recorded answer without the spans in its choices, in the body or in a stream's events.
 
-    Only there, and only what looks like spans: anything else under the name stays, and is a difference.
+    Only valid spans in choices are removed. Any other value under that name stays and counts as a difference.
     """
     if route.partition("?")[0] not in ADDED_ON:
         return answer
@@ -61,7 +61,7 @@ def _without_spans(body: Any) -> Any:
 
 
 def _is_spans(value: Any) -> bool:
-    """Null (vLLM does not know), or contiguous spans from the first token on."""
+    """Whether the value is null (vLLM does not know) or a list of contiguous spans from the first token on."""
     if value is None:
         return True
     if not isinstance(value, list) or not all(isinstance(span, dict) for span in value):

@@ -1,10 +1,10 @@
-"""The servers a parity run needs: what only a start-up setting can choose (parsers, optional routes)."""
+"""Server profiles of a parity run. Parsers and optional routes are start-up settings, so each needs its own server."""
 
 from bench.parity.shape import Profile
 
 COMMON = ("--max-model-len", "2048", "--enforce-eager", "--dtype", "float32")
-"""Settings of every server. Eager: starts in half the time, and compiled code is vLLM's affair, not the translation's.
-In float32 a token does not depend on which requests happened to share its batch; see `compare.FLOAT_TOLERANCE`.
+"""Settings of every server. Eager mode starts in half the time, and compilation does not affect the translation.
+In float32 a token does not depend on the other requests in its batch; see `compare.FLOAT_TOLERANCE`.
 """
 
 PROFILES: dict[Profile, tuple[str, ...]] = {
@@ -21,5 +21,5 @@ PROFILES: dict[Profile, tuple[str, ...]] = {
 
 
 def server_args(profile: Profile) -> tuple[str, ...]:
-    """The vLLM command line of the server, beside model, name and address."""
+    """vLLM arguments of the profile's server, without model, name and address."""
     return (*COMMON, *PROFILES[profile])

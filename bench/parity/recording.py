@@ -1,4 +1,4 @@
-"""Recording: send every shape to one server, one at a time, and keep the answers in a file to be compared later."""
+"""Sends every shape to one server, one at a time, and saves the answers in a file for a later comparison."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from bench.sse import parse_events
 
 REQUEST_TIMEOUT_S = 120.0
 HEADERS_KEPT = ("allow", "retry-after", "www-authenticate")
-"""Response headers that are part of the answer, beside the content type."""
+"""Response headers to compare, in addition to the content type."""
 
 Answer = dict[str, Any]
 """`status`, `content_type`, `headers`, one of `json`, `text`, `events` (a list of `{"name", "data"}`); or `error`."""
@@ -23,14 +23,14 @@ Recording = dict[str, Answer]
 """Answers by shape name."""
 
 OnAnswer = Callable[[Shape], None]
-"""Called after each answer, to show progress."""
+"""Called after each answer; shows progress."""
 
 
 def record(url: str, shapes: Iterable[Shape], on_answer: OnAnswer = lambda shape: None) -> Recording:
-    """Every shape's answer from the server at `url`.
+    """Record the server's answer to every shape.
 
-    One request is under way at a time: both servers then run the same batches, so the numbers can be equal to the bit.
-    A request that fails on the wire (no answer in time, connection cut) is recorded as such.
+    Requests are sent one at a time. Both servers then run the same batches, so numbers can be bitwise equal. A request
+    that fails on the wire (timeout, connection cut) is recorded as an error.
     """
     return asyncio.run(_record(url, list(shapes), on_answer))
 

@@ -1,4 +1,4 @@
-"""The verdict of a parity run, printed."""
+"""Prints the result of a parity run."""
 
 import json
 from typing import Any
@@ -9,18 +9,18 @@ from rich.text import Text
 from bench.parity.compare import MISSING, Difference, Verdict
 
 VALUE_WIDTH = 400
-"""Characters of a value that are shown."""
+"""Maximum number of characters shown of a value."""
 
 
 def print_verdict(console: Console, verdict: Verdict, failed: dict[str, list[str]], left: str, right: str) -> None:
-    """Every difference with both values, every failed check, and one line that sums it up.
+    """Print every difference with both values, every failed check, and a summary line.
 
     Args:
-        console: where to.
+        console: console to print to.
         verdict: the comparison.
-        failed: failed checks, by recording.
-        left: name of the recording that is right by definition.
-        right: name of the other.
+        failed: failed checks by recording.
+        left: name of the reference recording.
+        right: name of the other recording.
     """
     for difference in verdict.open:
         _print_difference(console, difference, left, right)

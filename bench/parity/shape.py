@@ -1,14 +1,14 @@
-"""What a parity request is: a named HTTP request, the server it belongs to, and what its answer must satisfy."""
+"""A parity request: a named HTTP request, the profile of its server, and the checks of its answer."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 MODEL = "parity"
-"""The name both servers serve the model under."""
+"""Served model name of both servers."""
 
 Checks = tuple[str, ...]
 Profile = Literal["hermes", "pythonic", "extras"]
-"""Which server a shape is sent to: parsers and optional routes are start-up settings, see `bench.parity.profiles`."""
+"""The server for a shape. Parsers and optional routes are start-up settings, see `bench.parity.profiles`."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Shape:
     """One request.
 
     Args:
-        name: unique; names the request in recordings, differences and justifications.
-        path: route, query included.
-        body: sent as JSON; `bytes` are sent as they are (malformed JSON, for one).
-        checks: names of functions in `bench.parity.checks` the answer must also pass: two servers can be wrong alike.
-        only: `"status"` compares status and content type but not the body (metrics, generated documents).
+        name: unique name in recordings, differences and justifications.
+        path: route with its query.
+        body: sent as JSON; `bytes` are sent unchanged (for example malformed JSON).
+        checks: names of functions in `bench.parity.checks` that the answer must also pass.
+        only: `"status"` compares status and content type, not the body (metrics, generated documents).
     """
 
     name: str
@@ -34,7 +34,7 @@ class Shape:
 
 
 def completion(name: str, prompt: Any = "The capital of France is", **fields: Any) -> Shape:
-    """A `/v1/completions` request at temperature 0, 8 tokens long unless told otherwise."""
+    """A `/v1/completions` request at temperature 0; 8 tokens by default."""
     checks: Checks = fields.pop("checks", ())
     profile: Profile = fields.pop("profile", "hermes")
     body = {"model": MODEL, "prompt": prompt, "temperature": 0, "max_tokens": 8, **fields}
@@ -42,7 +42,7 @@ def completion(name: str, prompt: Any = "The capital of France is", **fields: An
 
 
 def chat(name: str, content: Any = "What is the capital of France?", **fields: Any) -> Shape:
-    """A `/v1/chat/completions` request at temperature 0, 12 tokens long unless told otherwise.
+    """A `/v1/chat/completions` request at temperature 0; 12 tokens by default.
 
     `content` is the user's message, or the whole list of messages.
     """
@@ -55,9 +55,9 @@ def chat(name: str, content: Any = "What is the capital of France?", **fields: A
 
 
 def both_ways(shape: Shape, **stream_options: Any) -> list[Shape]:
-    """The shape as it is, and the same one streaming."""
+    """The shape, and its streaming variant."""
     if not isinstance(shape.body, dict):
-        raise TypeError(f"{shape.name}: only a JSON body can be made streaming")
+        raise TypeError(f"{shape.name}: only a shape with a JSON body can stream")
     body = {**shape.body, "stream": True}
     if stream_options:
         body["stream_options"] = stream_options

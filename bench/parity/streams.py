@@ -1,9 +1,8 @@
-"""The events of a stream, made comparable.
+"""Makes the events of two streams comparable.
 
-Two things about a stream are chance in vLLM itself, as two recordings of one server show. With n > 1 the choices are
-sampled side by side, and whose event comes first varies: events are compared choice by choice. And a token that is
-ready before its predecessor has been sent goes out in the same event: streams that differ in where events end are
-compared with the events of each choice put together, as a client would.
+Two properties of a stream vary by chance in vLLM itself, as two recordings of one server show. First, with n > 1 the
+order of events of different choices varies, so events are compared per choice. Second, two tokens share an event if the
+second is ready before the first is sent. If streams differ in this, each choice's events are joined before comparing.
 """
 
 from typing import Any
@@ -11,32 +10,32 @@ from typing import Any
 Events = list[dict[str, Any]]
 
 FEWEST_EVENTS = 0.75
-"""A stream may have as few as this share of the other's events, or two fewer, before its chunking is a difference."""
+"""Smallest accepted ratio of the two streams' numbers of events. A difference of two events is always accepted."""
 
 JOINED_TEXT = {"arguments", "content", "reasoning", "reasoning_content", "text"}
-"""Strings that come in pieces."""
+"""Strings that are sent in pieces."""
 
 
 def comparable(left: Events, right: Events) -> tuple[Any, Any]:
-    """Both streams in the strictest form in which they may be compared: event by event, or put together."""
+    """Both streams in comparable form: joined if chance explains different numbers of events, else event by event."""
     if len(left) == len(right) or not is_same_pace(len(left), len(right)):
         return in_order(left), in_order(right)
     return put_together(left), put_together(right)
 
 
 def is_same_pace(left: int, right: int) -> bool:
-    """Whether two numbers of events are near enough for chance to explain the difference."""
+    """Whether chance can explain the difference of two numbers of events."""
     return min(left, right) >= min(max(left, right) * FEWEST_EVENTS, max(left, right) - 2)
 
 
 def in_order(events: Events) -> Events | dict[str, Events]:
-    """The events as they are; with several choices, one list per choice (`choice0` …), and `rest` for the others."""
+    """The unchanged events. With several choices: one list per choice (`choice0` …) and `rest` for other events."""
     groups = by_choice(events)
     return groups if len(groups.keys() - {"rest"}) > 1 else events
 
 
 def by_choice(events: Events) -> dict[str, Events]:
-    """The events of each choice, and under `rest` those that belong to none: usage, errors, `[DONE]`."""
+    """Events by choice. `rest` has those without a choice: usage, errors, `[DONE]`."""
     groups: dict[str, Events] = {}
     for event in events:
         groups.setdefault(_choice_of(event["data"]), []).append(event)
@@ -44,7 +43,7 @@ def by_choice(events: Events) -> dict[str, Events]:
 
 
 def put_together(events: Events) -> dict[str, Any]:
-    """Each choice's events as one: texts and lists joined, of everything else the last value; `rest` as it is."""
+    """Each choice's events joined into one: texts and lists are concatenated, other fields have their last value."""
     groups = by_choice(events)
     rest = {"rest": groups.pop("rest", [])}
     return {name: _joined([event["data"] for event in group]) for name, group in groups.items()} | rest
@@ -68,7 +67,7 @@ def _join(left: Any, right: Any, key: str | None = None) -> Any:
     if right is None or right == "":
         return left
     if isinstance(left, dict) and isinstance(right, dict):
-        # A key whose value is null or empty says nothing, whichever event it stands in.
+        # Null and empty values carry no information, in any event.
         return {name: _join(left.get(name), right.get(name), name) for name in sorted(left.keys() | right.keys())}
     if isinstance(left, list) and isinstance(right, list):
         return _join_indexed(left, right) if key in {"choices", "tool_calls"} else left + right

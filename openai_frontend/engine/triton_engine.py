@@ -125,12 +125,12 @@ class TritonEngineClient(ControlOperations):
     # ---- generation ---------------------------------------------------------------------------------------------
 
     def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
-        """As AsyncLLM; remembers the adapter for the response's headers."""
+        """See AsyncLLM. Records the adapter for the response's headers."""
         adapters.note(kwargs.get("lora_request"))
         return super().generate(*args, **kwargs)
 
     async def add_request(self, *args: Any, **kwargs: Any) -> Any:
-        """As AsyncLLM. Raises EngineUnavailable while no replica may generate."""
+        """See AsyncLLM. Raises EngineUnavailable while no replica may generate."""
         await self.replicas.require()
         with self.engine_core.pinned_replica():
             queue = await super().add_request(*args, **kwargs)
@@ -139,7 +139,7 @@ class TritonEngineClient(ControlOperations):
         return queue
 
     async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
-        """As AsyncLLM.
+        """See AsyncLLM.
 
         A list of ids comes from a route: the requests' clients first get all tokens that were generated. A single id
         comes from `generate`, whose client has gone: the abort is sent at once.

@@ -1,4 +1,4 @@
-"""What a front end knows of one replica's health."""
+"""A front end's view of one replica's health."""
 
 import logging
 import time
@@ -29,7 +29,7 @@ class ReplicaHealth:
         self._asked_at = time.monotonic()
 
     def stop_asking(self) -> None:
-        """The question was answered, or nobody waits for the answer any more."""
+        """The question was answered, or its answer is no longer awaited."""
         self._asked_at = None
 
     def note(self, unavailable_reason: str | None) -> None:

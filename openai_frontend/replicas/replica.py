@@ -101,7 +101,7 @@ class Replica:
                 await self._until_lost(self._channel)
 
     async def close(self) -> None:
-        """Disconnect; Triton cancels what still runs there, and the listener hears nothing of it."""
+        """Disconnect. Triton cancels the running generations; the listener is not called."""
         self.generations.clear()
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -182,7 +182,7 @@ class Replica:
     # ---- requests to it -----------------------------------------------------------------------------------------
 
     def generate(self, generation: PlacedGeneration) -> None:
-        """Start a generation that has its payload; the listener hears what becomes of it."""
+        """Start a generation whose payload is set. The listener receives its outcome."""
         self.generations[generation.request_id] = generation
         try:
             if self._channel is None or generation.payload is None:

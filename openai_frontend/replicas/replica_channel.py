@@ -1,8 +1,8 @@
 """A front end's channel to one replica: its generations go out on it, and their tokens come back.
 
-The other end is tritonlive/backend/generation/relay.py. What travels are vLLM's own structs in its encoding: out,
-EngineCoreRequests; in, a list of EngineCoreOutputs. Generations that begin in one turn of the loop, as many do when
-many requests come at once, travel as one batched Triton request, so that its cost is paid once.
+The other end is tritonlive/backend/generation/relay.py. Messages are vLLM's own structs in its encoding:
+EngineCoreRequests out, lists of EngineCoreOutputs in. Generations that begin in one turn of the loop share one batched
+Triton request, so that its cost is paid once when many requests arrive together.
 """
 
 import asyncio

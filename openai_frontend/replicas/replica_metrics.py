@@ -19,7 +19,7 @@ class ReplicaGauges:
         )
         self._eligible = Gauge(
             "tritonlive_replica_eligible",
-            "1 if the replica may generate, 0 if it is left out.",
+            "1 if the replica may generate, 0 if it is excluded.",
             ["replica"],
             registry=registry,
             multiprocess_mode="livemin",

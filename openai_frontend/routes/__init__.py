@@ -1,1 +1,1 @@
-"""Routes that `vllm serve` does not have, or has elsewhere."""
+"""Routes that `vllm serve` does not have, or has under another path."""

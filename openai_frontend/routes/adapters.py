@@ -22,7 +22,7 @@ router = APIRouter()
 
 
 class BadAdapter(GracefulHTTPError):
-    """400 or 413: what was sent cannot be an adapter."""
+    """400 or 413: the request does not contain a valid adapter."""
 
 
 @router.put(ROUTE.path)
@@ -35,9 +35,9 @@ async def push_adapter(
     digest: str | None = None,
     stage: bool = False,
 ) -> JSONResponse:
-    """Load an adapter and serve it. With `stage` it is only checked and loaded; `…/activate` lets it serve.
+    """Load an adapter and serve it. With `stage` it is only checked and loaded; `…/activate` makes it serve.
 
-    The body is adapter_model.safetensors, the header is the JSON of adapter_config.json, both as PEFT writes them.
+    The body is adapter_model.safetensors. The header has the JSON of adapter_config.json. PEFT writes both files.
     digest: XXH3 (64 bits) of the body, in hexadecimal.
     """
     read, payload = read_config(config), await read_body(request)
@@ -49,7 +49,7 @@ async def push_adapter(
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """Raises BadAdapter."""
+    """Parse the header. Raises BadAdapter."""
     try:
         config = json.loads(text)
     except ValueError as error:
@@ -60,7 +60,7 @@ def read_config(text: str) -> dict[str, Any]:
 
 
 async def read_body(request: Request) -> bytes:
-    """Raises BadAdapter, for one that is too large as soon as that is known."""
+    """Read the body. Raises BadAdapter; for a body that is too large, without reading it to the end."""
     announced = request.headers.get("content-length", "")
     body = bytearray()
     if not announced.isdigit() or int(announced) <= MAX_ADAPTER_BYTES:
@@ -72,4 +72,4 @@ async def read_body(request: Request) -> bytes:
             if not body:
                 raise BadAdapter("the body is empty; send adapter_model.safetensors", HTTPStatus.BAD_REQUEST)
             return bytes(body)
-    raise BadAdapter(f"an adapter may have {MAX_ADAPTER_BYTES} bytes", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    raise BadAdapter(f"an adapter may have at most {MAX_ADAPTER_BYTES} bytes", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)

@@ -1,8 +1,8 @@
-"""Everything that needs the control key: vLLM's RL routes, and what a trainer needs beyond them.
+"""The routes that need the control key: vLLM's RL routes, and tritonlive's own routes for trainers.
 
-From vLLM come /pause, /resume, /is_paused, /init_weight_transfer_engine, /shutdown_weight_transfer_engine,
+vLLM's routes are /pause, /resume, /is_paused, /init_weight_transfer_engine, /shutdown_weight_transfer_engine,
 /update_weight_version, /weight_info, /weight_checker (vllm/entrypoints/rl), the cache resets and /server_info
-(vllm/entrypoints/serve/dev). Its other development routes, /collective_rpc above all, are not mounted. The routes of
+(vllm/entrypoints/serve/dev). vLLM's other development routes, above all /collective_rpc, are not mounted. The routes of
 control operations are in operations.py and adapters.py.
 """
 
@@ -22,7 +22,7 @@ from tritonlive.wire.headers import LEASE_HOLDER_HEADER
 
 router = APIRouter()
 
-# vLLM's inference routers serve these, but they change what everybody gets, or stop everybody.
+# vLLM's inference routers serve these, but they affect all clients.
 SHARED_STATE_PATHS = frozenset(
     {
         *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/adapters/{adapter_name}"),
@@ -33,19 +33,19 @@ SHARED_STATE_PATHS = frozenset(
 
 @router.get("/get_world_size")
 async def get_world_size(request: Request, include_dp: Annotated[bool, Query()] = True) -> JSONResponse:
-    """As vLLM's, of all replicas together."""
+    """vLLM's route, with the sum over all replicas."""
     return JSONResponse({"world_size": engine(request).get_world_size(include_dp=include_dp)})
 
 
 async def name_holder(holder: Annotated[str | None, Header(alias=LEASE_HOLDER_HEADER)] = None) -> None:
-    """Notes the trainer that the call is made for, if it names itself (tritonlive/backend/weights/lease.py)."""
+    """Record the trainer that makes the call, if the header names it (tritonlive/backend/weights/lease.py)."""
     lease_holder.set(holder)
 
 
 def attach(app: FastAPI) -> frozenset[str]:
     """Add the control routes to `app`; returns the paths that need the control key."""
     before = len(app.router.routes)
-    # Ours come before vLLM's: of two routes for the same path, the first is kept.
+    # tritonlive's routes precede vLLM's, because the first of two routes for the same path is kept.
     for each in (router, operations.build_router(), adapters.router, rl_router, cache_router, server_info_router):
         app.include_router(each, dependencies=[Depends(name_holder)])
     added = app.router.routes[before:] = without_shadowed(app.router.routes[before:])
@@ -53,7 +53,7 @@ def attach(app: FastAPI) -> frozenset[str]:
 
 
 def without_shadowed(routes: Sequence[BaseRoute]) -> list[BaseRoute]:
-    """The routes that can match: those of vLLM's that ours replace would only be documented in their place."""
+    """The routes that can match. A replaced route of vLLM's cannot match, but would appear in the documentation."""
     served: set[tuple[str, str]] = set()
     kept: list[BaseRoute] = []
     for route in routes:

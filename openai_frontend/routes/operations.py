@@ -1,6 +1,6 @@
 """The routes of control operations, made from their table (tritonlive/wire/operations).
 
-Two kinds of routes are elsewhere: vLLM's own, and those whose operation takes a payload (adapters.py).
+Two kinds of routes are not made here: vLLM's own, and those of operations with a payload (adapters.py).
 """
 
 import inspect
@@ -22,7 +22,7 @@ Endpoint = Callable[..., Awaitable[JSONResponse]]
 
 
 def build_router() -> APIRouter:
-    """One route for each operation that has one of ours. FastAPI reads the arguments and documents them."""
+    """Add a route for each operation that has its own. FastAPI parses and documents the arguments."""
     router = APIRouter()
     for operation in OPERATIONS.values():
         route = operation.route
@@ -44,7 +44,7 @@ def endpoint_of(operation: Operation, route: Route) -> Endpoint:
 
 
 def signature_of(operation: Operation, route: Route) -> inspect.Signature:
-    """What FastAPI reads: the operation's arguments, each where the route has it."""
+    """The signature for FastAPI: the operation's arguments, each in the path, the query or the body."""
     by_keyword = inspect.Parameter.KEYWORD_ONLY
 
     def place_of(name: str) -> Any:
@@ -70,7 +70,7 @@ def signature_of(operation: Operation, route: Route) -> inspect.Signature:
 
 
 async def run(llm: TritonEngineClient, operation: Operation, arguments: dict[str, Any]) -> Mapping[str, Any]:
-    """The operation's result. Raises TritonError, and SeveralReplicas for what a trainer must do at each replica."""
+    """Run the operation. Raises TritonError, and SeveralReplicas if a trainer must run it at each replica itself."""
     if operation.scope is Scope.EACH:
         return await llm.get_replica_status()
     call = llm.change_version if operation.changes_version else llm.control
@@ -78,5 +78,5 @@ async def run(llm: TritonEngineClient, operation: Operation, arguments: dict[str
 
 
 def measured(route: Route) -> AbstractContextManager[Any]:
-    """Counts the call in vLLM's metrics, if the route has a label there."""
+    """Count the call in vLLM's metrics, if the route has a label for them."""
     return nullcontext() if route.metric is None else weight_operation_metrics().record(route.metric)

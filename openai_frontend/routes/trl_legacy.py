@@ -1,12 +1,12 @@
-"""The routes of `trl vllm-serve`, which TRL's client up to 1.10 calls: paths with a slash at the end.
+"""The routes of `trl vllm-serve` for TRL's client up to 1.10. Their paths end with a slash.
 
-TRL 1.11 and later speak `vllm serve`'s own routes and need nothing from here. When no trainer with an older TRL is
-left, delete this module, trl_legacy_weights.py, trl_protocol.py, their line in app.py and "/health/" in auth.py, and
+TRL 1.11 and later use `vllm serve`'s own routes. Once older TRL need not be supported, delete this module,
+trl_legacy_weights.py, trl_protocol.py, their line in app.py, "/health/" in auth.py, and
 sync/worker/trl_legacy_worker.py with its line in sync/worker/plugin.py.
 
 Generation, chat and teacher logprobs are here; routes that need the control key are in trl_legacy_weights.py.
 
-Images go to vLLM in its own format; no model with vision has been tried.
+Images are passed to vLLM in vLLM's format. No vision model has been tested.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ router.add_api_route("/health/", health, response_class=Response)
 @with_cancellation
 @load_aware_call
 async def generate(body: protocol.GenerateRequest, raw_request: Request) -> Response:
-    """Complete prompts, texts or token ids, `n` times each."""
+    """Complete prompts (texts or token ids), `n` times each."""
     params = body.to_sampling_params()
     prompts = await render_prompts(engine(raw_request), body)
     outputs = await run(engine(raw_request), prompts, params)
@@ -70,7 +70,7 @@ async def chat(body: protocol.ChatRequest, raw_request: Request) -> Response:
 @with_cancellation
 @load_aware_call
 async def get_sequence_logprobs(body: protocol.SequenceLogprobsRequest, raw_request: Request) -> Response:
-    """A teacher's logprobs for the completions in `sequences`."""
+    """Return a teacher's logprobs for the completions in `sequences`."""
     params = body.to_sampling_params()
     prompts = await render_texts_or_ids(engine(raw_request), body.sequences, "sequences")
     outputs = await run(engine(raw_request), prompts, params)
@@ -80,7 +80,7 @@ async def get_sequence_logprobs(body: protocol.SequenceLogprobsRequest, raw_requ
 
 
 async def render_prompts(llm: TritonEngineClient, body: protocol.GenerateRequest) -> Sequence[EngineInput]:
-    """Raises VLLMValidationError and what vLLM's renderer raises for a prompt that the model cannot take."""
+    """Raises VLLMValidationError, and the errors of vLLM's renderer for a prompt that the model cannot process."""
     if body.images is None:
         return await render_texts_or_ids(llm, body.prompts, "prompts")
     if not llm.model_config.is_multimodal_model:
@@ -106,15 +106,15 @@ async def render_texts_or_ids(
 ) -> Sequence[EngineInput]:
     """Render prompts; vLLM tokenizes texts. Raises VLLMValidationError naming `field` for an empty prompt."""
     if any(len(prompt) == 0 for prompt in prompts):
-        raise VLLMValidationError(f"{field}: one of them is empty", parameter=field)
+        raise VLLMValidationError(f"{field}: contains an empty prompt", parameter=field)
     return await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, p) for p in prompts])
 
 
 async def render_chat(request: Request, body: protocol.ChatRequest, index: int) -> EngineInput:
-    """vLLM's own rendering of one conversation. Raises VLLMValidationError."""
+    """Render one conversation with vLLM's renderer. Raises VLLMValidationError."""
     values: dict[str, Any] = {"messages": protocol.with_data_urls(body.messages[index])}
     if body.tools:
-        # Shown to the model; TRL reads calls from the text by itself.
+        # The model sees the tools. TRL itself parses calls from the text.
         values |= {"tools": body.tools, "tool_choice": "none"}
     if body.chat_template_kwargs:
         values["chat_template_kwargs"] = body.chat_template_kwargs
@@ -134,10 +134,10 @@ async def render_chat(request: Request, body: protocol.ChatRequest, index: int) 
 async def run(
     llm: TritonEngineClient, prompts: Sequence[EngineInput], params: SamplingParams
 ) -> Sequence[RequestOutput]:
-    """Generate for all prompts at once, outputs in their order.
+    """Generate for all prompts at once; returns the outputs in the order of the prompts.
 
-    If one fails, or if this task is cancelled because the client has gone, the others are aborted.
-    Raises GenerationError and what vLLM's engine client raises.
+    If one generation fails, or the client disconnects and this task is cancelled, the others are aborted.
+    Raises GenerationError, and the errors of vLLM's engine client.
     """
     if llm.errored:
         raise llm.dead_error
@@ -151,7 +151,7 @@ async def run(
 
 
 async def answer(make: Callable[[], protocol.Json]) -> Response:
-    """A JSON response. `make` builds the body in a thread, because it may be a million numbers."""
+    """A JSON response. `make` builds the body in a thread, because the body may have a million numbers."""
     content = await asyncio.to_thread(lambda: msgspec.json.encode(make()))
     return Response(content, media_type="application/json")
 

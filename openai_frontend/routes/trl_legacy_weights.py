@@ -1,15 +1,15 @@
 """Weights from TRL's client up to 1.10, over NCCL: the routes of `trl vllm-serve` that need the control key.
 
-    init_communicator   the first worker hosts the group; the trainer joins it once it has the answer
-    update_named_param  announces one tensor; the trainer sends it once it has the answer. The first starts an update
-    reset_prefix_cache  the trainer has sent all tensors: the update ends, and a new version serves
+    init_communicator   the first worker hosts the group; the trainer joins it after the answer
+    update_named_param  announces one tensor; the trainer sends it after the answer. The first call starts an update
+    reset_prefix_cache  ends the update after the trainer has sent all tensors; a new version serves
     close_communicator  leaves the group
 
-The first two answer before the operation that they begin has ended (`Transfers`). The order is kept: the trainer makes
-its next call after the barrier of the tensor before, and the model runs one operation after the other. The state of an
-update is asked of the replica each time and not remembered here, because the front end may be several processes.
+The first two routes answer before their operation has ended (`Transfers`). The order is still correct: the trainer
+makes its next call after the barrier of the previous tensor, and the model runs operations one at a time. The replica
+alone knows the state of an update, because the front end may have several processes. These routes query it each time.
 
-The workers' side is sync/worker/trl_legacy_worker.py. NCCL has not run under it: no machine with a GPU was available.
+The workers' side is sync/worker/trl_legacy_worker.py. It has not run with NCCL: no machine with a GPU was available.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ from tritonlive.wire.outcomes import FAILURES
 from tritonlive.wire.states import State
 from tritonlive.wire.versions import next_step
 
-logger = logging.getLogger("uvicorn.error")  # as in health.py
+logger = logging.getLogger("uvicorn.error")  # the same as in health.py
 
 BACKEND = "nccl_trl_legacy"  # sync/worker/plugin.py
-# A group that cannot be formed (another trainer is connected, the port is taken) fails within this time. A group that
-# can be formed waits for the trainer, and the trainer waits for the answer.
+# A refusal (another trainer is connected, the port is taken) arrives within this time. Otherwise the group waits for
+# the trainer, and the trainer waits for this answer.
 REFUSAL_S = 1.0
 
 router = APIRouter()
@@ -44,7 +44,7 @@ router.add_api_route("/get_world_size/", get_world_size)
 
 
 class Transfers:
-    """Operations of the workers with the trainer that go on after the calls that began them were answered."""
+    """Operations that continue after the answers to the calls that started them."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -56,7 +56,7 @@ class Transfers:
         return task
 
     async def settle(self) -> None:
-        """Wait for all of them. A failure is in the replica's status."""
+        """Wait for all operations. The replica's status shows failures."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -96,7 +96,7 @@ async def update_named_param(body: NamedParamRequest, request: Request) -> JSONR
 
 @router.post("/reset_prefix_cache/")
 async def reset_prefix_cache(request: Request) -> JSONResponse:
-    """Ends the running update. Without an update it fails like vLLM's own while running requests hold blocks."""
+    """End the running update. Without an update, this is vLLM's reset: it fails while running requests hold blocks."""
     llm = engine(request)
     status = await settled_status(request) if backend(llm) == BACKEND else {}
     if status.get("state") == State.UPDATING:
@@ -109,7 +109,7 @@ async def reset_prefix_cache(request: Request) -> JSONResponse:
 
 @router.post("/close_communicator/")
 async def close_communicator(request: Request) -> JSONResponse:
-    """Succeeds without a communicator, too, because a trainer calls it at every exit."""
+    """Leave the group. Succeeds without a communicator, too, because a trainer calls it at every exit."""
     llm = engine(request)
     if backend(llm) == BACKEND:
         await llm.control("abort_weight_update", reason="the trainer closed the communicator")
@@ -118,15 +118,15 @@ async def close_communicator(request: Request) -> JSONResponse:
 
 
 async def settled_status(request: Request) -> Mapping[str, Any]:
-    """The replica's status after all operations that were begun have ended.
+    """Wait for all operations and return the replica's status.
 
-    Raises GracefulHTTPError if the trainer's connection was released because its update failed.
+    Raises GracefulHTTPError if a failed update has disconnected the trainer.
     """
     await transfers(request).settle()
     status = await engine(request).get_replica_status()
     outcome = (status.get("last_update") or {}).get("outcome")
     if status.get("lease") is None and outcome in FAILURES:
-        reason = status.get("reason") or "the engine was started again with its checkpoint"
+        reason = status.get("reason") or "the engine was restarted with its checkpoint"
         raise GracefulHTTPError(
             f"the last weight update {outcome}: {reason}; call init_communicator and send all weights again",
             HTTPStatus.CONFLICT,
@@ -140,7 +140,7 @@ def backend(llm: TritonEngineClient) -> str | None:
 
 
 def require_backend(llm: TritonEngineClient, operation: str) -> None:
-    """Raises GracefulHTTPError saying how to start the server."""
+    """Raises GracefulHTTPError if the server has another backend; the message says how to start it."""
     if (found := backend(llm)) != BACKEND:
         raise GracefulHTTPError(
             f"{operation}: weight transfer is {found or 'off'} here; for TRL up to 1.10 start the server with "

@@ -1,4 +1,4 @@
-"""The request and response bodies of `trl vllm-serve`, for trl_legacy*.py."""
+"""The request and response bodies of `trl vllm-serve`, used by trl_legacy*.py."""
 
 import base64
 import math
@@ -45,7 +45,7 @@ class Sampling(BaseModel):
     generation_kwargs: Json = Field(default_factory=dict)
 
     def to_sampling_params(self) -> SamplingParams:
-        """Raises VLLMValidationError naming the parameter."""
+        """Raises VLLMValidationError, which names the parameter."""
         values = self.model_dump(include=set(Sampling.model_fields) - {"structured_outputs_regex", "generation_kwargs"})
         values |= self.generation_kwargs
         if self.structured_outputs_regex is not None:
@@ -78,10 +78,10 @@ class SequenceLogprobsRequest(BaseModel):
     response_format: Literal["json", "binary"] = "json"
 
     def to_sampling_params(self) -> SamplingParams:
-        """Raises VLLMValidationError naming the field."""
+        """Raises VLLMValidationError, which names the field."""
         if len(self.prompt_lengths) != len(self.sequences):
             raise VLLMValidationError(
-                f"prompt_lengths: {len(self.prompt_lengths)} of them for {len(self.sequences)} sequences",
+                f"prompt_lengths: {len(self.prompt_lengths)} lengths for {len(self.sequences)} sequences",
                 parameter="prompt_lengths",
             )
         for index, (sequence, length) in enumerate(zip(self.sequences, self.prompt_lengths, strict=True)):
@@ -94,7 +94,7 @@ class SequenceLogprobsRequest(BaseModel):
 
 
 class CommunicatorRequest(BaseModel):
-    """Where the server's first worker listens; `world_size` counts the workers and the trainer."""
+    """The address on which the server's first worker listens. `world_size` counts the workers and the trainer."""
 
     host: str
     port: int = Field(ge=1, le=65535)
@@ -103,27 +103,27 @@ class CommunicatorRequest(BaseModel):
 
 
 class NamedParamRequest(BaseModel):
-    """One tensor of the model; `dtype` as torch spells it (torch.bfloat16)."""
+    """One tensor of the model. `dtype` has torch's spelling (torch.bfloat16)."""
 
     name: str
     dtype: str
     shape: list[Annotated[int, Field(ge=0)]]
 
     def to_update_info(self) -> Json:
-        """As vLLM's NCCL engines announce tensors. Raises GracefulHTTPError for a dtype that NCCL does not carry."""
+        """Convert to the update info of vLLM's NCCL engines. Raises GracefulHTTPError for a dtype that NCCL lacks."""
         name = self.dtype.removeprefix("torch.")
         dtype = getattr(torch, name, None)
         if not isinstance(dtype, torch.dtype) or not ncclDataTypeEnum.supports_torch_dtype(dtype):
             raise GracefulHTTPError(
-                f"dtype: {self.dtype!r} of {self.name} is not one that NCCL carries", HTTPStatus.UNPROCESSABLE_ENTITY
+                f"dtype: {self.dtype!r} of {self.name} is not supported by NCCL", HTTPStatus.UNPROCESSABLE_ENTITY
             )
         return {"names": [self.name], "dtype_names": [name], "shapes": [self.shape]}
 
 
 def sampling_params(values: Json) -> SamplingParams:
-    """Final outputs only, flat logprobs, text only where stop strings need it.
+    """Build SamplingParams: final outputs only, flat logprobs, and text only if stop strings need it.
 
-    Raises VLLMValidationError naming the parameter.
+    Raises VLLMValidationError, which names the parameter.
     """
     if unknown := sorted(values.keys() - PARAM_NAMES):
         raise VLLMValidationError(f"generation_kwargs: unknown {', '.join(unknown)}", parameter="generation_kwargs")
@@ -147,12 +147,12 @@ def sampling_params(values: Json) -> SamplingParams:
 
 
 def data_url(image: str) -> str:
-    """TRL's base64 PNG as vLLM takes images."""
+    """Convert TRL's base64 PNG to a data URL, which vLLM accepts."""
     return f"data:image/png;base64,{image}"
 
 
 def with_data_urls(conversation: Sequence[Json]) -> list[Json]:
-    """The conversation with TRL's `image_pil` parts as OpenAI's `image_url`."""
+    """Convert TRL's `image_pil` parts of the conversation to OpenAI's `image_url` parts."""
 
     def convert(part: Any) -> Any:
         if isinstance(part, dict) and part.get("type") == "image_pil":
@@ -168,9 +168,9 @@ def with_data_urls(conversation: Sequence[Json]) -> list[Json]:
 
 
 def completions(outputs: Sequence[RequestOutput]) -> Json:
-    """The answer of /generate/ and /chat/: prompt ids by prompt, the rest by completion, prompt-major.
+    """The answer of /generate/ and /chat/: prompt ids by prompt, other fields by completion, prompt-major.
 
-    `logprobs` and `logprob_token_ids` are [completion][token][rank], or None where none were asked for.
+    `logprobs` and `logprob_token_ids` are [completion][token][rank], or None if they were not requested.
     """
     sequences = [sequence for output in outputs for sequence in output.outputs]
     ranked_rows = [
@@ -186,7 +186,7 @@ def completions(outputs: Sequence[RequestOutput]) -> Json:
 
 
 def ranked(row: dict[int, Logprob] | None) -> tuple[list[int], list[float | None]]:
-    """(token ids, logprobs) of one position, the most probable first. The sampled token is among them."""
+    """(token ids, logprobs) of one position by rank, including the sampled token."""
     items = sorted((row or {}).items(), key=lambda item: item[1].rank or 0)
     return [token for token, _ in items], [finite(entry.logprob) for _, entry in items]
 
@@ -196,7 +196,7 @@ def finite(logprob: float) -> float | None:
 
 
 def sequence_logprobs_json(outputs: Sequence[RequestOutput], prompt_lengths: Sequence[int]) -> Json:
-    """[sequence][completion token][rank]: the top logprobs and the token that is there. Empty for a first token."""
+    """[sequence][completion token][rank]: the top logprobs and the actual token. Empty for a sequence's first token."""
     rows = [
         [ranked(output.prompt_logprobs[at]) for at in range(start, len(output.prompt_logprobs))]
         if output.prompt_logprobs
@@ -212,14 +212,14 @@ def sequence_logprobs_json(outputs: Sequence[RequestOutput], prompt_lengths: Seq
 def sequence_logprobs_binary(
     outputs: Sequence[RequestOutput], prompt_lengths: Sequence[int], top_logprobs: int
 ) -> Json:
-    """Base64 of float32 and int32 arrays [sequences, longest completion, top_logprobs], and 1 for the `actual_` ones.
+    """Base64 of float32 and int32 arrays [sequences, longest completion, top_logprobs].
 
-    Padded with -inf and 0; a NaN is -inf, too.
+    The last dimension of the `actual_` arrays is 1. Logprobs are padded with -inf, ids with 0. NaN becomes -inf.
     """
     lengths = [
         len(output.prompt_token_ids or ()) - start for output, start in zip(outputs, prompt_lengths, strict=True)
     ]
-    # vLLM's flat rows are the actual token, then the top ones by rank; the first token has no row.
+    # A flat row of vLLM's has the actual token, then the top tokens by rank. A sequence's first token has no row.
     width = 1 + top_logprobs
     shape = (len(outputs), max(lengths), width)
     logprobs = np.full(shape, -np.inf, np.float32)

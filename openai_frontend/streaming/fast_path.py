@@ -27,7 +27,7 @@ current: ContextVar["StreamFastPath | None"] = ContextVar("stream_fast_path", de
 
 
 class StreamFastPath:
-    """One for each HTTP request; open between `open` and `shut`, and only if the request has one generation."""
+    """The fast path of one HTTP request. It is open between `open` and `shut`, if the request has one generation."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

@@ -82,7 +82,7 @@ TEMPLATED = VERSIONED | {
     "openai_serving_completion": (OpenAIServingCompletion, TemplatedCompletion),
     "openai_serving_chat": (OpenAIServingChat, TemplatedChat),
 }
-"""As VERSIONED in weight_spans.py."""
+"""Like VERSIONED in weight_spans.py."""
 
 
 def is_text_only(request: CompletionRequest | ChatCompletionRequest, enable_force_include_usage: bool) -> bool:

@@ -166,7 +166,7 @@ class LastOf:
 
 
 def spans(output: CompletionOutput) -> Spans:
-    """As JSON; None where vLLM did not track them."""
+    """Version spans as JSON; None if vLLM did not track them."""
     if output.weight_versions is None:
         return None
     # Not `asdict`, which copies deeply: this stands in every answer.
@@ -174,7 +174,7 @@ def spans(output: CompletionOutput) -> Spans:
 
 
 def fields(result: RequestOutput, output: CompletionOutput) -> Fields:
-    """What a choice made from `output` has in addition."""
+    """Additional fields of a choice made from `output`."""
     adapter = version_of(result.lora_request)
     return {FIELD: spans(output)} | ({} if adapter is None else {ADAPTER_FIELD: adapter})
 

@@ -81,7 +81,7 @@ class ControlClient(Closing):
     def start_weight_update(
         self, timeout: float | None = None, *, update_id: str | None = None, in_flight: str = "keep"
     ) -> None:
-        """Begin an update. `in_flight` is what becomes of running requests: keep, wait or abort."""
+        """Begin an update. `in_flight` determines the handling of running requests: keep, wait or abort."""
         self.call("start_weight_update", {"update_id": update_id, "in_flight": in_flight}, timeout)
 
     def update_weights(

@@ -1,4 +1,4 @@
-"""The errors of `sync.errors` that the codes of `tritonlive.wire.error_codes` stand for."""
+"""Maps the codes of `tritonlive.wire.error_codes` to the errors of `sync.errors`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -18,7 +18,7 @@ ERRORS: Mapping[ErrorCode, type[ControlError]] = MappingProxyType(
 
 
 def control_error(target: object, operation: str, message: str, code: ErrorCode) -> ControlError:
-    """The error for an answer with `code`; ControlError itself for one that stands for none of its kinds."""
+    """The error for an answer with `code`; ControlError itself for a code without a subclass."""
     return ERRORS.get(code, ControlError)(str(target), operation, message)
 
 

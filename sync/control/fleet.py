@@ -65,7 +65,7 @@ class Fleet:
         clients: Sequence[ControlClient] | None = None,
         on_failure: OnFailure | None = None,
     ) -> "dict[ControlClient, T | SyncError]":
-        """As `each`, but returns the result or the error of every call. Raises DeadlineError when no time is left."""
+        """Like `each`, but returns the result or the error of every call. Raises DeadlineError when no time is left."""
         chosen = self.clients if clients is None else clients
         futures = _start(operation, call, deadline, chosen, on_failure)
         results: dict[ControlClient, T | SyncError] = {}

@@ -107,7 +107,7 @@ def open_channel(target: Target) -> grpc.Channel:
 
 
 def typed(target: Target, operation: str, error: grpc.RpcError, seconds: float) -> SyncError:
-    """What gRPC raised, as an error of `sync.errors`; `seconds` was the call's deadline."""
+    """Convert gRPC's exception to an error of `sync.errors`. `seconds` was the call's deadline."""
     if not isinstance(error, grpc.Call):
         return ControlError(str(target), operation, str(error))
     code, details = error.code(), error.details() or "no details"

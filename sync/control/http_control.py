@@ -53,7 +53,7 @@ class HttpControl(ControlClient):
         answer = self.call("status", timeout=timeout)
         if "replicas" in answer:
             targets = ", ".join(f'"grpc://{replica["url"]}"' for replica in answer["replicas"])
-            reason = f"a front end over several replicas; address them yourself: WeightSync([{targets}])"
+            reason = f"a front end over several replicas; connect to them directly: WeightSync([{targets}])"
             raise InvalidError(str(self.target), "status", reason)
         return answer
 

@@ -106,7 +106,7 @@ def _lead(
     except BaseException as error:
         problem = _try_to_finish(lead, timeout_s)
         if problem is not None:
-            error.add_note(f"while the other ranks were waited for: {problem}")
+            error.add_note(f"while waiting for the other ranks: {problem}")
         outcome = {**encode_error(error), GATHERED: problem is None and not lead.failure.done()}
         raise
     finally:

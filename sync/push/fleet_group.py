@@ -12,7 +12,7 @@ from sync.errors import SyncError
 
 @dataclass(frozen=True)
 class LeaseRequest:
-    """What a trainer sends to take a replica's lease; the fields are named as on the wire."""
+    """A trainer's request for a replica's lease. The fields have their names on the wire."""
 
     holder: str
     lease_s: float
@@ -109,5 +109,5 @@ class WorkerCall:
         return sum(self.world_sizes)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any], on_failure: OnFailure | None = None) -> None:
-        """As `FleetGroup.call_workers`."""
+        """See `FleetGroup.call_workers`."""
         self.group.call_workers(init_info, self.world_sizes, self.deadline, on_failure)

@@ -40,7 +40,7 @@ class MachineMemory:
 
 
 def join_machines(machines: Iterable[MachineMemory]) -> list[MachineMemory]:
-    """One for each name, with the sum of its workers and held bytes, and the smallest of the available figures."""
+    """Merge by name: sum of workers and held bytes, minimum of the available bytes."""
     found: dict[str, MachineMemory] = {}
     for each in machines:
         if other := found.get(each.name):

@@ -58,7 +58,7 @@ def _ask(client: ControlClient, lost: SyncError, update_id: str, outcome: Commit
     try:
         answer = client.abort_weight_update(str(lost), RESOLVE_TIMEOUT_S, update_id=update_id)
     except SyncError as problem:
-        lost.add_note(f"asked what became of it: {problem}")
+        lost.add_note(f"asked for its outcome: {problem}")
         outcome.unknown[client] = lost
     else:
         if answer["is_live"]:

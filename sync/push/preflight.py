@@ -21,7 +21,7 @@ SERVER_BACKENDS = {"nccl": "nccl", "ipc": "cuda_ipc", "gloo": "gloo"}
 
 @dataclass(frozen=True)
 class ReplicaInfo:
-    """What one replica reports of itself: its answer to `status`, and the tensors it serves."""
+    """Report of one replica: its answer to `status`, and its served tensors."""
 
     target: str
     status: Mapping[str, Any]

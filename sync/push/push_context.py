@@ -1,4 +1,4 @@
-"""What all control calls of one push have in common."""
+"""Data that all control calls of one push share."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class PushContext:
     """One push: made when it starts, and never changed."""
 
     version: str
-    """What responses report after the commit."""
+    """Version that responses report after the commit."""
     in_flight: InFlightMode
     """What the commit does with running requests."""
     deadline: Deadline

@@ -91,7 +91,7 @@ class Pusher:
         return self._push(weights, options, caller, deadline)
 
     def ask(self, deadline: Deadline, *, must_be_ready: bool) -> list[ReplicaInfo]:
-        """What the replicas report of themselves; their tensors are asked for once per group.
+        """Reports of the replicas. Their tensors are requested once per group.
 
         Raises ConflictError or InvalidError, with `must_be_ready`, when a replica could not accept a push now.
         """

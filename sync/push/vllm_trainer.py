@@ -131,7 +131,7 @@ class NcclTrainer(VllmTrainer):
         rendezvous.close()
 
     def send_weights(self, client: FleetUpdate, source: WeightSource, progress: "Progress | None" = None) -> None:
-        """As the base class; ends as soon as one replica refuses the weights.
+        """See the base class. Ends as soon as one replica refuses the weights.
 
         The broadcast would wait for that replica's workers, and so would those of the others. `abort` ends it.
         """
@@ -140,7 +140,7 @@ class NcclTrainer(VllmTrainer):
         wait(spawn(send, "nccl-send"), client.context.deadline, "nccl: the transfer", refusal)
 
     def abort(self) -> None:
-        """As the base class. Aborts the communicator, which ends the wait of a stuck thread.
+        """See the base class. Aborts the communicator, which ends the wait of a stuck thread.
 
         vLLM's `destroy` runs ncclCommAbort in a separate thread, and waits up to 5 s for it. Not run on a GPU yet.
         """
@@ -280,7 +280,7 @@ def _set_first(failure: "Future[None]", error: BaseException | None) -> None:
 def _note_others(error: BaseException, joining: "Future[None]") -> None:
     """Wait until every replica has answered, and add their other errors to `error` as notes."""
     try:
-        wait(joining, Deadline(CALLED_OFF_TIMEOUT_S), "nccl: init_weight_transfer_engine after it was called off")
+        wait(joining, Deadline(CALLED_OFF_TIMEOUT_S), "nccl: init_weight_transfer_engine after it was cancelled")
     except SyncError as other:
         for text in [str(other), *getattr(other, "__notes__", ())]:
             if text != str(error):

@@ -1,8 +1,7 @@
 """The gloo group that broadcasts a push's bytes when not all workers are on the trainer's machine.
 
 The trainer is rank 0, and every worker of every replica has a rank. The group carries frames (frames.py) and nothing
-else: messages go over authenticated links (link.py), and so do the addresses at which the members meet
-(relay_store.py).
+else. Messages, and the members' addresses (relay_store.py), go over authenticated links (link.py).
 
 gloo neither encrypts nor authenticates its connections. So only trusted machines may read and write the network between
 the trainer and the workers: a private network, a VPN, an encrypted overlay. An attacker who can write to it can disturb

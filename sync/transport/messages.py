@@ -6,7 +6,7 @@ from typing import Any
 
 
 class MessageCode(StrEnum):
-    """What a message is about: first the codes that the trainer sends, then those that workers send."""
+    """Code of a message: first the trainer's codes, then the workers'."""
 
     TRANSPORT = (
         "transport"  # how the bytes will travel: `name`, a TransportName; the leader also gets the ring's descriptor

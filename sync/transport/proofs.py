@@ -10,8 +10,8 @@ Each group has a fresh secret. It travels only in the control call that calls th
 key. The messages below reveal nothing of it. At the Unix socket both ends also compare the other process's user with
 their own. The key of the link that follows (link.py) depends on both nonces.
 
-A connection that sends nothing gets no byte and stays open until the trainer leaves. So does the TCP listener: a
-replica holds such a connection to notice that its trainer is gone (tritonlive/backend/weights/trainer_watch.py).
+A connection that sends nothing gets no byte, and stays open until the trainer leaves. The TCP listener also stays open,
+because a replica holds such a connection to notice the trainer's end (tritonlive/backend/weights/trainer_watch.py).
 
 The network must still be trusted: messages and weights are not encrypted (gloo.py).
 """

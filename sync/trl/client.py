@@ -1,4 +1,4 @@
-"""TRL's `VLLMClient` for tritonlive: its trainers generate here and push here, on whatever device they train.
+"""TRL's `VLLMClient` for tritonlive: TRL's trainers generate and push through it, on any training device.
 
     import sync.trl
     sync.trl.install()  # the one line; keys from TRITONLIVE_CONTROL_KEY and TRITONLIVE_API_KEY
@@ -165,7 +165,7 @@ class VLLMClient(Closing, RolloutsClient):
 
     def _post(self, url: str, **kwargs: Any) -> dict:
         """Sends every request of TRL's client. OpenAI requests go through the SDK, which retries failures."""
-        # As `extra_body` everything goes as TRL wrote it; the raw JSON comes back, since TRL reads vLLM's extensions.
+        # `extra_body` carries TRL's fields unchanged. The call returns raw JSON, since TRL reads vLLM's extensions.
         if url == f"{self.base_url}/v1/completions":
             body = kwargs["json"]
             create = self._openai.completions.with_raw_response.create

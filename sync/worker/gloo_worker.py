@@ -66,7 +66,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[AnyInitInfo, AnyUpdateInfo])
         self.weights.start()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """As the base class, without its wait for the device: nothing has been copied there yet."""
+        """The base class's method without its wait for the device, where nothing has been copied yet."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: AnyUpdateInfo) -> None:

@@ -14,7 +14,7 @@ class CudaIpcWeightTransferEngine(IPCWeightTransferEngine):
     """Differs from vLLM's engine only in how it decodes handles."""
 
     def parse_update_info(self, update_dict: dict[str, Any]) -> IPCWeightTransferUpdateInfo:
-        """As the base class. Pickled handles are refused, whatever vLLM's settings allow."""
+        """See the base class. Pickled handles are refused, whatever vLLM's settings allow."""
         if update_dict.get("ipc_handles_pickled") is not None:  # vLLM's trainer has the field, empty
             raise ValueError("ipc_handles_pickled: pickle is not accepted; send ipc_handles as JSON")
         if "ipc_handles" not in update_dict:

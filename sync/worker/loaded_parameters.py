@@ -96,9 +96,9 @@ def _require_filled(
         and owners.get(name, name) not in reached
     ]
     if empty:
-        raise UntraceableError(f"nothing of the checkpoint was seen to reach {', '.join(empty[:5])}")
+        raise UntraceableError(f"no tensor of the checkpoint was seen to reach {', '.join(empty[:5])}")
     if not reached:
-        raise UntraceableError("nothing of the checkpoint was seen to reach the model")
+        raise UntraceableError("no tensor of the checkpoint was seen to reach the model")
 
 
 def _owners(model: torch.nn.Module) -> dict[str, str]:
@@ -176,7 +176,7 @@ class _LoadTrace(TorchDispatchMode):
                 target = self._targets[key]
                 known[target] = known.get(target, True) and brought is not None and brought.is_copy
         elif key not in self._made and not written.is_meta:
-            raise UntraceableError("its loader writes to a tensor that is no parameter and no buffer")
+            raise UntraceableError("its loader writes to a tensor that is neither a parameter nor a buffer")
         elif brought is not None:
             was = self._origins.get(key)
             names = brought.names | (was.names if was else frozenset())

@@ -52,7 +52,7 @@ def load_part(model: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
 def check_complete(model: Any) -> None:
     """Raises TransferError when a layer got no tensor since the load began."""
     if missed := list(unloaded_layers(model)):
-        raise TransferError(f"the model's own loader left these layers as they were: {', '.join(missed)}")
+        raise TransferError(f"the model's own loader did not load these layers: {', '.join(missed)}")
 
 
 def end(model: Any, model_config: Any) -> None:

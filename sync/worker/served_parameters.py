@@ -121,5 +121,5 @@ def configured_metas(hf_config: Any, dtype: Any) -> list[ParamMeta]:
             model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
         metas = open_module(model).metadata()
     except (ImportError, KeyError, RuntimeError, ValueError) as error:
-        raise SourceError(f"transformers makes no model of it: {error}") from error
+        raise SourceError(f"transformers cannot build the model: {error}") from error
     return [meta for meta in metas if not (meta.name == HEAD and getattr(hf_config, "tie_word_embeddings", False))]

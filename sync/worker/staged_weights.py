@@ -65,7 +65,7 @@ class GlooUpdateInfo:
                 f"got {len(self.names)}, {len(self.dtype_names)} and {len(self.shapes)}"
             )
         if len(set(self.names)) != len(self.names):
-            raise ValueError("names: a name is there twice")
+            raise ValueError("names: contains a name twice")
         if any(size < 0 for shape in self.shapes for size in shape):
             raise ValueError("shapes: sizes must not be negative")
         zipped = zip(self.names, self.dtype_names, self.shapes, strict=True)
@@ -111,7 +111,7 @@ class StagedWeights(WorkerWeights):
         )
 
     def disconnect(self) -> None:
-        """As the base class. Ends within seconds, even if the trainer died in the middle of a message."""
+        """See the base class. Ends within seconds, even if the trainer died in the middle of a message."""
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.close()
@@ -194,5 +194,5 @@ class StagedWeights(WorkerWeights):
 
     def _why_no_base(self) -> str:
         if not self.history.keeps_tensors:
-            return "a partial push needs the tensors of the one before: push with keep_previous=True"
-        return "what the model holds is not known from a push; push a full set once before a partial one"
+            return "a partial push needs the tensors of the previous one: push with keep_previous=True"
+        return "the model's weights are not from a push; push a full set before a partial one"

@@ -168,7 +168,7 @@ class WorkerWeights(ABC):
 
     def _why_no_checkpoint(self) -> str:
         if self._is_dummy:
-            return "the engine was started with --load-format dummy: there is no checkpoint to go back to"
+            return "the engine was started with --load-format dummy: there is no checkpoint to reload"
         if self._fingerprint is None:
             return "the checkpoint's files are not on this machine"
         return "the checkpoint's files have changed since they were loaded; reload names the new ones"

@@ -53,7 +53,7 @@ class Renderer:
 
 
 class ServingLlm(Llm):
-    """With generation. `texts` come out of `generate`, one an output; it then waits if `is_endless`."""
+    """A fake with generation. `generate` yields one output per text in `texts`, and then waits if `is_endless`."""
 
     def __init__(self, backend: str | None, folder: Path, num_ranks: int = 1) -> None:
         super().__init__(backend, folder, num_ranks)
@@ -115,7 +115,7 @@ class ServingEngine(FakeEngine):
         self._llm = llm
 
     async def boot(self) -> None:
-        """As the engine's own thread: a new AsyncLLM with all hooks, and its output handler."""
+        """Acts like the engine's thread: a new AsyncLLM with all hooks, and its output handler."""
         self.is_running = True
         await super().start()
         self._tasks.append(asyncio.create_task(self._llm.handle_outputs()))

@@ -26,7 +26,7 @@ INIT = {"holder": HOLDER, "lease_s": 30.0}
 
 
 class Adapters:
-    """What the operations on adapters call; anything else fails."""
+    """Fake of the methods that operations on adapters call; anything else fails."""
 
     def __init__(self) -> None:
         self.staged: list[tuple[Any, ...]] = []
@@ -49,7 +49,7 @@ class Adapters:
 
 
 class ControlLlm(Llm):
-    """AsyncLLM, as far as any operation needs it; what it lacks fails."""
+    """The part of AsyncLLM that operations need. Any other call fails."""
 
     def __init__(self, backend: str | None, folder: Path, num_ranks: int = 1) -> None:
         super().__init__(backend, folder, num_ranks)
@@ -116,8 +116,8 @@ class Setting:
 
     def __init__(self, folder: Path, control_key: str | None = KEY) -> None:
         self.errors = tensors
-        self.engine = ControlEngine(folder, control_key)
-        self.adapters = Adapters()
+        self.engine: Any = ControlEngine(folder, control_key)
+        self.adapters: Any = Adapters()
         self.num_flushes = 0
         engine: Any = self.engine
         adapters: Any = self.adapters
@@ -294,7 +294,7 @@ async def test_renewing_a_lease_that_nobody_holds_is_a_conflict(setting: Setting
 
 
 class Recorded:
-    """Runs operations, and holds each result against the table's."""
+    """Runs operations, and checks each result against the table's type."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -308,7 +308,7 @@ class Recorded:
 
 
 def check_result(where: str, value: Any, kind: Any) -> None:
-    """Raises unless `value` has the fields of `kind`, no others, and every one of its type."""
+    """Raises unless `value` has exactly the fields of `kind`, each of its type."""
     msgspec.convert(value, kind)
     if is_typeddict(kind):
         assert kind.__required_keys__ <= value.keys() <= get_type_hints(kind).keys(), where

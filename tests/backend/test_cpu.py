@@ -1,4 +1,4 @@
-"""What the engine is started with on a CPU."""
+"""The engine's settings on a CPU."""
 
 import os
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def prepare(monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    """prepare(cores, *options, nodes=1): the further options of an engine on so many cores of so many NUMA nodes."""
+    """prepare(cores, *options, nodes=1): the added options of an engine on `cores` cores of `nodes` NUMA nodes."""
 
     def run(cores: int, *options: str, nodes: int = 1) -> list[str]:
         cpus = [LogicalCPUInfo(id=i, physical_core=i, numa_node=i * nodes // cores) for i in range(cores)]

@@ -1,4 +1,4 @@
-"""tritonlive/backend/metrics.py: every figure has its description, and Triton hears of changes."""
+"""tritonlive/backend/metrics.py: every metric has a description, and changes reach Triton."""
 
 from collections.abc import Mapping
 from dataclasses import fields

@@ -65,7 +65,7 @@ async def test_what_was_queued_before_is_sent_when_the_queue_has_drained(writer:
 
 
 class TritonSender:
-    """Triton's own ends the server when it is asked, or sends, after its last response."""
+    """Triton's sender crashes the server if it is used after its last response."""
 
     def __init__(self) -> None:
         self.flags: list[int] = []

@@ -49,7 +49,7 @@ class TritonSender:
 
 
 class Writer:
-    """A writer without a thread: jobs are done at once, and one that fails fails the test."""
+    """A writer without a thread. It runs jobs at once, and a failed job fails the test."""
 
     queue_length = 0
 
@@ -302,7 +302,7 @@ async def test_the_engines_death_ends_channels_and_what_runs_on_them(setting: Se
 
 
 async def test_a_new_version_is_announced_after_the_tokens_of_the_one_before(setting: Setting) -> None:
-    """Also those that were kept back for the end of their generation."""
+    """Includes the tokens that were held until the end of their generation."""
     channel = setting.submit(engine_channel="c")
     setting.submit(engine_channel="c", engine_request=engine_request("r", is_whole=True))
     await until(lambda: bool(setting.engine.llm.engine_core.added))

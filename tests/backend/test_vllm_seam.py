@@ -1,4 +1,4 @@
-"""What the backend uses of vLLM beneath its documentation (tritonlive/backend/vllm_seam).
+"""The undocumented parts of vLLM that the backend uses (tritonlive/backend/vllm_seam).
 
 A vLLM release that moves a name or changes a signature fails here, with the name, and not in production.
 """

@@ -1,4 +1,4 @@
-"""Run by test_child.py: answers with the question, and prints what does not belong into the answers."""
+"""Child process of test_child.py: answers with the question, and prints other output."""
 
 import os
 import sys

@@ -65,7 +65,7 @@ class LocalServer:
 
 @contextmanager
 def local_server(answer: Callable[[dict[str, Any]], tuple[int, bytes]]) -> Iterator[LocalServer]:
-    """A real socket behind which `answer` gives the status and the content for the body of every POST."""
+    """A server on a real socket. `answer` returns status and content for the body of a POST."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

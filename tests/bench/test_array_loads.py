@@ -1,4 +1,4 @@
-"""Both sides of a trainer's call get the same work, whatever they are asked with."""
+"""Both sides of a trainer's call get the same work."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ def test_a_call_has_the_samples_and_the_logprobs_it_is_about():
 
 
 def answer(body: dict[str, Any]) -> tuple[int, bytes]:
-    """As many tokens as are asked for, all the same."""
+    """As many tokens as requested, all equal."""
     num_tokens, row = body["max_tokens"], {"token_id:1": -0.5}
     logprobs = {"token_logprobs": [-0.5] * num_tokens, "top_logprobs": [row] * num_tokens}
     choice = {"finish_reason": "length", "token_ids": [1] * num_tokens, "logprobs": logprobs}
@@ -58,7 +58,7 @@ def test_a_warm_up_is_the_whole_call_with_other_prompts(monkeypatch: pytest.Monk
 
 
 class FakeRollouts:
-    """Stands in for `sync.Rollouts`; the second address has nobody."""
+    """Fake of `sync.Rollouts`. The second address has no server."""
 
     def __init__(self, target: str) -> None:
         self.target = target

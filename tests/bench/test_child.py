@@ -1,4 +1,4 @@
-"""A helper process answers, whatever its libraries print, and its death is reported."""
+"""A helper process answers although its libraries print, and its death is reported."""
 
 from collections.abc import Iterator
 from pathlib import Path

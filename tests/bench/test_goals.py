@@ -8,7 +8,7 @@ from bench.stats import Spread
 
 @pytest.mark.parametrize(
     ("better", "median", "verdict"),
-    [("higher", 0.99, "ok"), ("higher", 0.98, "SHORT"), ("lower", 0.99, "ok"), ("lower", 1.0, "SHORT")],
+    [("higher", 0.99, "ok"), ("higher", 0.98, "MISSED"), ("lower", 0.99, "ok"), ("lower", 1.0, "MISSED")],
 )
 def test_the_target_is_a_floor_or_a_ceiling(better, median, verdict):
     assert Goal("tokens/s", better, 0.99).verdict(Spread(median, 0.0, 9.0)) == verdict

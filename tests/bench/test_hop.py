@@ -1,4 +1,4 @@
-"""The hop's pieces: the engine core that makes tokens for free, the client that counts them, the copied model."""
+"""The parts of the hop: the engine core that computes nothing, the client that counts tokens, the copied model."""
 
 import asyncio
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_a_metric_is_read_and_one_that_is_not_there_is_nought() -> None:
 
 @pytest.fixture
 def hop_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hop]:
-    """hop_with(texts…): Triton's metrics say one after the other; the client has 4 steps of 10 tokens within 2 s."""
+    """hop_with(texts…): Triton's metrics return these texts in turn; the client has 4 steps of 10 tokens within 2 s."""
 
     def build(*texts: str) -> Hop:
         answers = iter(texts)
@@ -144,7 +144,7 @@ def test_a_model_that_does_not_say_is_not_waited_for_without_end(
     hop_with: Callable[..., Hop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "METRICS_TIMEOUT_S", 0.0)
-    with pytest.raises(RuntimeError, match="the client has 14 steps, and Triton's metrics tell of 13"):
+    with pytest.raises(RuntimeError, match="the client has 14 steps, but Triton's metrics show 13"):
         hop_with(sent(10, 10), sent(13, 13)).generate(concurrency=10, max_tokens=4)
 
 

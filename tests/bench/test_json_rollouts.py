@@ -1,4 +1,4 @@
-"""The JSON of vLLM's server becomes the arrays that `Rollouts` gives."""
+"""The JSON of vLLM's server becomes the same arrays as those of `Rollouts`."""
 
 import json
 from collections.abc import Iterator

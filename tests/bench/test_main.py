@@ -1,4 +1,4 @@
-"""The command line reports what fails, and measures the rest."""
+"""The command line reports failed loads, and measures all others."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tokens are counted from usage and timed by the arrival of bytes, however the bytes are cut."""
+"""Usage gives the number of tokens, and the arrival of bytes their times, in any division into chunks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A difference must be found, whatever it is in, and what is chance must not be one."""
+"""Every difference must be found, and chance must not count as one."""
 
 from copy import deepcopy
 from typing import Any

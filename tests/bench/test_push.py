@@ -58,7 +58,7 @@ class Systems:
         self.num_stops += 1
 
 
-# The stand-ins have what is used of the real ones, not their types.
+# The fakes have the used methods of the real classes, but not their types.
 SYSTEMS: Any = Systems
 TRAINER: Any = Trainer
 REPLICA: Any = Replica("a")
@@ -124,5 +124,5 @@ def test_the_push_of_a_mixed_load_falls_into_its_streams():
 
 def test_a_push_after_the_streams_is_no_measurement():
     side = MixedSide("mixed", streams(0.0), TRAINER(), REPLICA, push_after_s=0.1)
-    with pytest.raises(RuntimeError, match="over before the push"):
+    with pytest.raises(RuntimeError, match="ended before the push"):
         side.run(seed=0)

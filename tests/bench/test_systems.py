@@ -14,7 +14,7 @@ from tests.bench.stand_ins import LocalServer
 
 
 class Running:
-    """Stands for every system: each is a server of this process. Records which run, and their options."""
+    """Fake of every system: each is a server in this process. Records the running ones and their options."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -78,7 +78,7 @@ def test_what_ours_and_theirs_hold_is_looked_at_before_they_stop(running: Runnin
     assert set(systems.memory) == {"tritonlive", "vllm"}
     vllm = systems.memory["vllm"]
     assert vllm.frontend_pss_mib > 0
-    # One process is all of it, but it is looked at twice, and its memory moves meanwhile.
+    # There is one process, but it is measured twice, and its memory changes in between.
     assert vllm.frontend_pss_mib == pytest.approx(vllm.pss_mib, rel=0.05)
 
 

@@ -1,4 +1,4 @@
-"""The harness's trainer never pushes weights that a replica holds already."""
+"""The harness's trainer never pushes weights that a replica already has."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ REPORT = PushReport("v1", 8, 1, 2.0, 0.1, 0.2, 1.0, 0.7, 0.6, 0.5, ("grpc://a:1"
 
 
 class Replicas:
-    """Makes stand-ins for `WeightSync`. Knows what each replica holds, as a server does."""
+    """Makes fakes of `WeightSync`. Knows the weights of each replica, like a server."""
 
     def __init__(self) -> None:
         self.held: dict[str, int] = {}

@@ -17,7 +17,7 @@ Call = tuple[list[str], list[str], dict[str, Any]]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What would be served."""
+    """The command that would be served."""
     calls: list[Call] = []
 
     def serve(urls: list[str], argv: list[str], **options: Any) -> int:

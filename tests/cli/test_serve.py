@@ -136,7 +136,7 @@ def test_serve_chooses_float32_where_bfloat16_is_emulated_and_says_so(
     assert (f"Dtype           {dtype.NOTE}\n" in result.output) == is_chosen
 
 
-# A tritonserver that is up, but whose model never gets ready; SIGTERM ends it as it should.
+# A tritonserver that runs, but whose model is never ready. SIGTERM ends it.
 TRITON = """#!{python}
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -97,7 +97,7 @@ def test_json_examples_parse(block: Block) -> None:
 
 
 def test_every_environment_variable_is_explained() -> None:
-    """Those that one process of ours sets for another are no setting."""
+    """Variables that one process of tritonlive sets for another are not settings."""
     name = re.compile(r"TRITONLIVE_[A-Z_]*[A-Z]")
     used = {text for module in source.modules() for text in module.strings() if name.fullmatch(text)}
     text = (DOCS / "operations.md").read_text()

@@ -18,7 +18,7 @@ from tritonlive.launch import Stack, StackConfig
 
 @pytest.fixture(scope="session")
 def second_stack(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Another Triton server with a front end of its own. The first module that needs it starts it.
+    """A second Triton server with its own front end. The first module that needs it starts it.
 
     The shared stack is the first replica.
     """
@@ -70,6 +70,6 @@ def original(stack: Stack, weights: Weights, complete: Complete) -> Iterator[tup
 
 @pytest.fixture
 def sync(stack: Stack, original: tuple[str, str]) -> Iterator[WeightSync]:
-    """A trainer that connects after the original weights were pushed, and leaves before they are pushed again."""
+    """A trainer that connects after the push of the original weights, and leaves before their next push."""
     with WeightSync(stack.frontend_url, backend="gloo", control_key=stack.control_key, timeout=60) as client:
         yield client

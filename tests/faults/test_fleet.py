@@ -1,4 +1,4 @@
-"""Row 28: one replica of a fleet fails at each step. The fleet never serves a mix in silence."""
+"""Row 28: one replica of a fleet fails at each step. The fleet never silently serves mixed versions."""
 
 import os
 import signal

@@ -182,7 +182,7 @@ def test_one_is_killed_and_the_other_answers_until_it_has_caught_up(
     def has_caught_up() -> bool:
         try:
             return fleet.catch_up(weights, "original") is not None
-        except UnavailableError:  # the trainer's own connection is made again within a second
+        except UnavailableError:  # the trainer reconnects within a second
             return False
 
     wait_until(has_caught_up, 10)
@@ -194,7 +194,7 @@ def test_one_is_killed_and_the_other_answers_until_it_has_caught_up(
 
 @pytest.mark.row(30)
 def test_one_stops_after_what_runs_there_and_leaves_nothing_behind(second: Stack, fleet: WeightSync) -> None:
-    """With a front end and a trainer connected. Triton alone would wait 30 s for them, and then cut them off."""
+    """A front end and a trainer are connected. Triton alone would wait 30 s and then close their connections."""
     with Load(second) as load:
         wait_until(lambda: all(status["num_running"] > 0 for status in statuses(second)), 30)
         os.kill(second.triton.pid, signal.SIGTERM)
@@ -206,7 +206,7 @@ def test_one_stops_after_what_runs_there_and_leaves_nothing_behind(second: Stack
 
 @pytest.mark.row(30)
 def test_one_that_is_killed_leaves_nothing_behind_though_its_stub_hangs(second: Stack) -> None:
-    """A stub that waits for a lock of the killed server runs no Python. A stopped stub stands for it."""
+    """A stub that waits for a lock of the killed server runs no Python. The test stops the stub instead."""
     if not second.triton.is_running:
         second.triton.start()
         wait_until(lambda: statuses(second)[0]["state"] == "serving", 180)

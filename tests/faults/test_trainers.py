@@ -210,7 +210,7 @@ def test_a_push_while_requests_run(
     """Each token has the version that made it, and prefixes cached with the old weights are not reused."""
     sync.push(weights, "original")  # connects; changes nothing
     headers = {"Authorization": f"Bearer {stack.api_key}"}
-    # Few and greedy: some machines take 40 ms to draw 32 tokens at random, and the push has its time limit.
+    # Few tokens, greedy: some machines take 40 ms to sample 32 tokens, and the push has a time limit.
     body = PROMPT | {"prompt": [PROMPT["prompt"]] * 12, "max_tokens": NUM_TOKENS, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(
@@ -250,7 +250,7 @@ def test_an_engine_that_cannot_be_interrupted_is_started_again(
     weights: Weights,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A stopped engine stands for a worker in a broadcast that nothing can interrupt (NCCL)."""
+    """A stopped engine acts like a worker in a broadcast that cannot be interrupted (NCCL)."""
     (engine,) = stack.engine_core_pids
     start = FleetUpdate.start_weight_update
 

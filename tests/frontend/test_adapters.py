@@ -52,7 +52,7 @@ def test_the_table_follows_the_announcements(models: OpenAIServingModels) -> Non
 
 
 def test_of_several_replicas_the_newest_announcement_counts(models: OpenAIServingModels) -> None:
-    """A push reaches one a moment before the other, which has it staged by then."""
+    """A push activates one replica a moment before the other, which has staged it by then."""
     pushed = PushedAdapters()
     pushed.attach(State({"openai_serving_models": models}))
     for replica in (0, 1):
@@ -161,8 +161,14 @@ def test_a_push_is_staged_and_activated(client: TestClient, engine: Engine) -> N
     ("query", "headers", "body", "status", "message"),
     [
         ("version=v1", CONFIG, b"", 400, "the body is empty"),
-        ("version=v1", CONFIG, b"x" * 11, 413, "an adapter may have 10 bytes"),
-        ("version=v1", CONFIG | {"transfer-encoding": "chunked"}, b"x" * 11, 413, "an adapter may have 10 bytes"),
+        ("version=v1", CONFIG, b"x" * 11, 413, "an adapter may have at most 10 bytes"),
+        (
+            "version=v1",
+            CONFIG | {"transfer-encoding": "chunked"},
+            b"x" * 11,
+            413,
+            "an adapter may have at most 10 bytes",
+        ),
         ("version=v1", {"x-adapter-config": "{"}, b"x", 400, "x-adapter-config: is not JSON"),
         ("version=v1", {"x-adapter-config": "[]"}, b"x", 400, "expected a JSON object"),
         ("version=v1", {}, b"x", 400, "x-adapter-config"),

@@ -24,7 +24,7 @@ KEY = "control"
 
 
 def create_app(model: Path, monkeypatch: pytest.MonkeyPatch, *, use_fast_path: bool = True) -> Any:
-    """The real app, as a worker makes it; nothing is connected."""
+    """The real app of a worker, without a connection."""
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     for name in ("TRITON_URLS", "VLLM_ARGV", "NUM_WORKERS", "ENGINE_INFO", "USE_FAST_PATH"):
         monkeypatch.setenv(f"TRITONLIVE_FRONTEND_{name}", "")

@@ -1,4 +1,4 @@
-"""openai_frontend/engine_info.py: what the front end learns from Triton, and what it refuses."""
+"""openai_frontend/engine_info.py: facts from Triton, and refused servers."""
 
 from dataclasses import asdict, replace
 from types import SimpleNamespace

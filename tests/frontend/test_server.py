@@ -1,4 +1,4 @@
-"""openai_frontend/server.py: what happens before it serves."""
+"""openai_frontend/server.py: its start."""
 
 import resource
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the front end depends on in vLLM without vLLM's promise. An upgrade that moves it fails here, by name."""
+"""The undocumented parts of vLLM that the front end uses. An upgrade that moves one fails here, by name."""
 
 import ast
 import inspect
@@ -28,7 +28,7 @@ from openai_frontend.vllm_seam import (
 )
 from tests.constructed import attributes_set_in
 
-# Parameters of what we call, override or replace, in vLLM 0.32.0. `x=` has a default; after `*` come keywords.
+# Parameters of functions that we call, override or replace, in vLLM 0.32.0. `x=`: has a default; after `*`: keywords.
 SIGNATURES: dict[str, str] = json.loads(Path(__file__).with_name("vllm_signatures.json").read_text())
 # vLLM's documented modules, which every module of the front end may import.
 PUBLIC_MODULES = {
@@ -106,7 +106,7 @@ def test_every_engine_core_call_of_async_llm_is_served_or_overridden() -> None:
         and node.value.attr == "engine_core"
     }
     missing = {name for name in used if not served(name)}
-    # Of the inherited methods these belong to the engine's own process and have no route here.
+    # These inherited methods belong to the engine's own process and have no route here.
     assert missing <= {
         "profile_async",
         "release_kv_cache_memory_async",

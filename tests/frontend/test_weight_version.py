@@ -13,7 +13,7 @@ from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
 
 class Engine:
-    """What the front end was last told, and what the engine would say."""
+    """The version the front end last received, and the version the engine would report."""
 
     def __init__(self, told: str | None, serving: str) -> None:
         self.weight_version, self.serving = told, serving
@@ -49,7 +49,9 @@ def test_a_request_that_is_satisfied_asks_the_engine_nothing(minimum: str | None
     assert (answer.status_code, answer.headers["x-weight-version"], engine.num_asked) == (200, "v7", 0)
 
 
-@pytest.mark.parametrize(("minimum", "message"), [("v8", "older than the 'v8'"), ("b8", "cannot be compared")])
+@pytest.mark.parametrize(
+    ("minimum", "message"), [("v8", "older than the requested 'v8'"), ("b8", "cannot be compared")]
+)
 def test_one_that_is_not_gets_409_and_the_current_version(minimum: str, message: str) -> None:
     answer = ask(Engine("v7", "v7"), minimum)
     error = answer.json()["error"]
@@ -61,7 +63,7 @@ def test_one_that_is_not_gets_409_and_the_current_version(minimum: str, message:
 
 @pytest.mark.parametrize("told", [None, "v7", "default"])
 def test_the_engine_has_the_last_word(told: str | None) -> None:
-    """A trainer that was told of its commit may ask before this process was."""
+    """A trainer may learn of its commit, and ask, before this process learns of it."""
     answer = ask(Engine(told, "v8"), "v8")
     assert (answer.status_code, answer.headers["x-weight-version"]) == (200, "v8")
 

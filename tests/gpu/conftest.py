@@ -32,7 +32,7 @@ needs_nccl = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def serve(stack_config: StackConfig, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Stack]:
-    """A stack, not yet started, whose vLLM takes weights by this backend."""
+    """A stack, not yet started, whose vLLM receives weights with this backend."""
 
     def stack(backend: str) -> Stack:
         options = (

@@ -52,7 +52,7 @@ def sync(server: Stack, backend: Any) -> Iterator[WeightSync]:
 
 @pytest.fixture
 def original(sync: WeightSync, weights: Weights, complete: Complete) -> str:
-    """What the checkpoint's weights say, which serve again."""
+    """Output of the checkpoint's weights, which serve again."""
     sync.push(weights, "original")
     text, version = complete()
     assert version == "original"
@@ -102,7 +102,7 @@ def test_streams_live_through_pushes(
 def test_a_checkpoint_on_disk_goes_through_the_gpu(
     server: Stack, backend: str, perturbed_file: Path, original: str, complete: Complete
 ) -> None:
-    """Its tensors are read into host memory, where NCCL and IPC could not take them from."""
+    """Its tensors are in host memory, from which NCCL and IPC cannot send."""
     target = ["--to", f"grpc://{server.grpc_url}", "--checkpoint", str(perturbed_file.parent)]
     command = [sys.executable, "-m", "sync", "push", *target, "--backend", backend, "--version", "from-disk"]
     environment = os.environ | {"TRITONLIVE_CONTROL_KEY": server.control_key}
@@ -136,7 +136,7 @@ def test_served_and_own_logprobs_agree(
 def test_a_trainer_that_is_killed_in_the_middle(
     server: Stack, backend: str, control: ControlClient, weights: Weights, perturbed_file: Path, complete: Complete
 ) -> None:
-    """What serves then is whole or refused, never a mixture, and the next trainer puts it right."""
+    """Afterwards the weights are complete or refused, never mixed, and the next trainer repairs them."""
     target = f"grpc://{server.grpc_url}"
 
     def connect() -> WeightSync:
@@ -150,13 +150,13 @@ def test_a_trainer_that_is_killed_in_the_middle(
     killed = subprocess.run([*command, str(DEADLINE_S)], env=environment, cwd=ROOT, timeout=180, check=False)
     assert killed.returncode == -signal.SIGKILL
 
-    def has_let_go() -> bool:
+    def has_released() -> bool:
         with suppress(UnavailableError):  # the engine is being started again
             status = control.status()
             return status["state"] in ("serving", "dirty") and status["lease"] is None
         return False
 
-    wait_until(has_let_go, 180)
+    wait_until(has_released, 180)
     if backend == "ipc":  # it writes into the model, and nothing blocks
         assert control.status()["state"] == "dirty"
         with pytest.raises(httpx.HTTPStatusError, match="503"):

@@ -29,7 +29,7 @@ def _device() -> None:
 
 
 def test_a_read_in_another_thread_waits_for_what_the_caller_has_queued():
-    """As a push right after an optimizer step that runs on a stream of its own."""
+    """A push right after an optimizer step that runs on another stream."""
     tensor = torch.zeros(NUM_ELEMENTS, device=TRAINER_DEVICE)
     step, reading = torch.cuda.Stream(), torch.cuda.Stream()
     torch.cuda.synchronize()
@@ -39,7 +39,7 @@ def test_a_read_in_another_thread_waits_for_what_the_caller_has_queued():
         caller = CallerStream.capture()
 
     def read() -> torch.Tensor:
-        with torch.cuda.stream(reading):  # as vLLM's packed broadcast does: not the thread's own stream
+        with torch.cuda.stream(reading):  # like vLLM's packed broadcast: not the thread's own stream
             _, copied = next(iter(StreamOrderedSource(TensorSource({"a": tensor}), caller)))
             copied = copied.clone()
         reading.synchronize()
@@ -59,7 +59,7 @@ def test_host_tensors_arrive_on_the_gpu():
 
 @needs_nccl
 def test_a_stuck_communicator_is_aborted():
-    """The other rank never takes part in the broadcast; vLLM's destroy, which is ncclCommAbort, lets go of it."""
+    """The other rank never takes part in the broadcast. vLLM's destroy (ncclCommAbort) ends the wait."""
     rendezvous = NcclRendezvous("127.0.0.1", 0, 2)
     command = [sys.executable, "-m", "tests.gpu.nccl_peer", str(rendezvous.port), "cuda:0"]
     peer = subprocess.Popen(command, cwd=Path(__file__).parents[2])

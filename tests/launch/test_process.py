@@ -1,4 +1,4 @@
-"""The stop, with real processes: stand-ins that behave as badly as the real ones have."""
+"""The stop, with real processes: fakes with the known bad behaviour of the real ones."""
 
 import os
 import sys

@@ -7,7 +7,7 @@ from tritonlive.launch import processor
 ZEN2 = "processor\t: 0\nmodel name\t: AMD EPYC 7742\nflags\t\t: fpu sse4_2 avx f16c avx2 bmi2\n"
 CASCADE_LAKE = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512dq avx512_vnni\nbugs\t\t: spectre_v1\n"
 SAPPHIRE_RAPIDS = "processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n"
-# It has the name in a line that is not that of its flags.
+# It has the name outside of the line with its flags.
 NAMED = "processor\t: 0\nmodel name\t: avx512f\nflags\t\t: fpu avx2 avx512fake\n"
 GRAVITON = "processor\t: 0\nFeatures\t: fp asimd evtstrm sve bf16 i8mm\nCPU architecture: 8\n"
 

@@ -17,7 +17,7 @@ NUM_GOOD_TENSORS = 5
 
 
 class FaultyOperations(WeightOperations):
-    """Fails as an out-of-memory error in the middle of a load would, on one rank."""
+    """Fails on one rank, like an out-of-memory error in the middle of a load."""
 
     def weight_operation(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         worker: Any = self

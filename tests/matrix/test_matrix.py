@@ -128,7 +128,7 @@ def running(
 
 
 def test_what_lies_on_disk_is_not_taken_for_what_serves(running: Running) -> None:
-    """With dummy weights, or zeros, a push of the checkpoint changes what serves.
+    """With dummy weights, or zeros, a push of the checkpoint changes the served weights.
 
     This is the first test of a case: its first push is the first that these engines get.
     """

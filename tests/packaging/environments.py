@@ -28,7 +28,7 @@ def link_everything(site_packages: Path) -> None:
 
 
 def link_requirements(site_packages: Path, distribution: str) -> set[str]:
-    """Link what an installed distribution requires by its metadata, and what that requires; returns the names."""
+    """Link all transitive requirements of an installed distribution; returns their names."""
     root = next(iter(metadata.distributions(name=distribution, path=[str(site_packages)])))
     waiting = _required(root.requires, extras=set())
     seen: set[str] = set()

@@ -56,7 +56,7 @@ def side(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[Import]:
-    """What a file imports from other distributions."""
+    """Imports of a file from other distributions."""
 
     def visit(node: ast.AST) -> Iterator[Import]:
         match node:

@@ -25,7 +25,7 @@ PORTS = ("--port", "--triton-http-port", "--triton-grpc-port", "--triton-metrics
 
 
 def environment_variables() -> dict[str, str]:
-    """Without what points at this checkout or its environment."""
+    """Environment variables without those that point at this checkout or its environment."""
     bare = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return bare | {"TRITONLIVE_CONTROL_KEY": KEY}
 

@@ -1,4 +1,4 @@
-"""What the wheel carries: the product, and nothing else."""
+"""The wheel contains the product and nothing else."""
 
 import email
 import zipfile

@@ -29,7 +29,7 @@ LATE_S = 0.05
 
 
 class TrainerKilled(Exception):
-    """Ends a trainer as the death of its process would: it cannot handle this."""
+    """Ends a trainer like the death of its process; the trainer cannot handle it."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class WireFault:
     how: str
     """lose_call, lose_answer, late (the call arrives after its client has given up), trainer_dies, interfere."""
     interfere: Callable[[], None] | None = None
-    """Runs just before the call, as another client would."""
+    """Runs just before the call, like a call of another client."""
 
 
 class Wire:
@@ -129,6 +129,6 @@ class InProcessControl(ControlClient):
         return future
 
     def _typed(self, operation: str, error: Exception) -> SyncError:
-        """As grpc_control.typed does with what Triton makes of the model's error."""
+        """Converts Triton's form of the model's error, like grpc_control.typed."""
         code = error.code if isinstance(error, RequestError) else ErrorCode.INTERNAL
         return control_error(self.target, operation, str(error), code)

@@ -77,14 +77,14 @@ def merge(base: Content, part: Content, names: frozenset[str]) -> Content:
 
 
 def write_checkpoint(folder: Path, content: Content) -> None:
-    """Overwrite the checkpoint on disk, as a trainer does that saves into the same folder."""
+    """Overwrite the checkpoint on disk, like a trainer that saves into the same folder."""
     temporary = folder / ".incoming"
     save_file(dict(content.tensors), temporary)
     temporary.replace(folder / CHECKPOINT_FILE)
 
 
 def loaded_digest(model: torch.nn.Module) -> str:
-    """Of everything that the model computes with: its parameters, and on a CPU the packed copies that replace them.
+    """Digest of everything the model computes with: parameters, and on a CPU the packed copies that replace them.
 
     vLLM's CPU build drops a linear layer's weight after packing it, so that vLLM's own digests of parameters do not see
     it. The layer's product with the identity is the weight, transposed, whatever it is packed in.

@@ -1,4 +1,4 @@
-"""How often the sequences reached each state of a replica, and each edge between them."""
+"""Counts how often the sequences reached each state of a replica, and each transition."""
 
 from collections import Counter
 

@@ -29,7 +29,7 @@ REPLACING = frozenset({"load", "restore", "reload", "reset"})
 
 @dataclass(frozen=True)
 class EngineFault:
-    """What happens at the next call of that name (a worker operation, or a method of the engine)."""
+    """The fault of the next call of that name (a worker operation, or a method of the engine)."""
 
     call: str
     how: str
@@ -158,7 +158,9 @@ class Llm:
                 self._offloaded = []
             scheduler.asleep -= woken
             if not scheduler.asleep:
-                scheduler.is_paused = False  # vLLM resumes by itself; what ran was aborted when it fell asleep
+                scheduler.is_paused = (
+                    False  # vLLM resumes by itself; running requests were aborted when it went to sleep
+                )
             return not scheduler.asleep
 
         return await self._call("wake_up", wake)

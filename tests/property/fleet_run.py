@@ -62,7 +62,7 @@ class World:
 
 
 class FleetRun:
-    """Runs steps; after each compares what is served with its label. Raises Mislabelled."""
+    """Runs steps, and after each compares the served weights with their label. Raises Mislabelled."""
 
     def __init__(self, world: World) -> None:
         self.world = world

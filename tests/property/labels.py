@@ -4,7 +4,7 @@ from .contents import Content
 
 
 class Labels:
-    """A label may go live with what somebody tried to serve under it; once seen served, it denotes that for ever."""
+    """A label may go live with any content that was pushed under it. Once served, it denotes that content forever."""
 
     def __init__(self) -> None:
         self._tried: dict[str, list[Content]] = {}
@@ -31,12 +31,12 @@ class Labels:
         self._tried.setdefault(label, []).extend(contents)
 
     def withdraw(self, label: str, content: Content) -> None:
-        """An attempt has failed for good: nobody may serve it under this label unless another attempt succeeds."""
+        """Record that an attempt has finally failed. No replica may serve the label until another attempt succeeds."""
         if content in self._tried.get(label, ()):
             self._tried[label].remove(content)
 
-    def objection(self, label: str, content: Content | None) -> str | None:
-        """Why `content` (None: none that is known) must not be served as `label`; None when it may, and then it is."""
+    def reject_reason(self, label: str, content: Content | None) -> str | None:
+        """Reason why `content` (None: unknown) must not be served as `label`; else None, and binds the label to it."""
         wanted = self.candidates(label)
         if content not in wanted:
             return f"serves {content or 'unknown weights'} as {label!r}, which denotes {wanted or 'nothing'}"

@@ -29,7 +29,7 @@ Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
 class LoadFailed(RuntimeError):
-    """What a rank's loader raises when a sequence says so."""
+    """Error of a rank's loader, raised when a sequence asks for it."""
 
 
 class Rank:
@@ -136,7 +136,7 @@ class Ranks:
         return [Rank(self._vllm_config, rank, world_size) for rank in range(world_size)]
 
     def digest_of(self, content: Content) -> str:
-        """Of a model that has loaded it; measured once."""
+        """Digest of a model that has loaded the content; computed once."""
         if content.digest not in self._digests:
             self._reference.load(content.tensors.items())
             self._digests[content.digest] = found = self._reference.digest()
@@ -144,7 +144,7 @@ class Ranks:
         return self._digests[content.digest]
 
     def content_of(self, digest: str) -> Content | None:
-        """What a model with this digest has loaded; None when it is none of the known contents."""
+        """The content that a model with this digest has loaded; None if it is unknown."""
         return self._contents.get(digest)
 
 

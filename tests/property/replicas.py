@@ -26,7 +26,7 @@ SETTLE_TIMEOUT_S = 20.0
 
 
 class Disk:
-    """The folder with the checkpoint, shared by all replicas, and what has been in it."""
+    """The folder with the checkpoint, shared by all replicas, and all contents it has had."""
 
     def __init__(self, folder: Path, content: Content) -> None:
         self.folder = folder
@@ -86,7 +86,7 @@ class Replica:
 
     @property
     def state(self) -> str:
-        """As `status` has it."""
+        """The field of `status`."""
         if not self.engine.is_running:
             return "restarting"
         state = str(self.weights.state)
@@ -94,7 +94,7 @@ class Replica:
 
     @property
     def label(self) -> str:
-        """Of the weights that it serves, whether it generates or not."""
+        """Label of the served weights, whether it generates or not."""
         return self.engine.llm.weight_version
 
     @property
@@ -109,13 +109,13 @@ class Replica:
         return False
 
     def content(self) -> Content | None:
-        """What all ranks have loaded; None when they differ, or hold none of the known contents."""
+        """The content that all ranks have loaded; None if they differ or the content is unknown."""
         digests = {worker.model: rank.digest() for worker, rank in zip(self.workers, self.engine._ranks, strict=True)}
         found = set(digests.values())
         return self._reference.content_of(found.pop()) if len(found) == 1 else None
 
     def serves(self) -> Content | None:
-        """What requests are answered with now; None when they are refused."""
+        """The content that answers requests now; None if requests are refused."""
         if self.refuses or self.engine.llm.scheduler.asleep:
             return None
         return self.run(self.engine.in_process(self.content))
@@ -163,7 +163,7 @@ class Replica:
     # ---- what is wrong --------------------------------------------------------------------------------------------
 
     def problems(self) -> list[str]:
-        """What contradicts the label, or what the replica knows of itself."""
+        """Contradictions between the content, the label, and the replica's own status."""
         found = [f"{self.name}: {violation}" for violation in self.engine.violations]
         self.engine.violations.clear()
         if self.engine.is_running:
@@ -174,8 +174,8 @@ class Replica:
         scheduler = self.engine.llm.scheduler
         problems = []
         is_served = not self.refuses and not scheduler.asleep
-        if is_served and (objection := self.labels.objection(self.label, self.content())):
-            problems.append(f"{objection} (state {self.state})")
+        if is_served and (reason := self.labels.reject_reason(self.label, self.content())):
+            problems.append(f"{reason} (state {self.state})")
         if scheduler.can_generate and scheduler.has_stale_cache and not self.refuses:
             problems.append("generates with caches of older weights")
         if self.weights.updates.running is not None and not self.weights.lease.is_held:
@@ -185,7 +185,7 @@ class Replica:
         return problems
 
     def _wrong_history(self, rank: Rank, worker: Worker) -> list[str]:
-        """What a worker takes its model or its kept versions for and they are not."""
+        """Errors in a worker's records of its model or its kept versions."""
         history = worker.weights.history
         wrong = []
         for entry in history._entries.values():
@@ -208,10 +208,10 @@ class Replica:
         return entry.tensors is None or tensor_digest(entry.tensors[name]) == value
 
     def _watch(self, why: str) -> None:
-        """The scheduler runs from now on: what it would make must be what the label says."""
-        objection = self.labels.objection(self.label, self.content())
-        if objection:
-            self.engine.violations.append(f"{why}: {objection}")
+        """The scheduler runs from now on. Its output must be that of the label."""
+        reason = self.labels.reject_reason(self.label, self.content())
+        if reason:
+            self.engine.violations.append(f"{why}: {reason}")
 
     def _note_death(self, _reason: str) -> None:
         self.num_deaths += 1
@@ -226,7 +226,7 @@ class Replica:
 
 
 def cause_of(name: str, failed: bool, record: Any, begun: Any) -> str:
-    """The edge's name: the operation, and what came of it."""
+    """The edge's name: the operation and its outcome."""
     shown = CAUSES.get(name, name)
     if name == "finish_weight_update":
         if not failed:

@@ -92,7 +92,7 @@ class Runner:
         self.world.coverage.sequences += 1
         try:
             run.run(steps)
-        except Exception as error:  # whatever goes wrong in a sequence is shown with it
+        except Exception as error:  # every error of a sequence is shown with the sequence
             return Failure(index, steps, f"{type(error).__name__}: {error}", run.log)
         return None
 

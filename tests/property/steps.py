@@ -97,7 +97,7 @@ def draw_step(rng: random.Random) -> list[Step]:
         case "second_trainer" | "catch_up" | "leave":
             return [Step(kind, {"content": rng.randrange(NUM_CONTENTS)} if kind == "second_trainer" else {})]
         case "fenced" | "dirty":
-            # A replica in a state that refuses, and what leads out of it or does not.
+            # A replica in a state that refuses, and operations that may lead out of it.
             into = Step("fence", where) if kind == "fenced" else Step("reset", where)
             return [into, draw_way_out(rng, where)]
         case _:
@@ -167,7 +167,7 @@ def draw_fault(rng: random.Random, kind: str) -> dict[str, Any] | None:
             rank = rng.choice([None, *range(WORLD_SIZES[replica])])
             return {"kind": kind, "replica": replica, "rank": rank, "how": rng.choice(LOAD_FAILURES)}
         case "wire":
-            if rng.random() < 0.3:  # a commit of which nobody can say what became of it
+            if rng.random() < 0.3:  # a commit with an unknown outcome
                 calls = ["finish_weight_update", "abort_weight_update", *rng.choice([[], ["fence"]])]
             else:
                 calls = [rng.choice([*PUSH_CALLS, *COMMIT_CALLS, *COMMIT_CALLS])]

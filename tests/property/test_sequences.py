@@ -11,7 +11,7 @@ TIMEOUT_S = 900
 
 
 def test_no_sequence_serves_weights_under_a_wrong_label() -> None:
-    """In a process of its own: it holds vLLM's models, and gloo's threads of trainers that were killed.
+    """Runs in its own process, because it holds vLLM's models, and gloo's threads of killed trainers.
 
     TRITONLIVE_PROPERTY_SEED and TRITONLIVE_PROPERTY_COUNT choose others; `python -m tests.property --help` has more.
     """

@@ -1,4 +1,4 @@
-"""A dozen random sequences against a whole running stack; what is served is told by its logprobs.
+"""A dozen random sequences against a running stack. Logprobs identify the served weights.
 
 The reference is a forward pass of transformers with the same weights: the served logprobs must be nearest to those of
 the content that the label denotes, and near.
@@ -44,7 +44,7 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Content:
-    """Weights, where they are on disk, and what they make of PROMPTS."""
+    """Weights, their folder on disk, and their output for PROMPTS."""
 
     number: int
     tensors: dict[str, torch.Tensor]
@@ -99,7 +99,7 @@ class Run:
         return self.control.status()
 
     def check(self, after: str) -> None:
-        """What is served is what the label denotes; a replica that does not know refuses."""
+        """The served weights are those of the label; a replica in an unknown state refuses."""
         status = self.status()
         if status["state"] in ("dirty", "fenced"):
             with pytest.raises(UnavailableError):

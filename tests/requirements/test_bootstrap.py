@@ -77,7 +77,7 @@ def test_locks_pin_everything_and_name_no_index() -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What pip and uv are asked for; nothing is installed."""
+    """The commands for pip and uv; nothing is installed."""
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(bootstrap, "pip", lambda venv, *arguments: calls.append(("pip", *arguments)))
     monkeypatch.setattr(bootstrap, "uv", lambda venv, *arguments: calls.append(("uv", *arguments)))

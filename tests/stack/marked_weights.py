@@ -1,4 +1,4 @@
-"""A trainer in a process of its own that pushes new weights every second: marked_weights.py TARGET CHECKPOINT.
+"""A trainer process that pushes new weights every second: marked_weights.py TARGET CHECKPOINT.
 
 Weights of version "step-k" make token FIRST_TOKEN + k and no other, whatever the prompt: a token says for itself which
 weights made it. It pushes until its standard input ends, then the checkpoint's own weights, and says `NAME` of each
@@ -25,7 +25,7 @@ def version_of(token: int) -> str:
 
 
 def marked(weights: dict[str, torch.Tensor], token: int) -> dict[str, torch.Tensor]:
-    """The checkpoint changed so that `token` always follows.
+    """The checkpoint, changed so that every next token is `token`.
 
     The layers add nothing, and the last norm lets only the first component through, so that a token's logit is that
     component of its embedding times a positive number: 64 for `token`, 1 for all others, so that no sampling misses it.

@@ -228,7 +228,7 @@ def test_a_broken_blob_over_http(lora_stack: Stack) -> None:
     assert answer.status_code == 400
     assert "is not a safetensors file" in answer.json()["error"]["message"]
     answer = httpx.put(url, params={"version": "v1", "digest": "0" * 16}, content=b"bits", headers=config, timeout=60)
-    assert "the digest does not fit" in answer.json()["error"]["message"]
+    assert "the digest does not match" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -227,7 +227,9 @@ def test_weights_that_are_new_enough_answer(openai: OpenAI, version: str, minimu
     assert complete(openai, minimum).headers["x-weight-version"] == version
 
 
-@pytest.mark.parametrize(("minimum", "message"), [("v8", "older than the 'v8'"), ("step-1", "cannot be compared")])
+@pytest.mark.parametrize(
+    ("minimum", "message"), [("v8", "older than the requested 'v8'"), ("step-1", "cannot be compared")]
+)
 def test_older_weights_refuse_and_say_which_they_are(openai: OpenAI, version: str, minimum: str, message: str) -> None:
     with pytest.raises(ConflictError, match=message) as refusal:
         complete(openai, minimum)
@@ -238,7 +240,7 @@ def test_older_weights_refuse_and_say_which_they_are(openai: OpenAI, version: st
 def test_the_natives_refuse_them_too(triton: Callable[[dict[str, Any]], httpx.Response], version: str) -> None:
     answers = [triton({**NATIVE, "min_weight_version": minimum}) for minimum in ("v6", version, "v8")]
     assert [answer.is_success for answer in answers] == [True, True, False], answers[-1].text
-    assert "older than the 'v8' asked for [ALREADY_EXISTS]" in answers[-1].text
+    assert "older than the requested 'v8' [ALREADY_EXISTS]" in answers[-1].text
 
 
 def test_the_next_request_after_a_commit_is_served(openai: OpenAI, control: Callable[..., Any], version: str) -> None:

@@ -16,7 +16,7 @@ from .conftest import MODEL, wait_until
 
 IDLE = 1000
 SLOW = 16
-# A stream whose client does not read fills a socket's buffers; what is kept beyond that must not be its whole text.
+# A stream whose client does not read fills the socket's buffers. The server must not buffer the whole text beyond them.
 GROWTH_MIB = 150
 
 

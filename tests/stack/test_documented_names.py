@@ -17,7 +17,7 @@ def test_metrics(stack: Stack, frontend: httpx.Client) -> None:
 
 
 def test_routes(frontend: httpx.Client) -> None:
-    """FastAPI's description of the API leaves out its own pages, and what an argument of vLLM's would enable."""
+    """FastAPI's description of the API omits its own pages, and routes that need another argument of vLLM's."""
     paths = frontend.get("/openapi.json").json()["paths"]
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert served <= {(each.method, each.path) for each in routes.routes()}

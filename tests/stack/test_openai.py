@@ -108,7 +108,7 @@ def test_probes(frontend: httpx.Client, metric: Callable[[str], float]) -> None:
 
 
 async def test_an_abort_on_request_answers_with_all_that_was_generated(stack: Stack, async_openai: AsyncOpenAI) -> None:
-    """A long answer that is not streamed waits in the model for its end."""
+    """The model holds a long answer that is not streamed until it is complete."""
     async with async_openai, httpx.AsyncClient(base_url=stack.frontend_url, timeout=60) as http:
         answer = asyncio.create_task(
             async_openai.completions.create(

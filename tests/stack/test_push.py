@@ -1,4 +1,4 @@
-"""A trainer in a process of its own replaces the weights while clients stream."""
+"""A trainer process replaces the weights while clients stream."""
 
 import asyncio
 import subprocess

@@ -21,7 +21,7 @@ from .conftest import MODEL, wait_until
 PROMPTS = [[504, 3575, 282, 4649, 314], [1, 2], list(range(100, 140))]
 # Long enough to be caught running: the tiny model makes thousands of tokens a second.
 LONG: dict[str, Any] = {"n": 64, "max_tokens": 1900, "ignore_eos": True}
-# The promise is one second; it is looked at from a busy machine, by a metric that is up to half a second old.
+# The promise is one second. The machine is busy, and the metric is up to half a second old.
 FREED_WITHIN_S = 3.0
 CLIENT = """
 import sys

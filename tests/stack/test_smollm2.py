@@ -36,7 +36,7 @@ def smollm2_stack(
     with Stack(config) as running:
         running.wait_ready(240)
         yield running
-        running.kill()  # a stop takes seconds, and other tests look at it
+        running.kill()  # a stop takes seconds, and other tests check it
 
 
 def served(stack: Stack) -> tuple[list[int], list[float], int]:

@@ -12,7 +12,7 @@ METHODS = {"GET": "adapters", "PUT": "stage", "DELETE": "remove"}
 
 
 class AdapterReplica(StandIn):
-    """A replica's adapters. With `forgets` it drops what is staged at once."""
+    """A replica's adapters. With `forgets` it drops staged versions at once."""
 
     def __init__(self) -> None:
         super().__init__()

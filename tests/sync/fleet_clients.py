@@ -1,4 +1,4 @@
-"""Control clients without a wire, for tests of what a fleet does with several of them."""
+"""Control clients without a network, for tests of fleets."""
 
 import threading
 from collections.abc import Callable
@@ -32,14 +32,14 @@ class ScriptedClient(ControlClient):
         return answer(call.arguments) if callable(answer) else answer
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     @property
     def operations(self) -> list[str]:
         return [operation for operation, _ in self.calls]
 
     def arguments(self, operation: str) -> dict[str, Any]:
-        """Of the last call of the operation."""
+        """Arguments of the last call of the operation."""
         return [arguments for name, arguments in self.calls if name == operation][-1]
 
 

@@ -1,4 +1,4 @@
-"""Run by test_loaded_parameters.py in a process of its own: `parameters` of models that vLLM serves, tiny ones.
+"""Child process of test_loaded_parameters.py: `parameters` of tiny models that vLLM serves.
 
 loaded_models.py FOLDER RESULT.json
 """
@@ -42,7 +42,7 @@ LAYER = "model.layers.1."
 
 
 class Look:
-    """What a worker says of its model, and whether asking changed it; run inside the worker."""
+    """A worker's description of its model, and whether describing changed the model. Runs in the worker."""
 
     def __init__(self, vllm_config: Any) -> None:
         self._vllm_config = vllm_config
@@ -119,7 +119,7 @@ def llama(folder: Path, *, tied: bool) -> Path:
 
 
 def tied_with_head(folder: Path) -> Path:
-    """A tied model whose checkpoint has its head, too, as many fine-tuned ones do."""
+    """A tied model whose checkpoint also has its head, like many fine-tuned ones."""
     llama(folder, tied=True)
     tensors = load_file(folder / "model.safetensors")
     save_file(

@@ -1,4 +1,4 @@
-"""Run by test_offline_llm.py in a process of its own: vLLM's offline LLM as the replica, pushes over gloo."""
+"""Child process of test_offline_llm.py: vLLM's offline LLM as the replica, pushes over gloo."""
 
 import json
 import sys
@@ -49,7 +49,7 @@ class Client:
 
 
 class LoadPartly:
-    """What `load` says to weights that lack some tensors; run inside the worker."""
+    """The error of `load` for weights without some tensors. Runs in the worker."""
 
     def __init__(self, weights: dict[str, torch.Tensor], model_config: Any) -> None:
         self._weights, self._model_config = weights, model_config
@@ -70,7 +70,7 @@ def wrap_loader(model: Any) -> None:
 
 
 def look_at_embedding(model: Any) -> dict[str, Any]:
-    """Where the embedding is, and how far what the tied head computes is from its product; run inside the worker."""
+    """The embedding's address, and the error of the tied head's output. Runs in the worker."""
     modules = list(model.modules())
     (head,) = (module for module in modules if isinstance(module, ParallelLMHead))
     (embedding,) = (m for m in modules if isinstance(m, VocabParallelEmbedding) and m is not head)
@@ -125,18 +125,18 @@ def main(model: str) -> dict[str, Any]:
         result[after] = generate()
         result["embeddings"] += llm.apply_model(look_at_embedding)
 
-    # Objections: what the worker does not take changes nothing, and the next trainer connects.
-    result["objections"] = []
+    # Rejections: refused weights change nothing, and the next trainer connects.
+    result["rejections"] = []
     for weights, model_of in ((broken, served), (original | {"x": torch.ones(1)}, None)):
         trainer.source = fit(open_source(weights), model_of) if model_of else open_source(weights)
         try:
             trainer.push()
         except TransferError as error:
-            result["objections"].append(str(error))
+            result["rejections"].append(str(error))
         client.abort()
         trainer.shutdown()
         llm.collective_rpc("shutdown_weight_transfer_engine")
-        result["after_objection"] = generate()
+        result["after_rejection"] = generate()
         trainer = connect()
     push(trainer, perturbed)
     result["after_reconnect"] = generate()

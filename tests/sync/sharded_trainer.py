@@ -94,8 +94,8 @@ def main(address: str, key: str, mode: str) -> None:
             outcomes.append(push(sync, ranks, model, "nan"))
             bias.fill_(0.0)
             outcomes.append(push(sync, ranks, model, "healed"))
-        elif mode == "misfit":
-            outcomes.append(push(sync, ranks, {**model.state_dict(), "more": torch.ones(1)}, "misfit"))
+        elif mode == "mismatch":
+            outcomes.append(push(sync, ranks, {**model.state_dict(), "more": torch.ones(1)}, "mismatch"))
         elif mode in ("error", "kill"):
             source = Breaking(model.state_dict())
             source.mode = mode

@@ -1,4 +1,4 @@
-"""A trainer in a process of its own: stack_trainer.py TARGET CHECKPOINT MODE [LEASE].
+"""A trainer process: stack_trainer.py TARGET CHECKPOINT MODE [LEASE].
 
 It pushes when told to on its standard input, is killed at a given point of a push, or stays connected.
 """

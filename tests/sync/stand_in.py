@@ -1,4 +1,4 @@
-"""An HTTP server that stands for a front end's control routes, in the test's own process."""
+"""An HTTP server with a front end's control routes, in the test's own process."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""The worker's engine inside vLLM's offline LLM: what it loads, and what it refuses. See offline.py."""
+"""The worker's engine inside vLLM's offline LLM: loads and refusals. See offline.py."""
 
 import json
 import os
@@ -33,11 +33,11 @@ def test_pushed_weights_change_what_is_generated_and_restored_ones_restore_it(re
     assert result["twice"] == result["before"]
 
 
-def test_objections_reach_the_trainer_and_change_nothing(result):
-    refused, mismatched = result["objections"]
+def test_rejections_reach_the_trainer_and_change_nothing(result):
+    refused, mismatched = result["rejections"]
     assert "NaN or Inf in model.norm.weight" in refused
     assert "x: not a tensor of the served checkpoint" in mismatched
-    assert result["after_objection"] == result["before"]
+    assert result["after_rejection"] == result["before"]
 
 
 def test_the_next_trainer_connects_after_an_aborted_update(result):
@@ -45,7 +45,7 @@ def test_the_next_trainer_connects_after_an_aborted_update(result):
 
 
 def test_a_layer_that_gets_no_weights_is_named(result):
-    assert result["partial"].startswith("the model's own loader left these layers as they were:")
+    assert result["partial"].startswith("the model's own loader did not load these layers:")
     assert "model.layers.1.self_attn.qkv_proj" in result["partial"]
     assert "lm_head" not in result["partial"]
     assert result["without_embedding"].endswith("as they were: model.embed_tokens")

@@ -60,7 +60,7 @@ def sync(stack, target):
 
 @pytest.fixture
 def original(stack, target, weights) -> None:
-    """The checkpoint's own weights serve, whatever another test left; nobody is connected."""
+    """The checkpoint's weights serve again, and no trainer is connected."""
     with WeightSync(target, backend="gloo", control_key=stack.control_key, timeout=60) as client:
         client.push(weights)
 
@@ -177,7 +177,7 @@ def test_by_command_line(stack, target, control, perturbed_dir, original):
     assert (text != before, version) == (True, "by-hand")
 
 
-def test_the_canary_sees_weights_that_are_not_the_trainers_and_gates_the_next_push(
+def test_the_logprob_check_sees_weights_that_are_not_the_trainers_and_gates_the_next_push(
     stack, target, sync, tiny_model_dir, weights, perturbed, original
 ):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)

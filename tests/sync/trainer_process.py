@@ -1,4 +1,4 @@
-"""A trainer in a process of its own that dies or is interrupted where a test wants it: ADDRESS KEY MODE TRANSPORT."""
+"""A trainer process that dies or is interrupted at a chosen point: ADDRESS KEY MODE TRANSPORT."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A worker in a process of its own. Reads one JSON command a line and answers with one JSON line."""
+"""A worker process. Reads one JSON command per line and answers with one JSON line."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from sync.worker.weight_history import HistoryEntry, WeightHistory
 
 
 class Worker:
-    """What vLLM's worker does with a receiver (staged_weights.py), without a model."""
+    """Acts like vLLM's worker with a receiver (staged_weights.py), without a model."""
 
     def __init__(self) -> None:
         self.pool = MemoryPool(3)
@@ -46,7 +46,7 @@ class Worker:
         self.history.current = update_id
 
     def forget(self) -> None:
-        """Take and drop an update, as a commit does that fails before it loads."""
+        """Take and drop an update, like a commit that fails before it loads."""
         self.receiver.take(5)
         self.receiver.drop()
 

@@ -65,13 +65,13 @@ def trl_stack(
 
 @pytest.fixture(scope="session")
 def trainer_url(trl_stack: Stack) -> str:
-    """URL with the control key: TRL's clients take a key in no other way."""
+    """URL with the control key, because TRL's clients accept a key only in the URL."""
     return trl_stack.frontend_url.replace("http://", f"http://trainer:{trl_stack.control_key}@")
 
 
 @pytest.fixture(scope="session")
 def legacy_client(legacy_trl_dir: Path, trainer_url: str) -> Callable[[dict[str, Call]], dict[str, Any]]:
-    """Runs calls of TRL 1.10.0's client in a process of its own. Returns the results by name."""
+    """Runs calls of TRL 1.10.0's client in a separate process. Returns the results by name."""
 
     def run(calls: dict[str, Call]) -> dict[str, Any]:
         child = subprocess.run(

@@ -14,7 +14,7 @@ from examples.grpo_cpu import PICTURE, main
 from sync import WeightSync
 from sync.trl.client import VLLMClient, uninstall
 
-# What torch, transformers and TRL warn about while they train is theirs.
+# Warnings of torch, transformers and TRL during training do not concern tritonlive.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 STEPS = 3

@@ -1,4 +1,4 @@
-"""tritonlive/wire/error_codes.py: codes travel behind messages, and come back."""
+"""tritonlive/wire/error_codes.py: codes are appended to messages and parsed again."""
 
 from http import HTTPStatus
 

@@ -40,7 +40,7 @@ ROUTED = sorted(name for name, operation in OPERATIONS.items() if operation.rout
 
 
 class Engine:
-    """Records what routes ask for, of ours and of vLLM's."""
+    """Records the calls of tritonlive's and vLLM's routes."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, bytes | None, dict[str, Any]]] = []
@@ -91,7 +91,7 @@ def client(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpCont
     app.state.args = SimpleNamespace(log_error_stack=False)
     app.state.engine_client = engine
     with TestClient(app) as http, HttpControl(Target.parse("http://front-end:1")) as connected:
-        # In this process the front end answers at once, and TestClient takes no timeout.
+        # In this process the front end answers at once, and TestClient has no timeout.
         monkeypatch.setattr(
             connected._http, "request", lambda method, timeout, **request: http.request(method, **request)
         )

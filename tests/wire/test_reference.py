@@ -36,7 +36,7 @@ def test_answers() -> None:
     page = operations_markdown()
     assert "Answers `healthy: boolean`." in page
     assert "Answers an empty object." in page
-    assert "what is no number." in page
+    assert "not a finite number." in page
 
 
 def test_the_tables_are_well_formed() -> None:

@@ -27,7 +27,7 @@ def test_the_contract_names_the_same_tensors(config) -> None:
 
 
 def test_every_constant_is_listed() -> None:
-    """A name is its constant's in small letters, so that nobody looks for it under another."""
+    """Each name is its constant's in lower case, so that it is easy to find."""
     constants = {name: value for name, value in vars(tensor_names).items() if isinstance(value, str) and name.isupper()}
     del constants["MODEL"]
     assert constants == {value.upper(): value for value in INPUTS | OUTPUTS}

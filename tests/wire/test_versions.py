@@ -1,4 +1,4 @@
-"""tritonlive/wire/versions.py: the order of weight versions, and what a push is called."""
+"""tritonlive/wire/versions.py: the order of weight versions, and the names of pushes."""
 
 import pytest
 

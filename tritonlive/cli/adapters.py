@@ -13,7 +13,7 @@ from .target_options import ADAPTERS, Fleet, Json, Key, Seconds, Server
 
 COLUMNS = ("name", "version", "state", "bytes", "tensors", "requests")
 
-Name = Annotated[str, typer.Option(metavar="NAME", help="The model name that requests ask for.")]
+Name = Annotated[str, typer.Option(metavar="NAME", help="The model name for requests.")]
 
 app = typer.Typer()
 
@@ -22,12 +22,12 @@ app = typer.Typer()
 def push_adapter(
     to: Fleet,
     adapter: Annotated[
-        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="LoRA adapter as PEFT saves it.")
+        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="LoRA adapter in PEFT's format.")
     ],
     name: Name,
     version: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What responses will report. [dim]Default: v1, v2, …[/dim]"),
+        typer.Option(metavar="NAME", help="Version that responses report. [dim]Default: v1, v2, …[/dim]"),
     ] = None,
     control_key: Key = None,
     timeout: Seconds = 300.0,

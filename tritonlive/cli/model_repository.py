@@ -19,7 +19,7 @@ app = typer.Typer()
 def model_repository(
     context: typer.Context,
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", file_okay=False, help="The repository; made if it is missing.")
+        Path, typer.Argument(metavar="DIR", file_okay=False, help="The repository; created if it is missing.")
     ],
     model: Annotated[
         str, typer.Option("--model", metavar="PATH_OR_REPO", help="Directory or hub id of the checkpoint.")
@@ -29,7 +29,7 @@ def model_repository(
         typer.Option(
             "--name",
             metavar="NAME",
-            help="What Triton calls the model: its folder, and the name in Triton's URLs. The front end and trainers "
+            help="Triton's name of the model: its folder, and the name in Triton's URLs. The front end and trainers "
             f"ask for {MODEL}; Triton's own clients may ask for any name.",
         ),
     ] = MODEL,
@@ -37,8 +37,8 @@ def model_repository(
     """Write a Triton model repository with one model, for [bold]tritonserver --model-repository DIR[/bold].
 
     Every other argument is vLLM's, in the spelling of [bold]vllm serve[/bold], and goes to DIR/NAME/1/model.json,
-    where it can be edited. For several models call it several times with different names. What exists is never
-    overwritten.
+    where it can be edited. For several models, call it several times with different names. It never
+    overwrites a model.
 
     tritonserver must find this Python and its packages: [bold]tritonlive triton-env --model-repository DIR[/bold]
     prints the environment and the command for that. TRITONLIVE_ENGINE_ARGS, if it is set, overrides every model.json.

@@ -1,4 +1,4 @@
-"""What the commands that talk to servers print: results, progress, and errors with their exit codes."""
+"""Output of the commands that talk to servers: results, progress, and errors with their exit codes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

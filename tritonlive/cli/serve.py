@@ -77,9 +77,7 @@ def serve(
             rich_help_panel=PLACES,
         ),
     ] = None,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="Give up a start after so long.")
-    ] = 1800.0,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Time limit of a start.")] = 1800.0,
 ) -> None:
     """Start Triton and the OpenAI API, wait for a first token, and run until Ctrl-C.
 

@@ -33,7 +33,7 @@ CacheDir = Annotated[
         "--cache-dir",
         metavar="DIR",
         envvar=CACHE_DIR_VARIABLE,
-        help="Where models and the server's backend are prepared. [dim]Default: ~/.cache/tritonlive[/dim]",
+        help="Directory for models and the server's backend. [dim]Default: ~/.cache/tritonlive[/dim]",
         rich_help_panel=PLACES,
     ),
 ]
@@ -64,7 +64,7 @@ ControlKey = Annotated[
         "--control-key",
         metavar="KEY",
         envvar=CONTROL_KEY_VARIABLE,
-        help="Key for pausing and changing weights. [dim]Default: serve makes one up and shows it once[/dim]",
+        help="Key for pausing and changing weights. [dim]Default: serve generates one and shows it once[/dim]",
         rich_help_panel=KEYS,
     ),
 ]

@@ -39,11 +39,13 @@ Key = Annotated[
 Seconds = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Give up after so long.")]
 Transport = Annotated[
     Backend,
-    typer.Option(help="The one the servers were started with: gloo for CPUs, nccl or ipc for GPUs."),
+    typer.Option(help="Backend of the servers: gloo for CPUs, nccl or ipc for GPUs."),
 ]
 Address = Annotated[
     str,
-    typer.Option(metavar="ADDRESS", help="Where the servers' workers reach this process; it listens there only."),
+    typer.Option(
+        metavar="ADDRESS", help="Address at which the servers' workers reach this process; it listens only there."
+    ),
 ]
-Port = Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="On that address; 0 picks a free one.")]
+Port = Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port on that address; 0 picks a free one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -28,7 +28,7 @@ def push(
     checkpoint: Checkpoint,
     version: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What responses will report. [dim]Default: v1, v2, …[/dim]"),
+        typer.Option(metavar="NAME", help="Version that responses report. [dim]Default: v1, v2, …[/dim]"),
     ] = None,
     backend: Transport = "gloo",
     control_key: Key = None,

@@ -34,7 +34,7 @@ def resolved(model: str) -> str:
 class StackConfig:
     """One local stack.
 
-    A port of 0 picks a free one. Without a control key one is made up; without an API key inference needs none.
+    A port of 0 picks a free one. Without a control key one is generated; without an API key inference needs none.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What `tritonlive serve` shows: the phases of a start, and a block of addresses and commands when it is ready."""
+"""Output of `tritonlive serve`: the phases of a start, and a block of addresses and commands when it is ready."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def ready_lines(
     if dtype_note:
         lines.append(f"Dtype           {dtype_note}")
     if is_control_key_made_up:
-        lines.append(f"Control key     {control_key}   (made up for this run; --control-key sets one)")
+        lines.append(f"Control key     {control_key}   (generated for this run; --control-key sets one)")
     lines.append(f"Logs            {_short(stack.triton_log.parent)}")
     chat, push = _chat(stack, ready), _push(stack, control_key)
     return [*lines, "", "Chat:", f"  {chat}", "", "Push new weights:", f"  {push}"]

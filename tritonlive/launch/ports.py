@@ -55,7 +55,7 @@ class ReservedPorts:
         if self._locks:
             return
         try:
-            # Given ports come first: a free one must not be one of them.
+            # Given ports come first, so that a picked one differs from them.
             for field in sorted(FIELDS, key=lambda field: self.numbers[field.name] == 0):
                 host, port = self._hosts[field.name], self.numbers[field.name]
                 if port:
@@ -83,7 +83,7 @@ def check_ports(config: StackConfig) -> None:
 def check_free(host: str, port: int, *, what: str, option: str) -> None:
     """Raise PortTakenError naming the port and the option that changes it, if it cannot be bound on `host`."""
     with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
-        # As the servers do: a connection that an earlier run left in TIME_WAIT does not occupy the port.
+        # Like the servers: a connection in TIME_WAIT from an earlier run does not occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -16,7 +16,7 @@ POLL_S = 0.05
 
 
 class ManagedProcess:
-    """A command started in a session of its own.
+    """A command started in a new session.
 
     The session makes the stop complete. It survives the death of its leader, and every process that the command starts
     stays in it: vLLM's engine and workers, for example, which a SIGKILLed tritonserver leaves behind.
@@ -103,7 +103,7 @@ class ManagedProcess:
             self._popen.terminate()
             while self._popen.poll() is None and time.monotonic() < deadline:
                 time.sleep(POLL_S)
-        # Processes that the command left behind wait for nobody.
+        # Processes that the command left behind get no time to end.
         orphans = self.members()
         for orphan in orphans:
             self._signal(orphan, signal.SIGTERM)

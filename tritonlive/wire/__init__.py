@@ -1,1 +1,1 @@
-"""What the model, the front end and the trainer agree on. Imports the standard library, msgspec and numpy only."""
+"""The contract of the model, the front end and the trainer. Imports the standard library, msgspec and numpy only."""

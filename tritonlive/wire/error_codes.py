@@ -1,7 +1,7 @@
 """Error codes: what kind of error a caller got, how Triton names it, and which HTTP status a front end answers with.
 
 A Triton error carries a message, and over a gRPC stream nothing else. So the model writes the code behind the message
-(`encode_error`), and every reader splits it off again (`decode_error`). Nobody else looks into a message.
+(`encode_error`), and every reader splits it off again (`decode_error`). No other code parses a message.
 """
 
 import re
@@ -20,7 +20,7 @@ class ErrorCode(StrEnum):
     REFUSED = "REFUSED"
     """The control key is missing or wrong, or control is off."""
     NOT_FOUND = "NOT_FOUND"
-    """What the request names does not exist."""
+    """The request names something that does not exist."""
     CONFLICT = "ALREADY_EXISTS"
     """The replica's state does not allow the operation now."""
     UNAVAILABLE = "UNAVAILABLE"
@@ -37,7 +37,7 @@ class ErrorCode(StrEnum):
 
     @property
     def http_status(self) -> HTTPStatus:
-        """What the front end answers with."""
+        """HTTP status of the front end's answer."""
         return HTTP_STATUSES.get(self, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

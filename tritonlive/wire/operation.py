@@ -1,4 +1,4 @@
-"""What a control operation is: a name, arguments, a result, who may call it, and where a front end serves it.
+"""A control operation: its name, arguments, result, access, and its route at a front end.
 
 An operation is defined by its arguments' class, which `operation` decorates; its docstring is the documentation:
 
@@ -35,7 +35,7 @@ class Scope(StrEnum):
     ALL = "all"
     """Every replica at once; the first error is the answer, else the truths are and-ed and the lists intersected."""
     EACH = "each"
-    """Every replica; the answer lists theirs."""
+    """Every replica. The answer lists their answers."""
     OWN = "own"
     """Each replica, by the front end on its own behalf: no client of the front end calls it."""
 
@@ -83,7 +83,7 @@ class Operation:
     scope: Scope
     route: Route | None
     has_payload: bool
-    """Whether bytes travel beside the arguments."""
+    """Whether the call carries bytes in addition to its arguments."""
     changes_version: bool
     """Whether the result's `weight_version` serves from now on."""
     positional: tuple[str, ...]

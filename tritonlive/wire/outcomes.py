@@ -18,7 +18,7 @@ class Code(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of an update (a push, a rollback or a reload) at one replica."""
+    """Outcome of an update (a push, a rollback or a reload) at one replica."""
 
     RUNNING = "running"
     COMMITTED = "committed"

@@ -8,7 +8,7 @@ class State(StrEnum):
     UPDATING = "updating"
     """An update runs; the replica goes on serving the weights before it."""
     DIRTY = "dirty"
-    """What the model holds is not known: it refuses to generate until a full push, a reload or a rollback commits."""
+    """The model's weights are unknown. It refuses to generate until a full push, a reload or a rollback commits."""
     FENCED = "fenced"
     """The model holds other weights than the rest of its fleet: it refuses to generate until an update commits."""
     PAUSED = "paused"

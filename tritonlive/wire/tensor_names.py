@@ -85,7 +85,7 @@ OUTPUTS = frozenset(
 
 FRONT_END_INPUTS = frozenset({ENGINE_CHANNEL, ENGINE_REQUEST, ENGINE_ABORT, CONTROL_OPERATION})
 FRONT_END_OUTPUTS = frozenset({ENGINE_OUTPUTS, ENGINE_REFUSED, CONTROL_RESULT})
-"""What a front end sends and expects; a server without them is of another make or version."""
+"""Tensors of a front end's requests and answers. A server without them has another model or version."""
 
 
 def missing_tensors(inputs: Iterable[str], outputs: Iterable[str]) -> list[str]:

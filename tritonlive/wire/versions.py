@@ -4,28 +4,28 @@ import re
 import string
 from collections.abc import Iterable
 
-# What vLLM calls the weights that an engine starts with.
+# vLLM's label of the weights with which an engine starts.
 FIRST_VERSION = "default"
 
 
 def staleness_reason(version: str, minimum: str) -> str | None:
     """None if weights of `version` are those of `minimum` or newer, else a sentence that says why not.
 
-    Versions are free strings. Equal ones satisfy each other. Of two that differ in nothing but the integer at their
-    end, the one with the larger integer is newer; others have no order.
+    Versions are free strings. Equal ones satisfy each other. If two differ only in the integer at their end, the one
+    with the larger integer is newer. Others have no order.
     """
     if version == minimum:
         return None
     (text, number), (minimum_text, minimum_number) = split_number(version), split_number(minimum)
     if text != minimum_text or not number or not minimum_number:
         return (
-            f"the server's weights are {version!r}, which cannot be compared with the {minimum!r} asked for: only "
-            "versions that differ in nothing but the integer at their end have an order"
+            f"the server's weights are {version!r}, which cannot be compared with the requested {minimum!r}: only "
+            "versions that differ only in the integer at their end have an order"
         )
     # By length first: integers without leading zeros, of any size.
     if (len(number), number) >= (len(minimum_number), minimum_number):
         return None
-    return f"the server's weights are {version!r}, older than the {minimum!r} asked for"
+    return f"the server's weights are {version!r}, older than the requested {minimum!r}"
 
 
 def split_number(version: str) -> tuple[str, str]:
@@ -51,6 +51,6 @@ def newest_numbered(versions: Iterable[str | None]) -> str | None:
 
 
 def next_step(version: str) -> str:
-    """What a push of TRL's is called: "step-<n>", one more than the number at the end of `version`, else "step-0"."""
+    """Version of TRL's next push: "step-<n>" with n = 1 + the number at the end of `version`, else "step-0"."""
     number = re.search(r"(\d+)$", version)
     return f"step-{int(number[1]) + 1 if number else 0}"

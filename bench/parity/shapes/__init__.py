@@ -1,4 +1,4 @@
-"""All parity requests, one module per kind."""
+"""All parity requests; one module per kind."""
 
 from bench.parity.shape import Shape
 from bench.parity.shapes import bad, chats, completions, routes, structured, tools
@@ -7,7 +7,7 @@ KINDS = (completions, chats, tools, structured, routes, bad)
 
 
 def all_shapes() -> list[Shape]:
-    """Every request, in the order in which it is sent.
+    """All requests in the order of sending.
 
     Raises:
         ValueError: if two shapes share a name.

@@ -1,4 +1,4 @@
-"""Requests that must be refused, and how: status, and the error's shape and words."""
+"""Invalid requests. Both servers must refuse them with the same status, error fields and message."""
 
 from typing import Any
 
@@ -18,32 +18,32 @@ DEEP: dict[str, Any] = {"type": "object", "properties": {"a": {"$ref": "#/nowher
 
 
 def text(name: str, **fields: Any) -> Shape:
-    """A completion request with these fields over a good one."""
+    """A valid completion request with these fields replaced."""
     return Shape(f"bad/completions/{name}", COMPLETIONS, {**TEXT, **fields})
 
 
 def chat(name: str, **fields: Any) -> Shape:
-    """A chat request with these fields over a good one."""
+    """A valid chat request with these fields replaced."""
     return Shape(f"bad/chat/{name}", CHATS, {**CHAT, **fields})
 
 
 def without(name: str, path: str, body: dict[str, Any], key: str) -> Shape:
-    """A good request that lacks one field."""
+    """A valid request without one field."""
     return Shape(name, path, {field: value for field, value in body.items() if field != key})
 
 
 def raw(name: str, path: str, body: bytes, content_type: str = "application/json") -> Shape:
-    """Bytes as they are."""
+    """A request with a body of raw bytes."""
     return Shape(f"bad/{name}", path, body, headers={"Content-Type": content_type})
 
 
 def shapes() -> list[Shape]:
-    """Every request that must be refused (a few are accepted by vLLM: then both must)."""
+    """All invalid requests. vLLM accepts a few of them; tritonlive then must accept them, too."""
     return [*http(), *models(), *numbers(), *prompts(), *messages(), *streams(), *structured(), *tools()]
 
 
 def http() -> list[Shape]:
-    """Wrong as HTTP or as JSON."""
+    """Invalid HTTP or JSON."""
     return [
         raw("malformed-json", COMPLETIONS, b'{"model": "parity", "prompt": '),
         raw("malformed-json-chat", CHATS, b"{'model': 1}"),
@@ -64,7 +64,7 @@ def http() -> list[Shape]:
 
 
 def models() -> list[Shape]:
-    """A model that is not served."""
+    """Unknown models."""
     return [
         text("unknown-model", model="nobody"),
         chat("unknown-model", model="nobody"),
@@ -80,7 +80,7 @@ def models() -> list[Shape]:
 
 
 def numbers() -> list[Shape]:
-    """Parameters out of range or of the wrong type."""
+    """Parameters out of range or of a wrong type."""
     completions = [
         text("max-tokens-negative", max_tokens=-1),
         text("max-tokens-huge", max_tokens=10**9),
@@ -145,7 +145,7 @@ def numbers() -> list[Shape]:
 
 
 def prompts() -> list[Shape]:
-    """Prompts that cannot be served."""
+    """Invalid prompts."""
     return [
         text("prompt-empty", prompt=""),
         text("prompt-empty-list", prompt=[]),
@@ -168,7 +168,7 @@ def prompts() -> list[Shape]:
 
 
 def messages() -> list[Shape]:
-    """Messages that cannot be served."""
+    """Invalid messages."""
     image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
     return [
         chat("messages-empty", messages=[]),
@@ -193,7 +193,7 @@ def messages() -> list[Shape]:
 
 
 def streams() -> list[Shape]:
-    """Streams asked for wrongly."""
+    """Invalid stream options."""
     return [
         text("stream-options-alone", stream_options={"include_usage": True}),
         chat("stream-options-alone", stream_options={"include_usage": True}),
@@ -207,7 +207,7 @@ def streams() -> list[Shape]:
 
 
 def structured() -> list[Shape]:
-    """Structures that cannot be."""
+    """Invalid structured outputs."""
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no-such-type"}}}
     ref = {"type": "json_schema", "json_schema": {"name": "x", "schema": DEEP}}
     return [
@@ -227,7 +227,7 @@ def structured() -> list[Shape]:
 
 
 def tools() -> list[Shape]:
-    """Tools asked for wrongly."""
+    """Invalid tools and tool choices."""
     nameless = {"type": "function", "function": {"description": "nothing"}}
     bad_schema = {"type": "function", "function": {"name": "f", "parameters": {"type": "no-such-type"}}}
     other = {"type": "function", "function": {"name": "other"}}

@@ -51,7 +51,7 @@ def messages() -> list[Shape]:
 
 
 def templates() -> list[Shape]:
-    """How the prompt is made from the messages."""
+    """Chat template options."""
     prefill = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "One, two,"}]
     return [
         chat("continue-final-message", prefill, continue_final_message=True, add_generation_prompt=False),

@@ -3,7 +3,7 @@
 from bench.parity.shape import Shape, both_ways, completion
 
 FRANCE = [504, 3575, 282, 4649, 314]
-"""Some token ids; that they mean "The capital of France is" to SmolLM2 does not matter."""
+"""Token ids ("The capital of France is" for SmolLM2; the text does not matter)."""
 
 
 def shapes() -> list[Shape]:
@@ -29,7 +29,7 @@ def prompts() -> list[Shape]:
 
 
 def sampling() -> list[Shape]:
-    """Sampling parameters. Those with a temperature above 0 carry a seed."""
+    """Sampling parameters. Requests with a temperature above 0 have a seed."""
     return [
         *both_ways(completion("n2", n=2, temperature=0.8, seed=7)),
         completion("n3-two-prompts", ["One, two,", "Red, green,"], n=3, temperature=0.8, seed=7),
@@ -51,7 +51,7 @@ def sampling() -> list[Shape]:
 
 
 def stops() -> list[Shape]:
-    """Ways to end."""
+    """Stop conditions."""
     return [
         *both_ways(completion("stop-string", "One, two, three, four,", stop=["six"], max_tokens=24)),
         *both_ways(
@@ -121,7 +121,7 @@ def streams() -> list[Shape]:
 
 
 def extras() -> list[Shape]:
-    """vLLM's own fields."""
+    """Fields that only vLLM has."""
     return [
         completion("return-token-ids", return_token_ids=True),
         completion("return-token-ids-batch", [FRANCE, FRANCE[:2]], return_token_ids=True, n=2, temperature=0.5, seed=1),

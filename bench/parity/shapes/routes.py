@@ -1,4 +1,4 @@
-"""The routes beside completions: models, tokens, health, versions, rendering, and the other APIs vLLM mounts."""
+"""Routes other than completions: models, tokens, health, versions, rendering, and other APIs that vLLM mounts."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ def post(name: str, path: str, **body: Any) -> Shape:
 
 
 def enabled(shape: Shape) -> Shape:
-    """The same request to the server on which the route is switched on."""
+    """The same request to the server that has the optional routes."""
     return replace(shape, name=f"{shape.name}/enabled", profile="extras")
 
 
@@ -33,7 +33,7 @@ def shapes() -> list[Shape]:
 
 
 def reading() -> list[Shape]:
-    """What a GET answers."""
+    """GET requests."""
     return [
         get("models", "/v1/models"),
         get("version", "/version"),
@@ -47,7 +47,7 @@ def reading() -> list[Shape]:
 
 
 def tokens() -> list[Shape]:
-    """Tokenizing and back, and rendering."""
+    """Tokenizing, detokenizing and rendering."""
     return [
         post("tokenize-prompt", "/tokenize", model=MODEL, prompt="Liberté 😀"),
         post("tokenize-strings", "/tokenize", model=MODEL, prompt="One two", return_token_strs=True),
@@ -60,7 +60,7 @@ def tokens() -> list[Shape]:
 
 
 def optional_routes() -> list[Shape]:
-    """Routes that have to be switched on at start-up; off, they say so."""
+    """Routes that a start-up setting enables, and their answers while disabled."""
     greedy = {"max_tokens": 4, "temperature": 0}
     return [
         get("tokenizer-info", "/tokenizer_info"),

@@ -1,7 +1,7 @@
 """Tool calls: auto, required, named and none, through two tool parsers, streaming and not; and reasoning.
 
-SmolLM2-135M seldom calls a tool of its own accord. Where the parser has to see a call, a regex holds the model to the
-parser's format; what the model chooses within it, and everything the parser makes of it, is compared as it comes.
+SmolLM2-135M rarely calls a tool by itself. Where a shape needs a call, a regex restricts the model to the parser's
+format. The model's choice within that format and the parser's output are compared like any other answer.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ ADD: dict[str, Any] = {
     },
 }
 LOOSE = {"type": "function", "function": {**WEATHER["function"], "strict": None}}
-"""Without `strict`, vLLM's hermes parser holds a named call to the tool's name but not to its schema."""
+"""Without `strict`, vLLM's hermes parser enforces the name of a named call, but not its schema."""
 
 NO_PARAMETERS: dict[str, Any] = {"type": "function", "function": {"name": "now", "description": "The time."}}
 
@@ -58,7 +58,7 @@ PYTHONIC_TWO = r"\[get_weather\(city='(Paris|Rome)', unit='celsius'\), add\(a=[0
 
 
 def shapes() -> list[Shape]:
-    """Every request with tools, for both parsers, and those with reasoning."""
+    """All requests with tools, for both parsers, and all with reasoning."""
     return [
         *choices("hermes"),
         *calls("hermes", HERMES_CALL, HERMES_TWO),
@@ -70,12 +70,12 @@ def shapes() -> list[Shape]:
 
 
 def named(tool: dict[str, Any]) -> dict[str, Any]:
-    """The `tool_choice` that names the tool."""
+    """A `tool_choice` that names the tool."""
     return {"type": "function", "function": {"name": tool["function"]["name"]}}
 
 
 def choices(profile: Profile) -> list[Shape]:
-    """Every `tool_choice`. A named or required call is held to its strict schema, so its arguments must validate."""
+    """All kinds of `tool_choice`. Named and required calls have a strict schema, so their arguments must validate."""
     both = [WEATHER, ADD]
     at = f"tools-{profile}"
     valid = ("calls_in_tool_calls", "arguments_validate")
@@ -134,7 +134,7 @@ def choices(profile: Profile) -> list[Shape]:
 
 
 def calls(profile: Profile, one: str, two: str) -> list[Shape]:
-    """Auto calls in the parser's own format."""
+    """Automatic calls in the parser's format."""
     both = [WEATHER, ADD]
     at = f"tools-{profile}"
     checks = ("calls_in_tool_calls", "arguments_validate")
@@ -164,7 +164,7 @@ def calls(profile: Profile, one: str, two: str) -> list[Shape]:
 
 
 def templates() -> list[Shape]:
-    """Tools beside other things."""
+    """Tools together with other parameters."""
     return [
         chat("tools-hermes/auto-logprobs", QUESTION, tools=[WEATHER], logprobs=True, top_logprobs=2),
         chat("tools-hermes/auto-stop", QUESTION, tools=[WEATHER], stop=["."], max_tokens=48),

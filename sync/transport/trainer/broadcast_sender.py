@@ -26,7 +26,7 @@ class BroadcastSender(FrameSender):
         self._num_over = 0
 
     def free_frame(self) -> np.ndarray:
-        """As the base class."""
+        """See the base class."""
         self._workers.poll(0)  # read the workers' messages, so that they can send more
         while len(self._under_way) >= FRAMES_UNDER_WAY:
             self._wait_for_oldest()
@@ -34,12 +34,12 @@ class BroadcastSender(FrameSender):
         return self._frame.numpy()
 
     def send(self, num_bytes: int) -> None:
-        """As the base class."""
+        """See the base class."""
         self._workers.signal(MessageCode.FRAME, num_bytes=num_bytes)
         self._under_way.append((num_bytes, self._group.broadcast(self._frame[:num_bytes])))
 
     def flush(self) -> None:
-        """As the base class."""
+        """See the base class."""
         while self._under_way:
             self._wait_for_oldest()
 

@@ -185,7 +185,7 @@ def _report_nothing(sent: int, total: int) -> None:
 def _require_unchanged(source: WeightSource) -> None:
     """Raises ChangedError when tensors changed while the source was read."""
     if changed := source.changed():
-        raise ChangedError(f"changed while they were read: {', '.join(changed)}; push when training stands still")
+        raise ChangedError(f"changed while they were read: {', '.join(changed)}; push while no optimizer step runs")
 
 
 def _share_ring(workers: WorkerLinks) -> FrameSender | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # The key of the group's id at a vLLM worker: `StatelessProcessGroup.broadcast_obj(..., src=0)`, its first broadcast.
 ID_KEY = "broadcast_from/0/0"
-CALLED_OFF = "\0the trainer called the rendezvous off"
+CALLED_OFF = "\0the trainer cancelled the rendezvous"
 # The store's constructor must not time out before the deadline: that would close the store.
 STORE_TIMEOUT = timedelta(hours=1)
 SEAT_TIMEOUT = timedelta(seconds=5)
@@ -63,7 +63,7 @@ class NcclRendezvous:
         """Wait until all workers have come. Raises DeadlineError, TransferError, or the error of `unless`."""
         from vllm.distributed.utils import StatelessProcessGroup
 
-        what = f"nccl: {self.world_size - 1} workers have not all come to {self.address}:{self.port}"
+        what = f"nccl: {self.world_size - 1} workers have not all connected to {self.address}:{self.port}"
         try:
             store = wait(self._hosting, deadline, what, unless)
         except RuntimeError as error:

@@ -36,12 +36,12 @@ class SharedSender(FrameSender):
         self._num_frames = 0
 
     def free_frame(self) -> np.ndarray:
-        """As the base class: a slot whose frame the leader has read."""
+        """See the base class. Waits for a slot whose frame the leader has read."""
         self._wait_until_taken(self._num_frames - NUM_SLOTS + 1)
         return self._slots[self._num_frames % NUM_SLOTS]
 
     def send(self, num_bytes: int) -> None:
-        """As the base class."""
+        """See the base class."""
         self._workers.signal(MessageCode.FRAME, [LEADER_RANK], num_bytes=num_bytes)
         if self._num_frames % FRAMES_PER_SIGN == 0:
             self._workers.signal(MessageCode.PROGRESS, self._followers, bytes=self.num_sent)
@@ -49,11 +49,11 @@ class SharedSender(FrameSender):
         self.num_sent += num_bytes
 
     def flush(self) -> None:
-        """As the base class."""
+        """See the base class."""
         self._wait_until_taken(self._num_frames)
 
     def hand_over(self) -> None:
-        """As the base class: sends the leader's segment to the followers."""
+        """See the base class. Sends the leader's segment to the followers."""
         workers = self._workers
         workers.wait([LEADER_RANK], lambda rank: workers.segment >= 0)
         workers.signal(MessageCode.SEGMENT, self._followers, descriptor=workers.segment)

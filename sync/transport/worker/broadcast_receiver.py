@@ -31,13 +31,13 @@ class BroadcastReceiver(FrameReceiver):
         self._assembler: Assembler | None = None
 
     def prepare(self, layout: Layout, report: ReportBytes) -> None:
-        """As the base class."""
+        """See the base class."""
         num_bytes = layout.num_bytes
         self._memory = self._pool.take(HostMemory, num_bytes, lambda _: True, lambda: HostMemory(num_bytes))
         self._assembler = Assembler(layout, self._memory.data)
 
     def take(self, message: Message) -> None:
-        """As the base class."""
+        """See the base class."""
         num_bytes = int(message.fields["num_bytes"])
         if not HEADER_BYTES <= num_bytes <= FRAME_BYTES:
             raise TransferError(f"gloo: a frame of {num_bytes} bytes; it must have {HEADER_BYTES} to {FRAME_BYTES}")
@@ -58,7 +58,7 @@ class BroadcastReceiver(FrameReceiver):
         return True
 
     def finish(self) -> tuple[UpdateMemory, Findings]:
-        """As the base class."""
+        """See the base class."""
         while self.settle():
             pass
         if self._memory is None or self._assembler is None:
@@ -68,7 +68,7 @@ class BroadcastReceiver(FrameReceiver):
         return memory, findings
 
     def discard(self) -> None:
-        """As the base class. Frames in flight have separate memory, which gloo may still write to."""
+        """See the base class. Frames in flight have separate memory, which gloo may still write to."""
         self._pool.release(self._memory)
         self._memory = self._assembler = None
 

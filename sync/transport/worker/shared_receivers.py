@@ -35,7 +35,7 @@ class Leader(FrameReceiver):
         self._assembler: Assembler | None = None
 
     def prepare(self, layout: Layout, report: ReportBytes) -> None:
-        """As the base class."""
+        """See the base class."""
         num_bytes, count = layout.num_bytes, len(layout.metas)
         self._segment = self._pool.take(
             Segment, num_bytes, lambda spare: spare.is_free(count), lambda: Segment(num_bytes, count, report)
@@ -43,7 +43,7 @@ class Leader(FrameReceiver):
         self._assembler = Assembler(layout, self._segment.data)
 
     def take(self, message: Message) -> None:
-        """As the base class."""
+        """See the base class."""
         num_bytes = int(message.fields["num_bytes"])
         if not HEADER_BYTES <= num_bytes <= FRAME_BYTES:
             raise TransferError(f"shared memory: a frame of {num_bytes} bytes")
@@ -53,7 +53,7 @@ class Leader(FrameReceiver):
         self._link.signal(MessageCode.TAKEN)
 
     def finish(self) -> tuple[UpdateMemory, Findings]:
-        """As the base class; sends the segment, for the followers."""
+        """See the base class. Sends the segment, for the followers."""
         if self._segment is None or self._assembler is None:
             raise TransferError("shared memory: no update was announced")
         findings = self._assembler.finish()
@@ -63,7 +63,7 @@ class Leader(FrameReceiver):
         return segment, findings
 
     def discard(self) -> None:
-        """As the base class."""
+        """See the base class."""
         self._pool.release(self._segment)
         self._segment = self._assembler = None
 
@@ -82,7 +82,7 @@ class Follower(FrameReceiver):
         self._layout: Layout | None = None
 
     def prepare(self, layout: Layout, report: ReportBytes) -> None:
-        """As the base class: the memory is the leader's."""
+        """See the base class. Returns the leader's memory."""
         self._layout = layout
 
     def take(self, message: Message) -> None:
@@ -90,7 +90,7 @@ class Follower(FrameReceiver):
         raise TransferError("shared memory: a worker that does not stage got a frame")
 
     def finish(self) -> tuple[UpdateMemory, Findings]:
-        """As the base class: the leader's memory and findings."""
+        """See the base class. Returns the leader's memory and findings."""
         if self._layout is None:
             raise TransferError("shared memory: no update was announced")
         layout, self._layout = self._layout, None
@@ -109,7 +109,7 @@ class Follower(FrameReceiver):
         return view, view.findings()
 
     def discard(self) -> None:
-        """As the base class: a follower has no memory before `finish`."""
+        """See the base class. A follower has no memory before `finish`."""
         self._layout = None
 
     def close(self) -> None:

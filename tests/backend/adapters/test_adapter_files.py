@@ -1,4 +1,4 @@
-"""tritonlive/backend/adapters/adapter_files.py: what is refused before vLLM sees it."""
+"""tritonlive/backend/adapters/adapter_files.py: invalid adapters are refused before vLLM sees them."""
 
 import json
 import stat
@@ -100,10 +100,10 @@ def test_bytes_that_are_no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
             check(payload=payload)
     with pytest.raises(BadTensor, match="no tensors"):
         check(payload=save({}))
-    with pytest.raises(BadTensor, match="the digest does not fit"):
+    with pytest.raises(BadTensor, match="the digest does not match"):
         check(digest="0" * 16)
     monkeypatch.setattr(adapter_files, "MAX_ADAPTER_BYTES", 10)
-    with pytest.raises(BadTensor, match="an adapter may have 10"):
+    with pytest.raises(BadTensor, match="an adapter may have at most 10"):
         check()
 
 

@@ -20,7 +20,7 @@ CONFIG = {"r": 2, "lora_alpha": 4}
 
 
 class Engine:
-    """What Adapters asks of engine.py; `loaded` are the ids that vLLM's workers have."""
+    """Fake of the engine's methods that Adapters uses. `loaded` has the ids in vLLM's workers."""
 
     def __init__(self, lora_config: object = True) -> None:
         self.loop = asyncio.get_running_loop()
@@ -181,7 +181,7 @@ async def test_front_ends_ask_by_name_and_version(make: Make) -> None:
     assert asked("on-disk", 7).lora_path == "anywhere"
     with pytest.raises(Unavailable, match="mine@v9 is not served here any more"):
         asked("mine@v9")
-    with pytest.raises(BadTensor, match="asked for by name"):
+    with pytest.raises(BadTensor, match="request a pushed adapter by its name"):
         asked("mine@v1", first.lora_int_id)
 
 

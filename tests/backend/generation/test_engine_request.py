@@ -1,4 +1,4 @@
-"""EngineCoreRequests that come ready-made from a front end: what is refused before the engine sees it."""
+"""EngineCoreRequests from a front end: invalid ones are refused before the engine sees them."""
 
 from types import SimpleNamespace
 from typing import Any

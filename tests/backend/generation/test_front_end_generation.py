@@ -34,7 +34,7 @@ def last(*tokens: int) -> EngineCoreOutput:
 
 
 def run(generation: Any, *outputs: tuple[EngineCoreOutput, str]) -> list[tuple[list[int], str]]:
-    """What is sent: tokens, and the version they are labelled with."""
+    """Sent tokens, and the version of their label."""
     sent = []
     for output, version in outputs:
         if not generation.keeps(output, version):

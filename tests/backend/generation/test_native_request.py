@@ -1,4 +1,4 @@
-"""Native requests: what is read from their tensors, and what is refused."""
+"""Native requests: parsing of their tensors, and refusals."""
 
 from collections.abc import Callable
 from typing import Any

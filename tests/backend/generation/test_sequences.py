@@ -21,7 +21,7 @@ EVERYTHING = frozenset(
 
 
 def step(tokens: list[int], width: int, rng: np.random.Generator, *, among_top: bool | None = None) -> LogprobsLists:
-    """What the engine says of sampled tokens: each row the sampled token, then the `width` likeliest of ten."""
+    """Logprobs of sampled tokens: each row has the sampled token, then the `width` most likely of ten."""
     ids = np.array([[token, *rng.permutation(10)[:width]] for token in tokens], np.int32)
     if among_top is not None and width:
         ids[:, 1] = ids[:, 0] if among_top else 99
@@ -62,7 +62,7 @@ def as_vllm_has_it(steps: list[LogprobsLists], num_logprobs: int) -> CompletionO
 @pytest.mark.parametrize("among_top", [True, False, None])
 def test_the_same_as_from_vllms_objects(num_logprobs: int, among_top: bool | None) -> None:
     rng = np.random.default_rng(7)
-    # Rows may be wider than the request wants them: as wide as another of the same step.
+    # Rows may be wider than requested, if another request of the same step needs wider ones.
     steps = [
         step([4], 5, rng, among_top=among_top),
         step([5, 6], max(num_logprobs, 5), rng, among_top=among_top),

@@ -78,7 +78,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def start(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """start(n=2) → the task of a request that the engine has begun with."""
+    """start(n=2) → the task of a request that the engine has started."""
     level = token_level.TokenLevel(cast(Any, engine))
     monkeypatch.setattr(token_level, "render", lambda llm, prompt: asyncio.sleep(0, prompt))
 
@@ -96,7 +96,7 @@ def start(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 
 async def deliver(engine: FakeEngine) -> EngineCoreOutputs:
-    """What is left of the next outputs for AsyncLLM."""
+    """The next outputs that the relay leaves to AsyncLLM."""
     return await asyncio.wait_for(engine.get_output_async(), 5)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's weights are called."""
+"""The version label of a checkpoint's weights."""
 
 from pathlib import Path
 from types import SimpleNamespace

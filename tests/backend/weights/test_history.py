@@ -1,4 +1,4 @@
-"""What is remembered of updates and of running requests."""
+"""The history of updates, and the count of running requests."""
 
 import time
 
@@ -21,7 +21,7 @@ def test_updates_are_counted_by_outcome() -> None:
 
 
 def test_an_update_ends_once() -> None:
-    """The engine dies, and then so does the call that waited for it."""
+    """The engine dies, and the call that waited for it fails."""
     updates = History()
     record = updates.begin("push", "me")
     updates.end(record, Outcome.FAILED, None, "the engine died")

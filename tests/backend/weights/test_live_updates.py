@@ -1,4 +1,4 @@
-"""Which update is live is asked by its id: another one by the same name is not it."""
+"""The id identifies the live update. Another update of the same version is not it."""
 
 from collections.abc import Callable
 from types import SimpleNamespace

@@ -41,7 +41,7 @@ async def test_a_rendezvous_that_closes_connections_is_still_there(
         for _ in range(3):
             connection, _ = await loop.sock_accept(rendezvous)
             connection.close()
-        await asyncio.sleep(0.5)  # it has connected again, and nobody takes that connection
+        await asyncio.sleep(0.5)  # it has connected again, and no process accepts the connection
         assert not gone.is_set()
     await asyncio.wait_for(gone.wait(), 5)
 

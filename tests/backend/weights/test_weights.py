@@ -70,7 +70,7 @@ async def test_a_staged_update_pauses_only_while_it_loads(make: Any) -> None:
 
 @pytest.mark.parametrize("mode", ["keep", "wait", "abort"])
 async def test_an_update_that_writes_into_the_model_pauses_before_it_starts(make: Any, mode: str) -> None:
-    """Once, in the mode that the trainer asked for: a second pause would let half a model generate ("wait")."""
+    """One pause, in the trainer's mode. A second pause would let half a model generate ("wait")."""
     weights = await make("nccl")
     await push(weights, "v1", in_flight=mode)
     assert [call for call in calls(weights) if call.startswith("pause")] == [f"pause {mode}"]
@@ -152,7 +152,7 @@ async def test_ranks_that_have_staged_different_tensors_commit_nothing(make: Any
 
 @pytest.mark.parametrize("code", ["failed", "touched"])
 async def test_one_rank_that_does_not_load_leaves_the_replica_dirty(make: Any, code: str) -> None:
-    """Also one that is untouched: the other holds the new version by then."""
+    """Includes a replica that is untouched, because the other has the new version by then."""
     weights = await make()
     await push(weights, "v1")
     weights.engine.llm.ranks[1].fails["load"] = code
@@ -242,7 +242,7 @@ async def test_a_fault_of_ours_in_a_commit_leaves_the_replica_refusing(
 
 
 async def test_a_commit_has_time_of_its_own(make: Any) -> None:
-    """A trainer's deadline that is nearly over must not cost the engine its life in the middle of a load."""
+    """A trainer's deadline that is nearly over must not kill the engine in the middle of a load."""
     weights = await make()
     await weights.connect(INIT | {"timeout_s": 60.0})
     await weights.start()
@@ -414,7 +414,7 @@ async def test_a_lease_can_be_taken_before_the_workers_are_called(make: Any) -> 
 
 
 async def test_a_trainer_that_begins_anew_has_given_up_what_it_began(make: Any) -> None:
-    """Its abort was lost: it need not wait for its own lease to run out."""
+    """The trainer's abort was lost. It need not wait until its own lease expires."""
     weights = await make()
     await weights.connect(INIT)
     await weights.start(update_id="u1")
@@ -494,7 +494,7 @@ async def test_trainers_that_the_workers_listen_to_are_told_apart_by_their_gpu(m
 async def test_workers_that_a_dead_trainer_left_in_a_collective(
     make: Any, monkeypatch: pytest.MonkeyPatch, *, is_gone: bool
 ) -> None:
-    """Nothing but the engine's end gets them out; with a trainer that lives they are waited for."""
+    """Only the engine's end releases the workers. While the trainer lives, the update waits for them."""
     monkeypatch.setattr(trainer_session, "STUCK_S", 0.1)
     weights = await make("nccl")
     engine = weights.engine

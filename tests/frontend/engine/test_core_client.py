@@ -1,4 +1,4 @@
-"""openai_frontend/engine/core_client.py: where generations go, and what becomes of them, without sockets."""
+"""openai_frontend/engine/core_client.py: routing of generations, and their outcomes, without sockets."""
 
 from collections.abc import Iterable
 from http import HTTPStatus

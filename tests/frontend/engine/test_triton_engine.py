@@ -176,7 +176,7 @@ async def test_an_error_of_the_model_ends_one_request_with_its_message(engine: T
     assert not engine.output_processor.has_unfinished_requests()
 
 
-# ---- what the imitation of AsyncLLM's constructor had lost ----------------------------------------------------------
+# ---- attributes that AsyncLLM's own constructor would set -----------------------------------------------------------
 
 
 async def test_with_an_otlp_endpoint_requests_are_traced(triton: FreeTriton, tiny_model_dir: Path) -> None:

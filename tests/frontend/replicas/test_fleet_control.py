@@ -1,4 +1,4 @@
-"""openai_frontend/replicas/fleet_control.py, the metrics and the options: what concerns all replicas."""
+"""openai_frontend/replicas/fleet_control.py, the metrics and the options: everything about all replicas."""
 
 from http import HTTPStatus
 from typing import Any

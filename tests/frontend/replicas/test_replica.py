@@ -1,4 +1,4 @@
-"""openai_frontend/replicas/replica.py over a connection that is a stand-in."""
+"""openai_frontend/replicas/replica.py over a fake connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class FakeConnection:
-    """Opens every channel; what it is asked of the model, `server` answers."""
+    """A fake channel that always opens. `server` answers its questions to the model."""
 
     def __init__(self, server: "FakeServer") -> None:
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -215,7 +215,7 @@ async def test_what_runs_on_a_lost_one_fails_and_it_comes_back(
     assert server.connections[0].closed.done()
 
 
-async def test_a_model_being_unloaded_is_let_go_after_what_runs(replica: Replica, server: FakeServer) -> None:
+async def test_a_model_being_unloaded_is_released_after_what_runs(replica: Replica, server: FakeServer) -> None:
     replica.generate(PlacedGeneration("1", b"request"))
     server.has_model, server.refusal = False, TritonError.parse("Request for unknown model: 'llm' is not found")
     await until(lambda: replica.unavailable_reason is not None)
@@ -226,7 +226,7 @@ async def test_a_model_being_unloaded_is_let_go_after_what_runs(replica: Replica
     await until(lambda: server.connections[0].closed.done())
 
 
-async def test_a_silent_one_is_let_go_only_when_triton_is_silent_too(replica: Replica, server: FakeServer) -> None:
+async def test_a_silent_one_is_released_only_when_triton_is_silent_too(replica: Replica, server: FakeServer) -> None:
     server.refusal = EngineUnavailable("no answer to health within 45 s")
     await asyncio.sleep(0.1)
     assert replica.is_connected, "its model loads"

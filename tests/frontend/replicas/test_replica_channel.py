@@ -1,4 +1,4 @@
-"""ReplicaChannel: how generations travel, and what a front end does with announcements of adapters."""
+"""ReplicaChannel: sending of generations, and announcements of adapters."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ class Connection:
 
 
 def string(text: str) -> bytes:
-    """As Triton encodes it."""
+    """Triton's encoding of it."""
     return len(text.encode()).to_bytes(4, "little") + text.encode()
 
 

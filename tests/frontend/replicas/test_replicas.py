@@ -1,4 +1,4 @@
-"""openai_frontend/replicas/replicas.py: which replica a request goes to, without sockets."""
+"""openai_frontend/replicas/replicas.py: the choice of a request's replica, without sockets."""
 
 from dataclasses import dataclass, field
 
@@ -44,11 +44,11 @@ def urls(members: list[Stub]) -> list[str]:
     [
         (None, ["default"], "default"),
         (None, ["default", "default"], "default"),
-        # Nothing announced yet, one was restarted: what no push has reached is older than anything.
+        # No announcement yet, and one was restarted: weights that no push has reached are the oldest.
         (None, ["default", "exp-a"], "exp-a"),
         (None, ["step-6", "step-10", "default"], "step-10"),
         (None, ["exp-a", "exp-b"], None),
-        # What was committed last, be it an older one: a rollback.
+        # The latest commit counts, even of an older version: a rollback.
         ("step-6", ["step-7", "step-6"], "step-6"),
         ("exp-b", ["exp-a", "exp-b"], "exp-b"),
         # Nobody has it any more.
@@ -64,7 +64,7 @@ def test_the_version_that_serves(committed: str | None, versions: list[str | Non
     assert version_to_serve(committed, versions[::-1]) == serves
 
 
-# ---- who is left out ------------------------------------------------------------------------------------------------
+# ---- excluded replicas ----------------------------------------------------------------------------------------------
 
 
 def test_one_replica_serves_whatever_it_has() -> None:
@@ -129,7 +129,7 @@ def test_the_other_one() -> None:
     assert replicas.pick(other_than=first) is None
 
 
-# ---- when nobody may generate ---------------------------------------------------------------------------------------
+# ---- no replica may generate ----------------------------------------------------------------------------------------
 
 
 async def test_nothing_is_asked_while_somebody_may() -> None:

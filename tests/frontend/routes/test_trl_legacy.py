@@ -13,7 +13,7 @@ from openai_frontend.routes import trl_legacy
 
 
 class FakeEngine:
-    """Generations that end, fail or wait for ever, as the prompt says; remembers what became of them."""
+    """Generations that end, fail or wait forever, depending on the prompt. Records their outcomes."""
 
     errored = False
 

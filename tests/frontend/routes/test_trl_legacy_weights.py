@@ -1,4 +1,4 @@
-"""The weight routes of TRL up to 1.10, over a replica of our own making."""
+"""The weight routes of TRL up to 1.10, over a fake replica."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ UPDATE_INFO = {"names": ["a.weight"], "dtype_names": ["bfloat16"], "shapes": [[2
 
 
 class FakeEngine:
-    """A replica with two workers; what they do together with the trainer lasts until `trainer` is set."""
+    """A replica with two workers. Their operations with the trainer last until `trainer` is set."""
 
     def __init__(self, backend: str | None = BACKEND) -> None:
         self.vllm_config = SimpleNamespace(weight_transfer_config=SimpleNamespace(backend=backend) if backend else None)
@@ -125,7 +125,7 @@ async def connect(engine: FakeEngine, post: Post) -> None:
 
 
 async def let_trainer_come(engine: FakeEngine) -> None:
-    """The trainer has its answer, and does its part of what was begun."""
+    """Let the trainer do its part of the operation, as after the answer."""
     engine.trainer.set()
     await asyncio.sleep(0.01)
     engine.trainer.clear()

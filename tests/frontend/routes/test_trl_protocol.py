@@ -1,4 +1,4 @@
-"""The legacy TRL bodies, and how vLLM's outputs become their answers."""
+"""The legacy TRL bodies, and their conversion from vLLM's outputs."""
 
 import base64
 import math
@@ -28,7 +28,7 @@ Row = tuple[list[int], list[float], int]
 
 
 def flat(*rows: Row | None) -> FlatLogprobs:
-    """Rows as vLLM writes them: (the actual token and then the top ones, their logprobs, the actual one's rank)."""
+    """Rows in vLLM's form: (the actual token and the top ones, their logprobs, the rank of the actual one)."""
     logprobs = FlatLogprobs()
     for row in rows:
         if row is None:
@@ -154,7 +154,7 @@ def test_bad_sampling_parameters_are_named(values: dict[str, Any], field: str) -
 
 @pytest.mark.parametrize(
     ("lengths", "message"),
-    [([1], "1 of them for 2 sequences"), ([3, 0], r"prompt_lengths\[0\]: 3"), ([0, -1], r"prompt_lengths\[1\]: -1")],
+    [([1], "1 lengths for 2 sequences"), ([3, 0], r"prompt_lengths\[0\]: 3"), ([0, -1], r"prompt_lengths\[1\]: -1")],
 )
 def test_prompt_lengths_must_fit(lengths: list[int], message: str) -> None:
     request = SequenceLogprobsRequest(sequences=[[1, 2], [3]], prompt_lengths=lengths)

@@ -1,4 +1,4 @@
-"""openai_frontend/streaming/fast_path.py: a stream's plain tokens go past its task, and nothing overtakes anything."""
+"""openai_frontend/streaming/fast_path.py: plain tokens bypass the stream's task, and the order is kept."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -21,7 +21,7 @@ from .test_weight_spans import output, result
 
 
 class Client:
-    """What uvicorn's `send` is to an app: it waits while the client does not read."""
+    """Behaves like uvicorn's `send`: it waits while the client does not read."""
 
     def __init__(self) -> None:
         self.received: list[str] = []
@@ -191,7 +191,7 @@ async def test_every_http_request_has_its_own(stream: Stream) -> None:
 def test_only_an_app_whose_middlewares_are_known_gets_fast_paths(
     arguments: list[str], variable: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM's app: an upgrade that adds a middleware fails here, and has to be looked at."""
+    """vLLM's app. An upgrade that adds a middleware fails here and needs a review."""
     if variable:
         monkeypatch.setenv(variable, "true")
     app = build_app(make_arg_parser(FlexibleArgumentParser()).parse_args(arguments), ("generate",), None)

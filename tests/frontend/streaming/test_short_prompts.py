@@ -42,7 +42,7 @@ def config(tiny_model_dir: Path) -> Any:
 
 
 class Case:
-    """A renderer that does so, one that is as vLLM made it, and the threads of the first."""
+    """A renderer with the change, an unchanged one of vLLM's, and the threads of the first."""
 
     def __init__(self, config: Any, *, trust_request_chat_template: bool = False) -> None:
         self.renderer: BaseRenderer = renderer_from_config(config)

@@ -1,4 +1,4 @@
-"""Chunks from templates are the very bytes that vLLM's own generators would have made."""
+"""Chunks from templates are bitwise equal to those of vLLM's own generators."""
 
 import asyncio
 import copy
@@ -102,7 +102,7 @@ def test_a_chat_stream_is_vllms_to_the_byte(num_choices: int, options: dict[str,
 
 
 def test_templates_are_used_at_all() -> None:
-    """vLLM's generator gets the first result and the last only."""
+    """vLLM's generator gets only the first and the last result."""
     given: list[RequestOutput] = []
 
     async def run() -> list[str]:
@@ -205,7 +205,7 @@ def test_a_cancelled_wait_reaches_vllms_generator() -> None:
 
 @pytest.mark.parametrize("make", [completion, chat])
 def test_what_ends_a_stream_of_one_generation_is_one_piece(make: Any) -> None:
-    """Its last token, the usage and [DONE]: one write, and the client wakes up once."""
+    """The last token, the usage and [DONE] are one write, so the client wakes up once."""
 
     async def run() -> list[str]:
         async def send(message: Any) -> None:

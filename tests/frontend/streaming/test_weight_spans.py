@@ -35,7 +35,7 @@ def result(*outputs: CompletionOutput) -> RequestOutput:
     return RequestOutput("r", "x", [1, 2], None, list(outputs), finished=finished)
 
 
-# Two choices; the second ends first, and the first in the same step as nothing else.
+# Two choices. The second ends first; the first ends alone in its step.
 STEPS = [
     result(output(0, [5]), output(1, [6])),
     result(output(0, [5]), output(1, [6, 6], ("v1", 0, 3))),
@@ -48,7 +48,7 @@ EXPECTED = {
 
 
 class Attributes:
-    """What the builders read of the settings, all of it off."""
+    """The settings that the builders read; all are off."""
 
     enable_force_include_usage = enable_prompt_tokens_details = enable_per_request_metrics = False
     enable_auto_tools = enable_log_outputs = _include_reasoning_tokens_details = False
@@ -92,7 +92,7 @@ def parsed(events: list[str]) -> list[Any]:
 
 
 def spans_by_choice(events: list[str]) -> dict[int, Any]:
-    """Of the chunks with a finish reason; no others may have any."""
+    """Weight versions of the chunks with a finish reason; no other chunk may have any."""
     choices = [choice for chunk in parsed(events) for choice in chunk["choices"]]
     assert [bool(choice.get("finish_reason")) for choice in choices] == ["weight_versions" in each for each in choices]
     return {choice["index"]: choice["weight_versions"] for choice in choices if choice.get("finish_reason")}
@@ -187,7 +187,7 @@ def test_where_vllm_does_not_know_it_is_null() -> None:
 
 
 def test_the_arguments_that_are_read_have_their_places() -> None:
-    """Subclasses name the first ones and pass on the rest; vLLM's own code calls by these names and places."""
+    """Subclasses name the first parameters and pass on all others. vLLM calls with these names and positions."""
     for name, method, first in (
         ("openai_serving_completion", "completion_stream_generator", ["request", "engine_inputs", "result_generator"]),
         ("openai_serving_completion", "request_output_to_completion_response", ["final_res_batch"]),

@@ -1,4 +1,4 @@
-"""Pushes of adapters: what becomes of a trainer's source, and all replicas or none."""
+"""Pushes of adapters: conversion of a trainer's source, and all replicas or none."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -110,7 +110,7 @@ def test_what_is_no_operation(client: Recorder) -> None:
 
 
 def test_vllms_protocol(client: Recorder) -> None:
-    """vLLM's trainer engines call these four with positional arguments of its own protocol."""
+    """vLLM's trainer engines call these four with positional arguments of vLLM's protocol."""
     named = [name for name, value in vars(VLLMWeightSyncClient).items() if inspect.isfunction(value)]
     methods = [name for name in named if name in OPERATIONS]
     assert set(methods) == {

@@ -1,4 +1,4 @@
-"""The gRPC client against a server that answers as Triton's decoupled model does."""
+"""The gRPC client against a server that answers like Triton's decoupled model."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ KEY = "grpc-key"
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers control requests with what it was sent, or with the error it was told to."""
+    """Answers control requests with their own content, or with the configured error."""
 
     def __init__(self) -> None:
         self.port = 0

@@ -1,4 +1,4 @@
-"""Only the order of calls, with a stand-in for torch.accelerator; tests/gpu has the real thing."""
+"""The order of calls, with a fake of torch.accelerator. tests/gpu has the real accelerator."""
 
 import threading
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ class Stream:
 
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
-    """What is asked of an accelerator whose current stream is named after the thread, and can be set."""
+    """Fake of an accelerator. Its current stream is named after the thread and can be set."""
     made: list[str] = []
     own = threading.local()
 
@@ -67,7 +67,7 @@ def test_another_thread_takes_the_device_and_waits_for_the_callers_stream_before
 
 
 def test_whatever_stream_reads_a_tensor_waits_first(calls):
-    """As vLLM's packed broadcast reads: each buffer on a stream of its own."""
+    """Reads like vLLM's packed broadcast: each buffer on a separate stream."""
 
     class Noting(TensorSource):
         def __iter__(self):

@@ -1,4 +1,4 @@
-"""Pushes from two real processes, whose model FSDP2 shards over gloo, into a replica's stand-in."""
+"""Pushes from two real processes, whose model FSDP2 shards over gloo, into a fake replica."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def replica() -> Iterator[Replica]:
 
 @pytest.fixture
 def train(replica: Replica) -> Callable[[str], Outcomes]:
-    """Run both ranks in this mode: what each printed, None for one that was killed."""
+    """Run both ranks in this mode; returns the output of each, None for a killed one."""
 
     def run(mode: str) -> Outcomes:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -106,7 +106,7 @@ def test_what_a_worker_refuses_is_raised_at_both_ranks_and_nothing_hangs(replica
 
 
 def test_what_does_not_fit_is_raised_at_both_ranks_before_anything_is_gathered(replica, train):
-    here, there = without_seconds(train("misfit"))
+    here, there = without_seconds(train("mismatch"))
     assert here == there
     assert here[0]["error"] == "CheckError"
     assert "more: not a tensor of the served checkpoint" in here[0]["message"]

@@ -1,4 +1,4 @@
-"""The control calls of one push: what they carry, their order, and the two phases of a commit."""
+"""The control calls of one push: their arguments, their order, and the two phases of a commit."""
 
 import dataclasses
 

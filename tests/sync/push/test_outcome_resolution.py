@@ -1,4 +1,4 @@
-"""What became of a commit whose answer was lost."""
+"""Outcome of a commit whose answer was lost."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What stands against a push is said all at once, before a byte moves."""
+"""All reasons against a push are reported together, before the first byte moves."""
 
 import socket
 from dataclasses import replace
@@ -130,7 +130,7 @@ GB = 1_000_000_000
     [("shared", True, 3), ("shared", False, 1), ("broadcast", True, 24), ("broadcast", False, 8)],
 )
 def test_host_memory_is_counted_as_it_will_be_used(transport, keep_previous, needed):
-    """Of 70 B parameters in 8 workers, a copy is 141 GB."""
+    """Memory for 70 B parameters in 8 workers: one copy is 141 GB."""
     for available, is_short in ((needed * 141 * GB, False), (needed * 141 * GB - 1, True)):
         replica = ReplicaInfo("r", {"world_size": 8, "host_memory_available": available})
         short = replica.shortage(141 * GB, transport, keep_previous=keep_previous)

@@ -33,7 +33,11 @@ def back(*clients: ScriptedClient, to: str | None = None) -> str:
     ("versions", "states", "expected"),
     [
         (("v2", "v2"), ("serving", "serving"), "v1"),  # all serve v2: the one before
-        (("v2", "v1"), ("serving", "serving"), "v2"),  # a half failed push: what serves somewhere is newest
+        (
+            ("v2", "v1"),
+            ("serving", "serving"),
+            "v2",
+        ),  # a push that failed at some replicas: the served version is the newest
         (("v2", "v2"), ("serving", "fenced"), "v2"),  # one does not serve what it holds
     ],
 )

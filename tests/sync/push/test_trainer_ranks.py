@@ -1,4 +1,4 @@
-"""Ranks as threads over torch's in-process store: the meeting, and what travels in a push."""
+"""Ranks as threads over torch's in-process store: the rendezvous, and the data of a push."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ class Counting(TensorSource):
 
 
 def call_all(world: int, call: Callable[[TrainerRanks], Any], timeout_s: float = 2.0) -> list[Any]:
-    """What `call` returns at each rank, or the SyncError it raises."""
+    """Result of `call` at each rank, or its SyncError."""
     store = HashStore()
 
     def run(rank: int) -> Any:

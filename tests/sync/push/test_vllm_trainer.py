@@ -268,7 +268,7 @@ def test_when_one_replica_refuses_the_others_are_released_at_once(source):
     assert fleet.seconds.keys() == fleet.replicas.keys()
     assert max(fleet.seconds.values()) < 5
     assert fleet.ids == []
-    # What the released ones say comes as notes: it is no cause.
+    # Errors of the released ranks are notes, because they are not the cause.
     assert [note.split(": ")[0] for note in caught.value.__notes__] == ["http://a", "http://c"]
 
 
@@ -298,7 +298,7 @@ def test_a_communicator_that_cannot_be_made_releases_the_workers(source, monkeyp
 
 
 class Engine:
-    """Instead of vLLM's: the broadcast ends when all replicas take part, or when the communicator is destroyed."""
+    """Replaces vLLM's broadcast. It ends when all replicas take part, or when the communicator is destroyed."""
 
     def __init__(self, client: EngineClient, communicator: Communicator, sees: Callable[[str, Any], None]) -> None:
         self.client = client

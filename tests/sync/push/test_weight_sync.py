@@ -249,7 +249,7 @@ def test_a_failed_commit_names_who_did_and_who_did_not(fleet, weights):
 
 
 def test_workers_are_called_only_when_every_replica_has_given_its_lease(fleet, weights):
-    """Otherwise the workers of the others would wait for the replica that refused."""
+    """The workers of the other replicas would wait for the one that refused."""
     one, two = fleet
     two.fail["reserve_lease"] = (409, "another trainer is connected")
     with WeightSync([one.address, two.address], backend="gloo", control_key=KEY, timeout=5) as sync:

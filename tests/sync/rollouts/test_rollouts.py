@@ -1,4 +1,4 @@
-"""Rollouts as arrays, against servers that answer as Triton's model does."""
+"""Rollouts as arrays, against servers that answer like Triton's model."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.began.set()
         responses = [self.take(request) for request in request_iterator]
         if self.error is not None:
-            # As Triton does it unless told otherwise: a message, and the stream goes on.
+            # Triton's default: it sends an error message, and the stream continues.
             yield service_pb2.ModelStreamInferResponse(error_message=self.error)  # ty: ignore[missing-attribute]
         if self.hangs:
             self.ended.wait(30)

@@ -1,4 +1,4 @@
-"""Frames: what the trainer packs, a worker puts together again; whatever does not fit is refused by name."""
+"""Frames: the trainer packs tensors, a worker reassembles them, and a mismatch is refused by name."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Recorder(FrameSender):
-    """Keeps what is sent; there is one frame to fill, as in a ring of one slot."""
+    """Records sent frames. It has one frame to fill, like a ring with one slot."""
 
     transport = TransportName.GLOO
 
@@ -111,7 +111,7 @@ def test_all_dtypes_views_and_devices_of_the_cpu(weights):
 
 
 def test_a_source_may_reuse_one_buffer():
-    """As a gathering export does: p11 of the reproductions got the last tensor's bytes under every name."""
+    """A gathering export reuses one buffer. A push once sent the last tensor's bytes under every name."""
     tensors = {f"layers.{number}": torch.full((1000,), float(number)) for number in range(50)}
     recorder, buffer = Recorder(), torch.empty(1000)
     writer = FrameWriter(metas_of(tensors), recorder)

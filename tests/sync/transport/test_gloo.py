@@ -16,7 +16,7 @@ SECRET = "ab" * 32
 
 
 class Switchboard:
-    """Passes on to all members' stores what one sets, as trainer and links do."""
+    """Forwards each set value to all members' stores, like the trainer and its links."""
 
     def __init__(self, world_size: int, timeout_s: float = 20) -> None:
         self._changed = threading.Condition()

@@ -139,7 +139,7 @@ def membership(port: int, secret: str = SECRET, timeout_s: float = 2.0) -> Membe
 @pytest.mark.fault
 @pytest.mark.row(21)
 def test_a_trainer_that_does_not_go_on():
-    """It listens, but lets nobody in."""
+    """It listens, but never accepts a connection."""
     with TrainerHandshake("127.0.0.1", 0, SECRET) as handshake:
         receiver = GlooReceiver(membership(handshake.port, timeout_s=1.0), MemoryPool())
         assert wait_for(lambda: receiver.state is ReceiverState.FAILED, 5) > 0.5

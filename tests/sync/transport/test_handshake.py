@@ -1,4 +1,4 @@
-"""Who gets a link: workers that know the secret, and nobody else; strangers cost nothing."""
+"""Only workers that know the secret get a link. Strangers cost nothing."""
 
 import os
 import socket
@@ -224,7 +224,7 @@ def test_strangers_do_not_delay_workers(handshake, joining, greeting, is_local):
 
 
 def is_open(connection: socket.socket) -> bool:
-    """Whether it has been told nothing, the end included."""
+    """Whether it has received nothing, not even the end."""
     connection.settimeout(0.2)
     try:
         connection.recv(1)
@@ -236,7 +236,7 @@ def is_open(connection: socket.socket) -> bool:
 
 
 def test_a_silent_connection_hears_nothing_until_the_trainer_leaves(handshake, joining, monkeypatch):
-    """So a replica notices that its trainer is gone, whether it connects before the workers have joined or after."""
+    """A replica notices that its trainer is gone, whether it connects before the workers join or after."""
     monkeypatch.setattr(handshake_module, "GREETING_TIMEOUT_S", 0.1)
     early = socket.create_connection(("127.0.0.1", handshake.port))
     threading.Timer(1, joining.start, [1]).start()
@@ -276,7 +276,7 @@ def test_who_begins_to_speak_and_does_not_go_on_is_closed(handshake, joining, mo
 
 @pytest.mark.fault
 def test_another_users_process_is_refused_at_the_local_socket(handshake, joining, monkeypatch):
-    """As if all here were another user's: the kernel tells whose a process is."""
+    """Every process appears to belong to another user. The kernel reports the owner."""
     for side in (handshake_module, worker_handshake):
         monkeypatch.setattr(side, "is_same_user", lambda connection: connection.family != socket.AF_UNIX)
     joining.start(1)
@@ -287,7 +287,7 @@ def test_another_users_process_is_refused_at_the_local_socket(handshake, joining
 
 @pytest.mark.fault
 def test_a_worker_that_only_the_trainer_refuses_joins_over_the_network(handshake, joining, monkeypatch):
-    """A trainer of root's beside a server of another user's: that takes root's socket, and is not taken itself."""
+    """A trainer of root and a server of another user: the server accepts root's socket, root refuses the server's."""
     monkeypatch.setattr(handshake_module, "is_same_user", lambda connection: connection.family != socket.AF_UNIX)
     joining.start(1)
     (link,) = handshake.accept(1, 5).values()

@@ -156,7 +156,7 @@ def test_an_end_that_is_closed_wakes_who_waits(pair, is_own):
         pair[0].check()
 
     def signal_often() -> None:
-        for _ in range(100):  # TCP learns with the first that there is nobody
+        for _ in range(100):  # the first one shows TCP that the peer is gone
             pair[0].signal(MessageCode.FRAME)
             time.sleep(0.02)
 

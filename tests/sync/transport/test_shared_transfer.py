@@ -55,7 +55,7 @@ class Worker:
 
     @property
     def inodes(self) -> list[int | None]:
-        """Of the current version's memory, and of the one's before."""
+        """Inodes of the memory of the current and the previous version."""
         return [version and version[0] for version in self.ask("versions")]
 
     def holds(self, *versions: int) -> bool:
@@ -224,7 +224,7 @@ def test_a_rollback_at_one_only(team, workers, who):
 
 
 def test_pushes_to_both_and_to_one_in_turns_take_five_segments(workers):
-    """What each of them keeps, and one to stage in."""
+    """The kept versions, and one to stage in."""
     leader, follower = workers
     used = []
     shared = 0

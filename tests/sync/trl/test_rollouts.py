@@ -1,4 +1,4 @@
-"""Arrays as TRL has them: what TRL's own client reads out of vLLM's JSON for the same numbers."""
+"""Arrays in TRL's form, equal to those that TRL's own client parses from vLLM's JSON."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +57,7 @@ PROMPT_LOGPROBS: list[list[Any]] = [
 
 
 class FakeRollouts:
-    """Gives what it is told to and keeps what it was asked."""
+    """Returns the given answer and records its arguments."""
 
     def __init__(self) -> None:
         self.asked: dict[str, Any] = {}

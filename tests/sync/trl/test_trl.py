@@ -1,4 +1,4 @@
-"""TRL's client over our transport, against a server that writes down what it is asked."""
+"""TRL's client over sync's transport, against a server that records its requests."""
 
 import base64
 import importlib
@@ -122,7 +122,7 @@ def client(server) -> Iterator[VLLMClient]:
 
 
 class Pushes(list):
-    """Stands in for a WeightSync: keeps what is pushed."""
+    """Fake of a WeightSync. Records pushed tensors."""
 
     def push(self, source: Any, version: str) -> SimpleNamespace:
         tensors = source.state_dict() if isinstance(source, nn.Module) else source

@@ -16,7 +16,7 @@ ODD = {
 
 
 def offsets(source: WeightSource) -> list[tuple[int, int]]:
-    """Of each tensor: where it lies in a packed buffer, and its item size."""
+    """For each tensor: its offset in a packed buffer, and its item size."""
     placed, end = [], 0
     for _, tensor in source:
         placed.append((end, tensor.dtype.itemsize))

@@ -34,7 +34,7 @@ def mixtral() -> torch.nn.Module:
 
 @pytest.fixture(params=[qwen3_moe, mixtral])
 def model(request, tmp_path):
-    """A model, what transformers saves of it, and what a server of that checkpoint loads."""
+    """A model, the checkpoint that transformers saves of it, and the tensors that a server of it loads."""
     torch.manual_seed(0)
     model = request.param()
     model.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""What was found in an update, and the rejection that follows from it."""
+"""Findings of an update, and the resulting rejection."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Un-merged PEFT models: what is pushed computes what the trainer's model computes, which stays as it is."""
+"""Un-merged PEFT models: the pushed weights compute the same as the trainer's model, which stays unchanged."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ class Model(torch.nn.Module):
 
 
 class Ddp(torch.nn.Module):
-    """As DistributedDataParallel names its module."""
+    """Wraps a module like DistributedDataParallel."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()

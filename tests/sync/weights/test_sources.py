@@ -13,7 +13,7 @@ from sync.weights.weight_source import ParamMeta
 
 
 class Tied(torch.nn.Module):
-    """What a tied Hugging Face model looks like: named_parameters() has the shared tensor once."""
+    """A tied model like Hugging Face's: named_parameters() has the shared tensor once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def test_a_module_that_zero3_has_partitioned():
 
 
 def test_shards_that_are_tied():
-    """Of a DTensor's memory this rank sees its part."""
+    """A rank sees only its part of a DTensor's memory."""
 
     class Shard(torch.Tensor):
         def to_local(self):

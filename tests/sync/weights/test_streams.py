@@ -15,7 +15,7 @@ def served(weights) -> ServedModel:
 
 
 def test_a_generator_with_one_buffer_is_read_tensor_by_tensor():
-    """Megatron-Bridge and verl export so: each tensor is consumed before the next one takes its place."""
+    """An export like Megatron-Bridge's and verl's: each tensor is consumed before the next one replaces it."""
     buffer = torch.empty(4)
     wanted = {f"layers.{i}.w": torch.full((4,), float(i)) for i in range(3)}
 

@@ -10,7 +10,7 @@ from sync.worker.gloo_receiver import use_any_core
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or os.cpu_count() == 1, reason="needs Linux and two cores")
 def test_a_thread_of_a_bound_process_gets_all_cores():
-    """As in a vLLM worker, whose main thread is bound to the cores it computes on."""
+    """As in a vLLM worker, the main thread is bound to its compute cores."""
     all_cores = os.sched_getaffinity(0)
     seen: list[set[int]] = []
 

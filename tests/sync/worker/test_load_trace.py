@@ -1,4 +1,4 @@
-"""Ways in which a model's loader brings a checkpoint's tensors into its own: what is seen of each."""
+"""Traces of the ways in which a model's loader copies a checkpoint's tensors into its parameters."""
 
 from collections.abc import Iterable
 from typing import Any

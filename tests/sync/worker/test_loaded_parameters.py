@@ -1,4 +1,4 @@
-"""What models that vLLM serves load of their checkpoints, and that asking changes nothing. See loaded_models.py."""
+"""The tensors that vLLM's models load from their checkpoints. Asking for them changes nothing. See loaded_models.py."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_names_and_shapes_are_the_checkpoints(answers, folder):
 
 
 def test_heads(answers):
-    """vLLM ties a head that is in the checkpoint when it equals the embedding: one memory, and one of them is sent."""
+    """vLLM ties a checkpoint's head that equals the embedding: both share memory, and a push sends one of them."""
     assert answers["tied"]["tied"] == answers["tied_with_head"]["tied"] == ["lm_head.weight"]
     assert answers["untied"]["tied"] == answers["qwen3_moe"]["tied"] == []
     assert "lm_head.weight" in dtypes(answers["untied"])

@@ -56,7 +56,7 @@ def test_without_a_report_everything_counts_in_its_own_dtype():
         (True, None, ["lm_head.weight"]),
         (False, None, []),
         (False, "model.embed_tokens.weight", ["lm_head.weight"]),  # one memory: vLLM tied them after loading
-        (True, "lm_head.weight", []),  # the model has a head of its own whatever the configuration says
+        (True, "lm_head.weight", []),  # the model has a separate head, even if the configuration ties it
     ],
 )
 def test_a_head_is_tied_when_the_model_makes_it_from_the_embedding(is_tied, reaches, tied):

@@ -25,7 +25,7 @@ TIMEOUT_S = 30
 
 
 class StoreCommunicator:
-    """Has what is used of vLLM's PyNcclCommunicator."""
+    """Fake of the used part of vLLM's PyNcclCommunicator."""
 
     disabled = False
 
@@ -42,7 +42,7 @@ class StoreCommunicator:
 
 
 class Fused(nn.Module):
-    """A layer that keeps two of the checkpoint's tensors in one, as vLLM does with q, k and v."""
+    """A layer that fuses two of the checkpoint's tensors, like vLLM's q, k and v."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Model(nn.Module):
 
 
 class Trainer:
-    """What TRL's client does, apart from its HTTP: it joins as the last rank, then a broadcast and a barrier each."""
+    """TRL's client without its HTTP: it joins as the last rank, then makes a broadcast and a barrier per tensor."""
 
     def __init__(self, port: int, world_size: int) -> None:
         self.rank = world_size - 1
@@ -94,7 +94,7 @@ def port() -> int:
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., list[Any]]]:
-    """run(a, b) → [a(), b()], at the same time: what a group does together."""
+    """run(a, b) → [a(), b()] in parallel, for operations of a group."""
     with ThreadPoolExecutor(8) as threads:
 
         def together(*calls: Callable[[], Any]) -> list[Any]:
@@ -107,7 +107,7 @@ def engine_of(rank: int = 0, num_workers: int = 1, replica: int = 0) -> TrlLegac
     """An engine in a worker: `rank` of the `num_workers` of its data-parallel replica."""
     model = Model()
     record_metadata_for_reloading(model)
-    for layer in model.children():  # a parameter in its kernel's layout takes no tensors of the checkpoint any more
+    for layer in model.children():  # a parameter in its kernel's layout cannot load the checkpoint's tensors any more
         del vars(layer.get_parameter("weight"))["weight_loader"]
     parallel = SimpleNamespace(data_parallel_index=replica, world_size=num_workers, rank=rank)
     config: Any = SimpleNamespace(parallel_config=parallel, model_config=SimpleNamespace(dtype=torch.float32))

@@ -1,4 +1,4 @@
-"""What a worker knows of its weights: only what it has loaded."""
+"""A worker knows only those weights that it has loaded."""
 
 import pytest
 import torch

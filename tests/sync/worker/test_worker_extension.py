@@ -1,4 +1,4 @@
-"""A worker's answers to weight operations: it never raises, whatever goes wrong.
+"""A worker's answers to weight operations. It never raises.
 
 After one worker's exception vLLM's executor takes old answers for new ones.
 """

@@ -34,10 +34,10 @@ Modules = dict[str, dict[str, torch.Tensor]]
 def check_digest(payload: bytes, digest: str | None) -> str:
     """The payload's XXH3 (64 bits) in hexadecimal. Raises BadTensor if it is not `digest`, or the payload too large."""
     if len(payload) > MAX_ADAPTER_BYTES:
-        raise BadTensor(CONTROL_PAYLOAD, f"{len(payload)} bytes; an adapter may have {MAX_ADAPTER_BYTES}")
+        raise BadTensor(CONTROL_PAYLOAD, f"{len(payload)} bytes; an adapter may have at most {MAX_ADAPTER_BYTES}")
     actual = xxhash.xxh3_64_hexdigest(payload)
     if digest is not None and actual != digest.lower():
-        raise BadTensor(CONTROL_PAYLOAD, "the digest does not fit: the bytes changed on the way")
+        raise BadTensor(CONTROL_PAYLOAD, "the digest does not match: the bytes changed in transit")
     return actual
 
 

@@ -103,9 +103,7 @@ class Adapters:
             if staged is None or staged.version != version:
                 if serving is not None and serving.version == version:
                     return serving.result()
-                raise Conflict(
-                    f"activate_adapter: {name}@{version} is not staged; another push may have taken its place"
-                )
+                raise Conflict(f"activate_adapter: {name}@{version} is not staged; another push may have replaced it")
             del self._staged[name]
             self._serving[name] = staged
             if serving is not None:
@@ -172,7 +170,7 @@ class Adapters:
         if request.lora_int_id < PUSHED_ID:
             return request
         if request.lora_int_id > PUSHED_ID:
-            raise BadTensor(ENGINE_REQUEST, f"lora_int_id {request.lora_int_id}: pushed adapters are asked for by name")
+            raise BadTensor(ENGINE_REQUEST, f"lora_int_id {request.lora_int_id}: request a pushed adapter by its name")
         for adapter in (*self._serving.values(), *self._staged.values(), *reversed(self._replaced)):
             if adapter.label == request.lora_name:
                 return adapter.request

@@ -14,7 +14,7 @@ from .token_level import TokenLevel
 
 
 class NativeRuns:
-    """Runs native requests on the engine's loop, each in a task of its own."""
+    """Runs native requests on the engine's loop, each in a separate task."""
 
     def __init__(self, engine: Engine, writer: ResponseWriter, adapters: Adapters, in_flight: InFlight) -> None:
         self._engine = engine

@@ -16,7 +16,7 @@ from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS
 async def prompt_logprobs(engine: Engine, prompts: list[list[int]]) -> list[list[float | None]]:
     """For each prompt (token ids), log p(token | the tokens before it) of all its tokens but the first.
 
-    prompts: at least one, each of two tokens or more. None stands for what is no number.
+    prompts: at least one, each of two tokens or more. A log-probability that is not finite becomes None.
 
     Raises BadTensor for what vLLM does not accept.
     """

@@ -34,7 +34,7 @@ def parse_serve_arguments(argv: list[str]) -> AsyncEngineArgs:
 
 
 class _RaisingParser(FlexibleArgumentParser):
-    """Raises the parser's message; argparse would print it to a stderr that nobody reads."""
+    """Raises the parser's message; argparse would only print it to stderr."""
 
     def error(self, message: str) -> Any:
         raise ValueError(f"vLLM engine arguments: {message}")

@@ -32,7 +32,7 @@ class Lease:
 
     @property
     def left_s(self) -> float:
-        """Seconds until the lease runs out; 0 if it has, or if nobody holds it."""
+        """Seconds until the lease expires; 0 if it has expired or has no holder."""
         return max(0.0, self._renewed_at + self.seconds - time.monotonic()) if self.is_held else 0.0
 
     def check_free_for(self, holder: str) -> None:
@@ -63,7 +63,7 @@ class Lease:
         self.holder = None
 
     def describe(self) -> dict[str, Any] | None:
-        """`holder`, its duration in `seconds`, and the seconds left in `left_s`; None if nobody holds it."""
+        """`holder`, its duration in `seconds`, and the remaining seconds in `left_s`; None without a holder."""
         if not self.is_held:
             return None
         return {"holder": self.holder, "seconds": self.seconds, "left_s": round(self.left_s, 1)}

@@ -26,7 +26,7 @@ class TrainerSession:
     def __init__(self, engine: Engine, workers: Workers, updates: Updates, lock: OperationLock) -> None:
         self.lease = Lease()
         self.timeout_s = OPERATION_TIMEOUT_S
-        """Of the trainer's updates, from start to finish."""
+        """Time limit of the trainer's updates, from start to finish."""
         self._engine = engine
         self._workers = workers
         self._updates = updates

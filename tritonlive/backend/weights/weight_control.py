@@ -61,7 +61,7 @@ class WeightControl:
     async def renew_lease(self, _arguments: RenewLease) -> dict[str, Any]:
         """Control renews the lease with every call of its holder; this one does nothing else."""
         if not self._weights.lease.is_held:
-            raise Conflict("renew_lease: nobody is connected; call init_weight_transfer_engine")
+            raise Conflict("renew_lease: no trainer is connected; call init_weight_transfer_engine")
         return {"lease": self._weights.lease.describe()}
 
     # ---- an update ------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS
 
 # For workers that do not answer at all. Transports have shorter deadlines of their own.
 OPERATION_TIMEOUT_S = 600.0
-# What a caller gets when all ranks that failed answer alike; anything else is an internal error.
+# The error for a caller if all failed ranks answer alike. Any other code is an internal error.
 CODES: Mapping[Code, ErrorCode] = MappingProxyType(
     {Code.REJECTED: ErrorCode.INVALID, Code.NOT_HELD: ErrorCode.CONFLICT}
 )

@@ -26,4 +26,4 @@ PUBLIC_OPERATIONS = frozenset(name for name, operation in OPERATIONS.items() if 
 """Operations that need no control key: what a front end asks before anyone has shown one, and probes."""
 
 HOLDER_ARGUMENT = "holder"
-"""Beside the arguments of any operation: what the calling trainer named itself when it took the lease."""
+"""Additional argument of any operation: the name with which the calling trainer took the lease."""

@@ -10,7 +10,7 @@ from tritonlive.wire.outcomes import Outcome
 from tritonlive.wire.states import State
 
 InFlightMode = Literal["abort", "wait", "keep"]
-"""What becomes of running requests: they end, are waited for, or go on afterwards. vLLM's PauseMode."""
+"""Handling of running requests: end them, wait for them, or continue them afterwards. vLLM's PauseMode."""
 
 
 class Nothing(TypedDict):
@@ -18,7 +18,7 @@ class Nothing(TypedDict):
 
 
 class EngineDescription(TypedDict):
-    """What a front end builds its serving layer from; `engine_argv` is a command line of `vllm serve`."""
+    """Facts for a front end's serving layer. `engine_argv` is a command line of `vllm serve`."""
 
     vllm_version: str
     engine_argv: list[str]
@@ -50,7 +50,7 @@ class LeaseDescription(TypedDict):
 
 
 class CommitResult(TypedDict):
-    """What an update did. `is_changed` is False when every rank held these tensors already."""
+    """Result of an update. `is_changed` is False if every rank already had these tensors."""
 
     update_id: str
     outcome: Outcome
@@ -108,7 +108,7 @@ class IsSleeping(TypedDict):
 
 
 class Scores(TypedDict):
-    """One list for each prompt; None stands for what is no number."""
+    """One list for each prompt; None replaces a value that is not a finite number."""
 
     logprobs: list[list[float | None]]
     weight_version: str
@@ -136,7 +136,7 @@ class GetStatus(Arguments):
     "pause_generation", PauseStatus, scope=Scope.ALL, route=Route("POST", "/pause", is_vllms=True, in_query=True)
 )
 class PauseGeneration(Arguments):
-    """Stop generating. `mode` says what becomes of running requests."""
+    """Stop generating. `mode` determines the handling of running requests."""
 
     mode: InFlightMode = "abort"
     clear_cache: bool = True

@@ -54,7 +54,7 @@ class Prepared(TypedDict):
 
 
 class UpdateOutcome(TypedDict):
-    """What became of an update; `outcome` is None when the replica does not know the update."""
+    """Outcome of an update; `outcome` is None if the replica does not know the update."""
 
     state: State
     reason: str | None
@@ -141,7 +141,7 @@ class ShutdownWeightTransferEngine(Arguments):
     route=Route("POST", "/start_weight_update", message="Weight update started", metric="start"),
 )
 class StartWeightUpdate(Arguments):
-    """Begin an update. `update_id` names it; `in_flight` says what becomes of running requests."""
+    """Begin an update. `update_id` names it; `in_flight` determines the handling of running requests."""
 
     update_id: str | None = None
     in_flight: InFlightMode = "keep"

@@ -36,7 +36,7 @@ def tensor(number: int) -> torch.Tensor:
 
 
 class Source(WeightSource):
-    """Announces METAS; yields what it is told to."""
+    """A source that announces METAS and yields the given tensors."""
 
     def __init__(self, pairs: Callable[[], Pairs]) -> None:
         self._pairs = pairs
@@ -264,7 +264,7 @@ def test_nan_is_rejected_with_its_name(connect, workers):
 @pytest.mark.row(20)
 @pytest.mark.parametrize("change", ["a byte", "a part"])
 def test_forged_bytes_are_never_staged(connect, workers, monkeypatch, change):
-    """As a stranger in the network would: frames that are not the trainer's, under its digests."""
+    """Acts like an attacker in the network: sends forged frames with the trainer's digests."""
     for sender in (BroadcastSender, SharedSender):
         send = sender.send
 
@@ -408,7 +408,7 @@ def test_a_worker_that_stands_still_is_given_up_by_name(connect, workers, monkey
 @pytest.mark.fault
 @pytest.mark.parametrize("operation", ["start", "update"])
 def test_a_control_call_that_fails_ends_the_group(connect, workers, operation):
-    """A worker that got the call may have begun: its answers would be taken for those to the next update."""
+    """A worker that got the call may have started. Its answers would be mistaken for those to the next update."""
     trainer = connect()
     workers.failing = operation
     with pytest.raises(RuntimeError, match=f"{operation} failed"):
@@ -454,7 +454,7 @@ def test_what_is_staged_stays_when_the_trainer_goes(connect, workers):
 
 @pytest.mark.fault
 def test_a_replica_that_watches_the_trainers_port_notices_its_end_only(connect, workers):
-    """As the model's trainer_watch does: to it any byte, or the end, of an idle connection means that it is gone."""
+    """Watches like the model's trainer_watch. Any byte, or the end, of the idle connection means a dead trainer."""
     trainer = connect()
     watch = socket.create_connection((workers.init_info["master_address"], workers.init_info["master_port"]))
     watch.settimeout(0.5)

@@ -14,7 +14,7 @@ from sync.deadline import Deadline
 from sync.errors import ConflictError, DeadlineError, TransferError
 from sync.transport.trainer.nccl_rendezvous import NcclRendezvous
 
-# As PyNcclCommunicator does before NCCL is called; prints that it is connected, and how it ended.
+# Like PyNcclCommunicator before it calls NCCL. Prints that it is connected, and how it ended.
 WORKER = """
 import json, sys, time
 from vllm.distributed.utils import StatelessProcessGroup
@@ -36,7 +36,7 @@ Worker = subprocess.Popen[str]
 
 @pytest.fixture
 def start() -> Iterator[Callable[[NcclRendezvous, int], Worker]]:
-    """A worker process that has imported vLLM; it joins when told (`join`)."""
+    """A worker process that has imported vLLM. `join` makes it join."""
     workers: list[Worker] = []
 
     def run(rendezvous: NcclRendezvous, rank: int) -> Worker:
@@ -111,7 +111,7 @@ def test_workers_that_never_come_end_it_by_the_deadline(start):
     assert said(one) == "ready"
     join(one)
     assert said(one) == "connected"
-    with pytest.raises(DeadlineError, match="2 workers have not all come to"):
+    with pytest.raises(DeadlineError, match="2 workers have not all connected to"):
         rendezvous.wait(Deadline(0.5), Future())
     rendezvous.call_off()
     assert "error" in ended(one)

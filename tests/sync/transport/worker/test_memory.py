@@ -1,4 +1,4 @@
-"""The pool of staging memory: what it keeps, what it gives back, and that it holds no more than can be used."""
+"""The pool of staging memory: kept and released segments, and its upper limit."""
 
 import weakref
 
