@@ -12,8 +12,10 @@ import uvicorn
 from openai_frontend import engine_info
 from openai_frontend.errors import IncompatibleServer
 from openai_frontend.options import Options
+from tritonlive.wire.ports import TRITON_GRPC_PORT
 
 MAX_OPEN_FILES = 65_535
+DEFAULT_TRITON_URL = f"127.0.0.1:{TRITON_GRPC_PORT}"
 WORKER_START_S = 60
 
 
@@ -72,9 +74,12 @@ def allow_connections() -> None:
 
 
 def triton_urls(given: Sequence[str]) -> list[str]:
-    """host:port of every replica, each once, in the order given; an item may hold several, separated by commas."""
+    """host:port of every replica, each once, in the order given, or Triton's default port here.
+
+    given: each item may hold several, separated by commas.
+    """
     urls = [url.strip().removeprefix("grpc://") for value in given for url in value.split(",")]
-    return list(dict.fromkeys(url for url in urls if url))
+    return list(dict.fromkeys(url for url in urls if url)) or [DEFAULT_TRITON_URL]
 
 
 def say(text: str) -> None:

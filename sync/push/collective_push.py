@@ -232,7 +232,7 @@ def _end(outcome: dict[str, Any], gathering: Future[None], deadline: Deadline) -
     if outcome.pop(GATHERED):
         try:
             wait(gathering, deadline, "gathering the rest")
-        except SyncError:
+        except Exception:
             if "error" not in outcome:  # rank 0's error says why the push ended
                 raise
     return decode_outcome(outcome, "rank 0")

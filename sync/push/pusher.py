@@ -59,11 +59,12 @@ class Pusher:
     """
 
     def __init__(self, fleet: Fleet, trainer: TrainerInfo, lease_s: float, timeout_s: float) -> None:
-        """lease_s: replicas release a trainer they have not heard of for that long. timeout_s: for a whole push."""
+        """lease_s: replicas release a trainer they have not heard of for that long. timeout_s: told to the
+        replicas as the longest that a push takes.
+        """
         self.fleet = fleet
         self._trainer = trainer
         self._lease_s = lease_s
-        self._timeout_s = timeout_s
         self._group = FleetGroup(fleet, LeaseRequest(trainer.holder, lease_s, timeout_s))
         self._engine: TrainerEngine | None = None
         self._heartbeat: Heartbeat | None = None
@@ -75,12 +76,11 @@ class Pusher:
         """Whether there is a group with the replicas' workers."""
         return self._engine is not None
 
-    def push(self, weights: WeightSource, options: PushOptions, caller: CallerStream) -> PushReport:
+    def push(self, weights: WeightSource, options: PushOptions, caller: CallerStream, deadline: Deadline) -> PushReport:
         """Make the weights live at every replica. Raises as `WeightSync.push`.
 
         A push over a group that turns out to be gone is tried once more, with a new group.
         """
-        deadline = Deadline(self._timeout_s)
         was_connected = self.is_connected
         try:
             return self._push(weights, options, caller, deadline)

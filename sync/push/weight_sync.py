@@ -139,7 +139,7 @@ class WeightSync(Closing):
         options = PushOptions(_text(version), progress, in_flight, partial)
 
         def push(led: WeightSource) -> PushReport:
-            return self._pusher.push(led, options, caller)
+            return self._pusher.push(led, options, caller, self._deadline())
 
         return collective_push(ranks, weights, push, self.timeout, why)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from openai_frontend.server import MAX_OPEN_FILES, allow_connections
+from openai_frontend.server import MAX_OPEN_FILES, allow_connections, triton_urls
 
 
 @pytest.fixture
@@ -26,3 +26,8 @@ def _restored() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_replicas_are_named_once_and_an_empty_name_is_the_default_port() -> None:
+    assert triton_urls(["a:1,grpc://b:2", " a:1"]) == ["a:1", "b:2"]
+    assert triton_urls([""]) == triton_urls([]) == ["127.0.0.1:8001"]

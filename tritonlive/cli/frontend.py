@@ -6,7 +6,7 @@ import typer
 
 from tritonlive.wire.ports import FRONT_END_PORT, TRITON_GRPC_PORT
 
-from .stack_options import GROUP, NETWORK, PASS_THROUGH, require_server, vllm_arguments
+from .stack_options import GROUP, NETWORK, PASS_THROUGH, FastPath, require_server, vllm_arguments
 
 app = typer.Typer(rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,13 +35,7 @@ def frontend(
         typer.Option("--wait", metavar="SECONDS", help="How long to wait for Triton. [dim]Default: no limit[/dim]"),
     ] = None,
     drain: Annotated[int, typer.Option("--drain", metavar="SECONDS", help="Time for open requests at exit.")] = 10,
-    fast_path: Annotated[
-        bool,
-        typer.Option(
-            "--fast-path/--no-fast-path",
-            help="Build the chunks of streams from templates. Without it vLLM builds each, at more processor time.",
-        ),
-    ] = True,
+    fast_path: FastPath = True,
 ) -> None:
     """Serve the OpenAI API over one or more Triton servers that run tritonlive's model.
 

@@ -27,6 +27,13 @@ Model = Annotated[
 ServedModelName = Annotated[
     str | None, typer.Option("--served-model-name", metavar="NAME", help="What clients call the model.")
 ]
+FastPath = Annotated[
+    bool,
+    typer.Option(
+        "--fast-path/--no-fast-path",
+        help="Fill the chunks of streams into templates. Otherwise vLLM builds each, at more processor time.",
+    ),
+]
 CacheDir = Annotated[
     Path | None,
     typer.Option(

@@ -1,6 +1,7 @@
 """openai_frontend/replicas/replica.py over a fake connection."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -158,8 +159,10 @@ async def test_before_it_is_reached_it_is_in_trouble(server: FakeServer, listene
 
 
 async def test_another_model_is_not_connected_to(
-    server: FakeServer, listener: Listener, caplog: pytest.LogCaptureFixture
+    server: FakeServer, listener: Listener, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)  # not once uvicorn has configured its loggers
+    caplog.set_level(logging.WARNING, "uvicorn.error")
     server.engine_info = replace(ENGINE_INFO, model="other")
     replica = Replica(0, "a:8001", ENGINE_INFO, listener)
     await replica.connect()

@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch.distributed import HashStore
 
+from sync.deadline import Deadline
 from sync.errors import CheckError, CommitError, ConflictError, SourceError, SyncError, UnavailableError
-from sync.push.collective_push import collective_push, collective_reason
+from sync.push.collective_push import GATHERED, _end, collective_push, collective_reason
+from sync.push.push_outcome import encode_error
 from sync.push.report import PushReport
 from sync.push.trainer_ranks import TrainerRanks
 from sync.weights.sources import TensorSource
@@ -200,6 +202,16 @@ def test_every_rank_raises_the_same_error_with_its_fields(error):
         assert {target: (type(e), str(e)) for target, e in there.failed.items()} == {
             target: (type(e), str(e)) for target, e in error.failed.items()
         }
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_rank_0s_error_wins_over_one_of_this_ranks_iteration(has_ended):
+    gathering: Future[None] = Future()
+    if has_ended:
+        gathering.set_exception(RuntimeError("CUDA error at rank 1"))
+    outcome = {**encode_error(UnavailableError("http://a", "update_weights", "gone")), GATHERED: has_ended}
+    with pytest.raises(UnavailableError, match="gone"):
+        _end(outcome, gathering, Deadline(5))
 
 
 def test_an_error_of_another_kind_ends_the_other_ranks_too():

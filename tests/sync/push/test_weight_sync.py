@@ -16,6 +16,7 @@ from sync import (
     TransferError,
     WeightSync,
 )
+from sync.push.pusher import Pusher
 from tests.sync.replica import Replica
 from tests.sync.stand_in import KEY
 
@@ -321,3 +322,15 @@ def test_replicas_of_different_checkpoints(fleet, weights):
     with WeightSync([one.address, two.address], backend="gloo", control_key=KEY, timeout=5) as sync:
         with pytest.raises(InvalidError, match="serves another checkpoint"):
             sync.push(weights)
+
+
+def test_the_timeout_is_read_at_each_push(monkeypatch):
+    seconds = []
+    monkeypatch.setattr(
+        Pusher, "push", lambda _self, _weights, _options, _caller, deadline: seconds.append(deadline.seconds)
+    )
+    client = WeightSync("http://127.0.0.1:1", backend="gloo", control_key=KEY)
+    for timeout in (300.0, 2.0):
+        client.timeout = timeout
+        client.push({"a": torch.ones(1)})
+    assert seconds == [300, 2]
