@@ -21,6 +21,7 @@ from tritonlive.launch.tiny_model import tiny_model
 
 STACK_READY_TIMEOUT_S = 240
 LEGACY_TRL_VERSION = "1.10.0"
+GUARD = pytest.StashKey[ProcessGuard]()
 
 # Before any test is collected: the model's modules import it, and only Triton's own process has the real one.
 triton_stand_in.install()
@@ -66,26 +67,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     fault_table.write_table(terminalreporter)
 
 
-@pytest.fixture(scope="session")
-def session_guard() -> Iterator[ProcessGuard]:
-    """Watches for Triton servers and engines until the session ends."""
-    running = ProcessGuard()
-    os.environ[process_guard.VARIABLE] = running.value
-    running.start()
-    yield running
-    running.close()
-    _fail_for(running)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Watch for Triton servers and engines until the session ends."""
+    session.stash[GUARD] = guard = ProcessGuard()
+    os.environ[process_guard.VARIABLE] = guard.value
+    guard.start()
 
 
-@pytest.fixture(autouse=True)
-def _guarded(request: pytest.FixtureRequest, session_guard: ProcessGuard) -> Iterator[None]:
-    """Fail a test without the mark `stack` if a Triton server or an engine has started."""
-    may_start = request.node.get_closest_marker("stack") is not None
-    if not may_start and "stack" in request.fixturenames:
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.stash[GUARD].close()
+
+
+# First: fixtures of a module or a session, which start stacks, are set up after this.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test that uses the stack without the mark. Servers that start from now on belong to this test."""
+    may_start = item.get_closest_marker("stack") is not None
+    if not may_start and "stack" in getattr(item, "fixturenames", ()):
         pytest.fail("a test that uses the stack belongs below a path that tests/paths.py marks so")
-    session_guard.begin(request.node.nodeid, may_start=may_start)
-    yield
-    _fail_for(session_guard)
+    item.session.stash[GUARD].begin(item.nodeid, may_start=may_start)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Fail a test without the mark `stack` if a Triton server or an engine has started."""
+    _fail_for(item.session.stash[GUARD])
 
 
 def _fail_for(guard: ProcessGuard) -> None:

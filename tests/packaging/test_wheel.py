@@ -18,8 +18,6 @@ from tests.packaging.environments import link_everything, link_requirements, mak
 from tritonlive.launch.ports import pick_free
 from tritonlive.launch.tiny_model import tiny_model
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240), pytest.mark.xdist_group("wheel")]
-
 KEY = "control-key-of-the-wheel"
 PORTS = ("--port", "--triton-http-port", "--triton-grpc-port", "--triton-metrics-port")
 

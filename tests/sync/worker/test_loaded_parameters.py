@@ -118,5 +118,5 @@ def test_a_loader_that_cannot_be_followed(answers):
     reasons = failures["reasons"]
     assert reasons["breaks"] == "RuntimeError: the loader broke"
     assert "meta tensors" in reasons["looks"]
-    assert "no parameter and no buffer" in reasons["writes"]
+    assert "neither a parameter nor a buffer" in reasons["writes"]
     assert reasons["writes_beside"] == [1, 1, 1]
