@@ -38,7 +38,7 @@ test: $(STAMP)  ## Run all tests on the CPU except those of test-matrix (ARGS="-
 
 .PHONY: test-unit
 test-unit: $(STAMP)  ## Run the tests that start neither Triton nor an engine
-	@exec $(PYTEST) -n auto --dist worksteal -m "not stack and not property" $(ARGS)
+	@exec $(PYTEST) -n logical --dist worksteal -m "not stack and not property" $(ARGS)
 
 .PHONY: test-matrix
 test-matrix: $(STAMP)  ## Run the tests of parallel engines, of kinds of models, and of random sequences
