@@ -89,9 +89,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item) -> None:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Fail a test without the mark `stack` if a Triton server or an engine has started."""
-    _fail_for(item.session.stash[GUARD])
+    guard = item.session.stash[GUARD]
+    if nextitem is None:
+        guard.look()  # no later test would report what the last one started
+    _fail_for(guard)
 
 
 def _fail_for(guard: ProcessGuard) -> None:

@@ -59,8 +59,10 @@ class Pusher:
     """
 
     def __init__(self, fleet: Fleet, trainer: TrainerInfo, lease_s: float, timeout_s: float) -> None:
-        """lease_s: replicas release a trainer they have not heard of for that long. timeout_s: told to the
-        replicas as the longest that a push takes.
+        """Connect to nobody yet.
+
+        lease_s: seconds after which replicas release a trainer that is silent.
+        timeout_s: longest duration of a push in seconds, which the lease request reports to the replicas.
         """
         self.fleet = fleet
         self._trainer = trainer

@@ -28,7 +28,6 @@ OPERATION_TIMEOUT_S = 600.0
 CODES: Mapping[Code, ErrorCode] = MappingProxyType(
     {Code.REJECTED: ErrorCode.INVALID, Code.NOT_HELD: ErrorCode.CONFLICT}
 )
-DEAD = "engine: died and is being started again; try again in a minute"
 
 
 @dataclass(frozen=True)
