@@ -16,10 +16,10 @@ package imports neither torch nor numpy nor `sync`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tritonlive.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from sync import *  # noqa: F403 - one list of public names, the one in sync
-
-__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

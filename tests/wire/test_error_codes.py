@@ -21,6 +21,7 @@ def test_there_and_back(code: ErrorCode, message: str) -> None:
         ("an unknown one [NO_SUCH_CODE]", None),
         ("not at the end [INTERNAL].", None),
         ("Request for unknown model: 'llm' is not found", ErrorCode.UNAVAILABLE),
+        ("Stub process 'llm_0_0' is not healthy.", ErrorCode.UNAVAILABLE),
     ],
 )
 def test_messages_of_triton_itself(text: str, code: ErrorCode | None) -> None:
@@ -36,6 +37,7 @@ def test_every_code_has_one_of_tritons(code: ErrorCode) -> None:
     ("code", "status"),
     [
         (ErrorCode.INVALID, 400),
+        (ErrorCode.UNAUTHENTICATED, 401),
         (ErrorCode.REFUSED, 403),
         (ErrorCode.NOT_FOUND, 404),
         (ErrorCode.CONFLICT, 409),
@@ -53,7 +55,8 @@ def test_the_status_that_a_front_end_answers_with(code: ErrorCode, status: int) 
     ("status", "code"),
     [
         *((status, ErrorCode.INVALID) for status in (400, 404, 413, 422)),
-        *((status, ErrorCode.REFUSED) for status in (401, 403)),
+        (401, ErrorCode.UNAUTHENTICATED),
+        (403, ErrorCode.REFUSED),
         (409, ErrorCode.CONFLICT),
         *((status, ErrorCode.UNAVAILABLE) for status in (502, 503)),
         *((status, ErrorCode.INTERNAL) for status in (418, 500, 504)),

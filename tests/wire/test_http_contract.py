@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
+from openai_frontend.engine_errors import answer_triton_error
 from openai_frontend.errors import TritonError
 from openai_frontend.routes import control
 from sync.control.http_control import HttpControl
@@ -88,6 +89,7 @@ def client(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpCont
     app = FastAPI()
     control.attach(app)
     init_exception_handler(app)
+    app.exception_handler(TritonError)(answer_triton_error)
     app.state.args = SimpleNamespace(log_error_stack=False)
     app.state.engine_client = engine
     with TestClient(app) as http, HttpControl(Target.parse("http://front-end:1")) as connected:

@@ -17,6 +17,8 @@ class ErrorCode(StrEnum):
 
     INVALID = "INVALID_ARG"
     """The request holds something that the model does not accept."""
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    """The inference key is missing or wrong."""
     REFUSED = "REFUSED"
     """The control key is missing or wrong, or control is off."""
     NOT_FOUND = "NOT_FOUND"
@@ -25,6 +27,8 @@ class ErrorCode(StrEnum):
     """The replica's state does not allow the operation now."""
     UNAVAILABLE = "UNAVAILABLE"
     """The engine is down, or the replica refuses to generate; nothing was done."""
+    BUSY = "BUSY"
+    """The replica is well, and has too much to do for this request now."""
     UNSUPPORTED = "UNSUPPORTED"
     INTERNAL = "INTERNAL"
     CANCELLED = "CANCELLED"
@@ -32,8 +36,8 @@ class ErrorCode(StrEnum):
 
     @property
     def triton_name(self) -> str:
-        """The member of Triton's TritonError that comes closest: Triton has no code for a missing key."""
-        return ErrorCode.INVALID.value if self is ErrorCode.REFUSED else self.value
+        """The member of Triton's TritonError that comes closest."""
+        return _TRITON_NAMES.get(self, self.value)
 
     @property
     def http_status(self) -> HTTPStatus:
@@ -41,13 +45,24 @@ class ErrorCode(StrEnum):
         return HTTP_STATUSES.get(self, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
+# Triton has no code for a missing key, and none for too many requests.
+_TRITON_NAMES: Mapping[ErrorCode, str] = MappingProxyType(
+    {
+        ErrorCode.UNAUTHENTICATED: ErrorCode.INVALID.value,
+        ErrorCode.REFUSED: ErrorCode.INVALID.value,
+        ErrorCode.BUSY: ErrorCode.UNAVAILABLE.value,
+    }
+)
+
 HTTP_STATUSES: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
     {
         ErrorCode.INVALID: HTTPStatus.BAD_REQUEST,
+        ErrorCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
         ErrorCode.REFUSED: HTTPStatus.FORBIDDEN,
         ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
         ErrorCode.CONFLICT: HTTPStatus.CONFLICT,
         ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+        ErrorCode.BUSY: HTTPStatus.TOO_MANY_REQUESTS,
     }
 )
 
@@ -55,7 +70,6 @@ HTTP_STATUSES: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
 _CODES_BY_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
     {
         **{status: code for code, status in HTTP_STATUSES.items()},
-        HTTPStatus.UNAUTHORIZED: ErrorCode.REFUSED,
         # A route that does not exist: the target is not a front end of ours, or the operation has no route.
         HTTPStatus.NOT_FOUND: ErrorCode.INVALID,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ErrorCode.INVALID,
@@ -67,9 +81,11 @@ _CODES_BY_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
 _CODED = re.compile(rf"^(?P<message>.*) \[(?P<code>{'|'.join(ErrorCode)})\]$", re.DOTALL)
 
 # Triton's own sentences, which come without a code. Triton answers the first while it stops or unloads the model, the
-# second when it is asked whether the model is ready and it has begun to stop.
+# second when it is asked whether the model is ready and it has begun to stop, and one of the third kind for every
+# request after the model's process has ended. Triton 2.51 does not start that process again.
 TRITON_UNKNOWN_MODEL = "Request for unknown model"
 TRITON_STOPPING = "Server not ready"
+_TRITON_MODEL_ENDED = re.compile(r"Stub process '.*' is not healthy")
 
 
 class DecodedError(NamedTuple):
@@ -88,7 +104,13 @@ def decode_error(text: str) -> DecodedError:
     """Split the message of a Triton error into what `encode_error` joined."""
     if (match := _CODED.match(text)) is not None:
         return DecodedError(match["message"], ErrorCode(match["code"]))
-    return DecodedError(text, ErrorCode.UNAVAILABLE if TRITON_UNKNOWN_MODEL in text else None)
+    is_unavailable = TRITON_UNKNOWN_MODEL in text or has_model_ended(text)
+    return DecodedError(text, ErrorCode.UNAVAILABLE if is_unavailable else None)
+
+
+def has_model_ended(text: str) -> bool:
+    """Whether this message of a Triton error says that the model's process has ended."""
+    return _TRITON_MODEL_ENDED.search(text) is not None
 
 
 def code_of_status(status: int) -> ErrorCode:

@@ -14,9 +14,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
+
+from .limits import MAX_NAME
+
+VersionName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[!-~]([ -~]*[!-~])?\Z")]
+"""Name of a version: printable ASCII without spaces at its ends, because it travels in a response header."""
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+"""Name that a client gives to an update or to itself."""
+Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
 class Lease(StrEnum):

@@ -7,6 +7,9 @@ model_repository/llm/config.pbtxt documents each tensor; a test compares the two
 from collections.abc import Iterable
 
 MODEL = "llm"
+# Models without an engine that pass native requests to it: for clients of Triton's vllm_backend, and for infer().
+VLLM_MODEL = "vllm_model"
+UNARY_MODEL = "llm_unary"
 
 # ---- inputs: native -------------------------------------------------------------------------------------------------
 TEXT_INPUT = "text_input"
@@ -25,6 +28,8 @@ RETURN_PROMPT_TOKEN_IDS = "return_prompt_token_ids"
 RETURN_TOKEN_LOGPROBS = "return_token_logprobs"
 RETURN_TEXT = "return_text"
 RETURN_PROMPT_TOKEN_LOGPROBS = "return_prompt_token_logprobs"
+# ---- inputs: keys ---------------------------------------------------------------------------------------------------
+API_KEY = "api_key"
 # ---- inputs: control ------------------------------------------------------------------------------------------------
 CONTROL_OPERATION = "control_operation"
 CONTROL_ARGUMENTS = "control_arguments"
@@ -42,7 +47,7 @@ INPUTS = frozenset(
         *(RETURN_FINISH_REASON, RETURN_CUMULATIVE_LOGPROB, RETURN_LOGPROBS),
         *(RETURN_NUM_INPUT_TOKENS, RETURN_NUM_OUTPUT_TOKENS, RETURN_TOKEN_IDS, RETURN_PROMPT_TOKEN_IDS),
         *(RETURN_TOKEN_LOGPROBS, RETURN_TEXT, RETURN_PROMPT_TOKEN_LOGPROBS),
-        *(CONTROL_OPERATION, CONTROL_ARGUMENTS, CONTROL_KEY, CONTROL_PAYLOAD),
+        *(API_KEY, CONTROL_OPERATION, CONTROL_ARGUMENTS, CONTROL_KEY, CONTROL_PAYLOAD),
         *(ENGINE_CHANNEL, ENGINE_REQUEST, ENGINE_ABORT, ENGINE_SEEN),
     }
 )
@@ -83,7 +88,7 @@ OUTPUTS = frozenset(
     }
 )
 
-FRONT_END_INPUTS = frozenset({ENGINE_CHANNEL, ENGINE_REQUEST, ENGINE_ABORT, CONTROL_OPERATION})
+FRONT_END_INPUTS = frozenset({API_KEY, ENGINE_CHANNEL, ENGINE_REQUEST, ENGINE_ABORT, CONTROL_OPERATION})
 FRONT_END_OUTPUTS = frozenset({ENGINE_OUTPUTS, ENGINE_REFUSED, CONTROL_RESULT})
 """Tensors of a front end's requests and answers. A server without them has another model or version."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType, ModuleType
 
-from tritonlive.wire.operation import Arguments, Operation
+from tritonlive.wire.operation import Arguments, Name, Operation
 
 from . import adapters, engine, weights
 
@@ -27,3 +27,6 @@ PUBLIC_OPERATIONS = frozenset(name for name, operation in OPERATIONS.items() if 
 
 HOLDER_ARGUMENT = "holder"
 """Additional argument of any operation: the name with which the calling trainer took the lease."""
+
+Holder = Name | None
+"""Its type."""

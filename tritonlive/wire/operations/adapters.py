@@ -1,8 +1,11 @@
 """Operations about LoRA adapters: vLLM's own, by path, and those for adapters that trainers push."""
 
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
-from tritonlive.wire.operation import Arguments, Route, Scope, operation
+from msgspec import Meta
+
+from tritonlive.wire.limits import MAX_PATH
+from tritonlive.wire.operation import Arguments, Id, Name, Route, Scope, VersionName, operation
 from tritonlive.wire.states import AdapterState
 
 from .engine import Nothing
@@ -50,10 +53,10 @@ class ListedAdapters(TypedDict):
 class AddLora(Arguments):
     """Load an adapter from a path of the server. vLLM serves it as POST /v1/load_lora_adapter."""
 
-    lora_name: str
-    lora_int_id: int
-    lora_path: str
-    base_model_name: str | None = None
+    lora_name: Name
+    lora_int_id: Id
+    lora_path: Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
+    base_model_name: Name | None = None
     load_inplace: bool = False
     is_3d_lora_weight: bool = False
 
@@ -62,7 +65,7 @@ class AddLora(Arguments):
 class RemoveLora(Arguments):
     """Unload an adapter. vLLM serves it as POST /v1/unload_lora_adapter."""
 
-    lora_id: int
+    lora_id: Id
 
 
 @operation("list_loras", LoraIds, scope=Scope.ALL)
@@ -85,33 +88,33 @@ class StageAdapter(Arguments):
     x-adapter-config, and the adapter serves at once unless the query says stage=true.
     """
 
-    name: str
-    version: str
+    name: Name
+    version: VersionName
     config: dict[str, Any]
-    digest: str | None = None
+    digest: Name | None = None
 
 
 @operation("activate_adapter", AdapterVersion, route=Route("POST", "/lora_adapters/{name}/activate"))
 class ActivateAdapter(Arguments):
     """Serve the version that was staged, from now on. Idempotent."""
 
-    name: str
-    version: str
+    name: Name
+    version: VersionName
 
 
 @operation("discard_adapter", Nothing, route=Route("POST", "/lora_adapters/{name}/discard"))
 class DiscardAdapter(Arguments):
     """Forget the version that was staged; harmless if it is not."""
 
-    name: str
-    version: str
+    name: Name
+    version: VersionName
 
 
 @operation("remove_adapter", AdapterVersion, route=Route("DELETE", "/lora_adapters/{name}"))
 class RemoveAdapter(Arguments):
     """Serve the adapter no more; running requests end with it."""
 
-    name: str
+    name: Name
 
 
 @operation("adapters", ListedAdapters, route=Route("GET", "/lora_adapters"))

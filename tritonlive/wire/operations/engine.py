@@ -11,6 +11,8 @@ from tritonlive.wire.states import State
 
 InFlightMode = Literal["abort", "wait", "keep"]
 """Handling of running requests: end them, wait for them, or continue them afterwards. vLLM's PauseMode."""
+MemoryKind = Literal["weights", "kv_cache", "scheduling"]
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class Nothing(TypedDict):
@@ -164,7 +166,9 @@ class Score(Arguments):
     For each prompt (token ids): log p(token | the tokens before it) of all its tokens but the first.
     """
 
-    prompts: Annotated[list[Annotated[list[int], Meta(min_length=2)]], Meta(min_length=1, max_length=MAX_SCORE_PROMPTS)]
+    prompts: Annotated[
+        list[Annotated[list[TokenId], Meta(min_length=2)]], Meta(min_length=1, max_length=MAX_SCORE_PROMPTS)
+    ]
 
 
 @operation("reset_prefix_cache", Ok, scope=Scope.ALL)
@@ -189,7 +193,7 @@ class ResetEncoderCache(Arguments):
 class Sleep(Arguments):
     """Give memory back. From level 2 on the weights are lost, and the replica is dirty."""
 
-    level: int = 1
+    level: Annotated[int, Meta(ge=0, le=2)] = 1
     mode: InFlightMode = "abort"
 
 
@@ -197,7 +201,7 @@ class Sleep(Arguments):
 class WakeUp(Arguments):
     """Take memory again: all of it, or the kinds in `tags` (weights, kv_cache, scheduling)."""
 
-    tags: list[str] | None = None
+    tags: Annotated[list[MemoryKind], Meta(min_length=1, max_length=3)] | None = None
 
 
 @operation("is_sleeping", IsSleeping, scope=Scope.ALL)

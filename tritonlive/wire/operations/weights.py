@@ -1,17 +1,12 @@
 """Operations about weights: the trainer's lease, an update's life, and the versions at hand."""
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from msgspec import Meta
-
-from tritonlive.wire.limits import MAX_NAME
-from tritonlive.wire.operation import Arguments, Lease, Route, operation
+from tritonlive.wire.operation import Arguments, Lease, Name, Route, VersionName, operation
 from tritonlive.wire.outcomes import Outcome
 from tritonlive.wire.states import State
 
 from .engine import CommitResult, InFlightMode, LeaseDescription, Nothing
-
-VersionName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 
 
 class Parameter(TypedDict):
@@ -143,7 +138,7 @@ class ShutdownWeightTransferEngine(Arguments):
 class StartWeightUpdate(Arguments):
     """Begin an update. `update_id` names it; `in_flight` determines the handling of running requests."""
 
-    update_id: str | None = None
+    update_id: Name | None = None
     in_flight: InFlightMode = "keep"
 
 
@@ -157,14 +152,14 @@ class UpdateWeights(Arguments):
     """Receive the tensors that `update_info` announces."""
 
     update_info: dict[str, Any] | list[dict[str, Any]]
-    update_id: str | None = None
+    update_id: Name | None = None
 
 
 @operation("prepare_weight_update", Prepared, lease=Lease.HOLDER, route=Route("POST", "/prepare_weight_update"))
 class PrepareWeightUpdate(Arguments):
     """Have every rank say whether it can load the update; nothing changes."""
 
-    update_id: str | None = None
+    update_id: Name | None = None
 
 
 @operation(
@@ -182,7 +177,7 @@ class FinishWeightUpdate(Arguments):
 
     weight_version: VersionName | None = None
     in_flight: InFlightMode | None = None
-    update_id: str | None = None
+    update_id: Name | None = None
 
 
 @operation(
@@ -199,7 +194,7 @@ class AbortWeightUpdate(Arguments):
     """
 
     reason: str = "asked for"
-    update_id: str | None = None
+    update_id: Name | None = None
     force: bool = False
 
 
@@ -221,7 +216,7 @@ class Rollback(Arguments):
 
     in_flight: InFlightMode = "keep"
     to: VersionName | None = None
-    update_id: str | None = None
+    update_id: Name | None = None
 
 
 @operation(
@@ -237,7 +232,7 @@ class Reload(Arguments):
 
     weight_version: VersionName | None = None
     in_flight: InFlightMode = "keep"
-    update_id: str | None = None
+    update_id: Name | None = None
 
 
 @operation("fence", UpdateOutcome, lease=Lease.HOLDER, route=Route("POST", "/fence"))
@@ -245,7 +240,7 @@ class Fence(Arguments):
     """Refuse to generate until a push commits, unless the update `unless_committed` is live here."""
 
     reason: str
-    unless_committed: str | None = None
+    unless_committed: Name | None = None
 
 
 @operation("timeline", Timeline, route=Route("GET", "/weight_timeline"))
