@@ -145,6 +145,7 @@ class FakeEngine:
         self.llm = self._make()
         self.is_running = True
         self.num_kills = 0
+        self.num_restarts = 0
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_start: list[Callable[[Any], Any]] = []
         self._on_death: list[Callable[[str], None]] = []

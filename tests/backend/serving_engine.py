@@ -11,6 +11,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from tests.backend.engine import Core, FakeEngine, Llm
+from tritonlive.backend.settings import Settings
 from tritonlive.backend.tensors import Unavailable
 
 CONTROL_KEY = "control-key"
@@ -41,6 +42,8 @@ class ServingCore(Core):
 class InputProcessor:
     """Accepts every request."""
 
+    structured_outputs_config: Any = "checked here"
+
     def _validate_params(self, params: Any, supported_tasks: Any) -> None: ...
     def _validate_lora(self, lora_request: Any) -> None: ...
     def _validate_prompt_len(self, prompt_len: int, prompt_type: str) -> None: ...
@@ -66,6 +69,8 @@ class ServingLlm(Llm):
         self.bug: Exception | None = None
         self.num_generating = 0
         self.model_config.enable_prompt_embeds = False
+        self.model_config.max_model_len = 100
+        self.vllm_config.observability_config = SimpleNamespace(custom_histogram_buckets=None)
 
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, *, lora_request: Any = None
@@ -98,7 +103,7 @@ class ServingEngine(FakeEngine):
         self._make = lambda: ServingLlm("gloo", folder)
         self._llm: Any = self._make()
         self.loop = asyncio.get_running_loop()
-        self.settings = SimpleNamespace(control_key=CONTROL_KEY)
+        self.settings = Settings([], CONTROL_KEY)
         self.supported_tasks = ("generate",)
         self.is_stopped = False
         self.stop_error: Exception | None = None

@@ -14,6 +14,7 @@ from tests.backend.engine import FakeEngine, Llm
 from tests.triton_stand_in import Request, tensor
 from tritonlive.backend import tensors
 from tritonlive.backend.control import Control, bind_handlers
+from tritonlive.backend.settings import Settings
 from tritonlive.backend.weights.history import InFlight
 from tritonlive.backend.weights.weights import Weights
 from tritonlive.wire.error_codes import ErrorCode
@@ -56,6 +57,7 @@ class ControlLlm(Llm):
         config, model = self.vllm_config, self.model_config
         config.model_config = model
         model.served_model_name, model.dtype, model.max_model_len = "m", "torch.float32", 64
+        config.lora_config = SimpleNamespace()
         config.cache_config = SimpleNamespace(num_gpu_blocks=4, block_size=16, kv_cache_size_tokens=64)
         config.parallel_config = SimpleNamespace(world_size=1, world_size_across_dp=1)
         self.loras: list[Any] = []
@@ -101,7 +103,7 @@ class ControlEngine(FakeEngine):
         super().__init__("gloo", folder)
         self._make = lambda: ControlLlm("gloo", folder)
         self.llm = self._make()
-        self.settings = SimpleNamespace(control_key=control_key)
+        self.settings = Settings([], control_key)
         self.argv, self.started_at, self.num_restarts = ["--model", "m"], 1.5, 0
         self.arguments = SimpleNamespace(model="m")
 
@@ -238,8 +240,9 @@ async def test_a_pushed_adapters_id_is_not_for_vllms_own(setting: Setting) -> No
         ErrorCode.INVALID,
         "control_arguments: of add_lora: 'a' was pushed; remove_adapter makes room for it",
     )
-    assert "id must be > 0" in (await setting.refusal("add_lora", lora_int_id=0, **lora))[1]
-    assert "cannot be empty" in (await setting.refusal("add_lora", lora_int_id=1, lora_name="a", lora_path=""))[1]
+    assert "Expected `int` >= 1 - at `$.lora_int_id`" in (await setting.refusal("add_lora", lora_int_id=0, **lora))[1]
+    empty = (await setting.refusal("add_lora", lora_int_id=1, lora_name="a", lora_path=""))[1]
+    assert "Expected `str` of length >= 1 - at `$.lora_path`" in empty
     assert len(setting.engine.control_llm.loras) == 1
 
 

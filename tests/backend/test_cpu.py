@@ -23,7 +23,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every variable that the module sets is unset before, and restored afterwards."""
     if not is_on_cpu():
         pytest.skip("about vLLM on a CPU")
-    for name in (*VARIABLES, *cpu.KEEPING_MEMORY):
+    for name in (*VARIABLES, *cpu.HUGE_PAGES):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -143,16 +143,17 @@ def test_a_gpu_is_left_alone(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cpu, "is_on_cpu", lambda: False)
     assert prepare(2, "-tp", "2") == []
     assert environment() == {}
-    assert not os.environ.keys() & cpu.KEEPING_MEMORY.keys()
+    assert not os.environ.keys() & cpu.HUGE_PAGES.keys()
 
 
-def test_the_engines_processes_keep_what_they_free(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+def test_the_engines_processes_use_huge_pages(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(2)
-    assert os.environ["MALLOC_MMAP_MAX_"] == "0"
-    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1", "the caller's environment wins"
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    prepare(2)
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=1", "the caller's environment wins"
 
 
 def test_a_benchmark_gives_every_system_the_same() -> None:
-    assert machine.KEEPING_MEMORY == cpu.KEEPING_MEMORY
+    assert machine.HUGE_PAGES == cpu.HUGE_PAGES
     assert machine.SPINNING_CORES == cpu.SPINNING_CORES

@@ -1,6 +1,8 @@
 """The engine's life on its own loop, with an AsyncLLM that a test lets fail."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from tritonlive.backend import cpu, engine
@@ -25,7 +28,12 @@ class Llm:
     def __init__(self, calls: list[str]) -> None:
         self.errored = False
         self.vllm_config = SimpleNamespace(parallel_config=SimpleNamespace(pipeline_parallel_size=1))
-        self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=None))
+        self.engine_core = SimpleNamespace(
+            resources=SimpleNamespace(
+                engine_manager=None, ctx=SimpleNamespace(destroy=lambda linger: calls.append("close context"))
+            ),
+            ctx=SimpleNamespace(_sockets=()),
+        )
         self._calls = calls
 
     async def get_supported_tasks(self) -> tuple[str, ...]:
@@ -46,6 +54,7 @@ class FakeEngine(Engine):
         super().__init__(Settings(MODEL, None))
         self.calls: list[str] = []
         self.num_failures = 0
+        self.processes: list[Any] = []
 
     def create_llm(self) -> Any:
         assert threading.current_thread() is not self._thread, "the loop must stay free"
@@ -53,7 +62,9 @@ class FakeEngine(Engine):
         if self.num_failures:
             self.num_failures -= 1
             raise RuntimeError("no memory")
-        return Llm(self.calls)
+        llm: Any = Llm(self.calls)
+        llm.engine_core.resources.engine_manager = SimpleNamespace(processes=self.processes)
+        return llm
 
 
 @pytest.fixture
@@ -106,7 +117,7 @@ def test_a_dead_engine_is_started_again_until_it_comes_back(running: FakeEngine)
     assert not running.is_running
     until(lambda: running.num_restarts == 1)
     assert deaths == ["the engine died and is being started again"]
-    assert running.calls == ["shutdown", "create", "create", "create", "hook", "output handler"]
+    assert running.calls == ["shutdown", "close context", *["create"] * 3, "hook", "output handler"]
     assert running.llm is not first
     assert died.done()
     assert not running.died.done()
@@ -124,6 +135,38 @@ def test_killing_ends_the_processes_and_their_children(running: FakeEngine) -> N
         running.kill()
         process.wait(10)
         assert process.stdout.read() == b"", "the child's end of the pipe is closed, too"
+
+
+def test_when_a_worker_ends_the_engine_core_is_killed_at_once(running: FakeEngine) -> None:
+    worker = "exec -a VLLM::Worker_TP0 sleep 60"
+    with subprocess.Popen(["bash", "-c", f"({worker}) & echo $!; while :; do sleep 0.05; done"], stdout=-1) as core:
+        assert core.stdout is not None
+        pid = int(core.stdout.readline())
+        until(lambda: "Worker" in " ".join(psutil.Process(pid).cmdline()))
+        running.processes = [core]
+        running.start()
+        time.sleep(0.1)
+        assert core.poll() is None, "all is well"
+        os.kill(pid, signal.SIGKILL)
+        assert core.wait(10) == -signal.SIGKILL
+
+
+def test_when_one_engine_core_ends_the_others_are_killed_at_once(running: FakeEngine) -> None:
+    """vLLM terminates them first, and only then says that the engine has failed."""
+    stubborn = "trap : TERM; echo up; while :; do sleep 0.05; done"
+    with (
+        subprocess.Popen(["bash", "-c", stubborn], stdout=-1) as one,
+        subprocess.Popen(["bash", "-c", stubborn], stdout=-1) as other,
+    ):
+        for core in (one, other):
+            assert core.stdout is not None
+            core.stdout.readline()
+        running.processes = [one, other]
+        running.start()
+        time.sleep(0.1)
+        assert (one.poll(), other.poll()) == (None, None), "all is well"
+        one.kill()
+        assert other.wait(10) == -signal.SIGKILL
 
 
 def test_a_stopped_engine_is_not_started_again(running: FakeEngine) -> None:

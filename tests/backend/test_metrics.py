@@ -33,7 +33,7 @@ def test_counters_grow_and_gauges_are_set(monkeypatch: pytest.MonkeyPatch) -> No
             return made.setdefault(self.key, Metric())
 
     monkeypatch.setattr(metrics, "pb_utils", SimpleNamespace(MetricFamily=MetricFamily))
-    triton = metrics.TritonMetrics("tritonlive", metrics.SENDING_DESCRIPTIONS)
+    triton = metrics.TritonMetrics("tritonlive_", metrics.SENDING_DESCRIPTIONS, {"model": "llm"})
     names = ("event_loop_lag_max_seconds", "response_queue_length", "channel_messages_total", "channel_steps_total")
     triton.publish(dict(zip(names, (0.5, 3, 10, 12), strict=True)))
     triton.publish(dict(zip(names, (0.0, 3, 11, 14), strict=True)))

@@ -1,6 +1,7 @@
 """tritonlive/backend/model.py and config.pbtxt."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from google.protobuf import text_format
@@ -42,3 +43,10 @@ def test_every_return_flag_has_its_tensor(config: ModelConfig) -> None:
 def test_a_second_instance_is_refused(groups: list[dict[str, object]]) -> None:
     with pytest.raises(model.pb_utils.TritonModelException, match="set count to 1"):
         model.check_single_instance({"name": "llm", "instance_group": groups})
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_the_model_is_ready_while_an_engine_runs(*, runs: bool) -> None:
+    served = model.TritonPythonModel()
+    served._service = SimpleNamespace(is_ready=runs)  # ty: ignore[invalid-assignment]
+    assert served.is_ready() is runs

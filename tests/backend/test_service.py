@@ -10,14 +10,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from tests.backend.compiler import FakeCompiler
 from tests.backend.serving_engine import CONTROL_KEY, ServingEngine
 from tests.triton_stand_in import Request, TritonError, tensor
 from tritonlive.backend import service as service_module
 from tritonlive.backend.generation import generate
+from tritonlive.backend.grammars.messages import Ended, Rejected
 from tritonlive.backend.responses import Sender, code_of
 from tritonlive.backend.service import Service
 from tritonlive.wire.error_codes import ErrorCode
@@ -34,9 +36,13 @@ class TritonSender:
         self.is_closed = False
         self.answers: list[dict[str, np.ndarray]] = []
         self.error: TritonError | None = None
+        self.failure: Exception | None = None
+        """Raised instead of sending a response that is not the last."""
 
     def send(self, response: Any = None, *, flags: int) -> None:
         assert not self.is_closed
+        if self.failure is not None and flags != FINAL:
+            raise self.failure
         self.is_closed = flags == FINAL
         if response is not None and hasattr(response, "error"):
             self.error = response.error
@@ -102,7 +108,9 @@ class Setting:
         self.writer = Writer()
         engine: Any = self.engine
         writer: Any = self.writer
-        self.service = Service(engine, writer)
+        self.compiler = FakeCompiler()
+        compiler: Any = self.compiler
+        self.service = Service(engine, writer, compiler)
 
     def submit(self, **values: Any) -> TritonSender:
         request = TritonRequest(**values)
@@ -145,9 +153,10 @@ async def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     setting.service.stop()
 
 
-def engine_request(request_id: str, *, is_whole: bool = False) -> np.ndarray:
+def engine_request(request_id: str, *, is_whole: bool = False, regex: str | None = None) -> np.ndarray:
     kind = RequestOutputKind.FINAL_ONLY if is_whole else RequestOutputKind.DELTA
-    params = SamplingParams(max_tokens=8, output_kind=kind)
+    grammar = StructuredOutputsParams(regex=regex) if regex is not None else None
+    params = SamplingParams(max_tokens=8, output_kind=kind, structured_outputs=grammar)
     request = EngineCoreRequest(request_id, [1, 2], None, params, None, 0.0, None, None, None)
     frames: Any = MsgpackEncoder(size_threshold=1 << 62).encode(request)
     return np.array([[bytes(frames[0])]], dtype=np.object_)
@@ -265,6 +274,36 @@ async def test_tokens_travel_on_the_channel_and_the_request_is_closed(setting: S
     assert not channel.is_closed
 
 
+async def test_a_channel_continues_on_the_request_that_opens_it_again(setting: Setting) -> None:
+    first = setting.submit(engine_channel="c")
+    setting.submit(engine_channel="c", engine_request=engine_request("r"))
+    await until(lambda: bool(setting.engine.llm.engine_core.added))
+    setting.engine.put(EngineCoreOutput("r", [5]))
+    await until(lambda: tokens_on(first) == [("r", [5], "default")])
+    second = setting.submit(engine_channel="c")
+    await until(lambda: first.is_closed)
+    assert msgspec.msgpack.decode(first.answers[-1]["engine_outputs"].tobytes()) == [], "tells the front end"
+    setting.engine.put(EngineCoreOutput("r", [6], finish_reason=FinishReason.STOP))
+    await until(lambda: bool(second.answers))
+    assert tokens_on(second) == [("r", [6], "default")]
+    assert (first.error, second.is_closed) == (None, False)
+    second.is_marked = True
+    await until(lambda: second.is_closed)
+
+
+async def test_a_message_that_cannot_be_sent_closes_the_channel(setting: Setting) -> None:
+    """Its tokens are lost; the front end must not wait for them."""
+    channel = setting.submit(engine_channel="c")
+    request = setting.submit(engine_channel="c", engine_request=engine_request("r"))
+    await until(lambda: bool(setting.engine.llm.engine_core.added))
+    channel.failure = RuntimeError("out of shared memory")
+    setting.engine.put(EngineCoreOutput("r", [5]))
+    await until(lambda: channel.is_closed and request.is_closed)
+    assert channel.error is not None
+    assert "out of shared memory" in channel.error.text
+    assert setting.engine.llm.engine_core.aborted == ["r"]
+
+
 async def test_a_front_end_that_goes_frees_the_engine(setting: Setting) -> None:
     channel = setting.submit(engine_channel="c")
     request = setting.submit(engine_channel="c", engine_request=engine_request("r"))
@@ -335,10 +374,16 @@ async def test_metrics_are_published(setting: Setting) -> None:
     await until(lambda: bool(setting.engine.llm.engine_core.added))
     setting.engine.put(EngineCoreOutput("r", [5, 6], finish_reason=FinishReason.STOP))
     await until(lambda: bool(tokens_on(channel)))
-    engine, own = setting.service._metrics._metrics, setting.service._own_metrics._metrics
+    metrics: Any = setting.service._metrics
+    engine, own = metrics._engine._metrics, metrics._own._metrics
     await until(lambda: engine["generation_tokens_total"].value == 2)
-    assert engine["requests_finished_total"].value == 1
     assert own["channel_messages_total"].value == 1
+    assert metrics._ended._metrics["stop"].value == 1
+    tokens = metrics._histograms["request_generation_tokens"]
+    await until(lambda: tokens._totals._metrics["_sum"].value == 2)
+    buckets = {le: metric.value for le, metric in tokens._buckets._metrics.items()}
+    assert (buckets["1.0"], buckets["2.0"], buckets["100.0"], buckets["+Inf"]) == (0, 1, 1, 1)
+    assert metrics._build._metrics["build_info"].value == 1
 
 
 def exists(folder: str) -> bool:
@@ -360,3 +405,101 @@ async def test_everything_else_is_closed_when_the_engine_does_not_stop(setting: 
     with pytest.raises(RuntimeError, match="does not stop"):
         setting.service.stop()
     assert (setting.writer.is_closed, exists(folder)) == (True, False)
+
+
+# ---- grammars, and generations that fail ----------------------------------------------------------------------------
+
+
+def refusals(sender: TritonSender) -> dict[str, str]:
+    """Message by request id."""
+    told = [json.loads(answer["engine_refused"].item()) for answer in sender.answers if "engine_refused" in answer]
+    return {request_id: message for each in told for request_id, message in each.items()}
+
+
+async def begin(setting: Setting, *payloads: np.ndarray) -> TritonSender:
+    """Submit generations of one front end as one request."""
+    setting.submit(engine_channel="c")
+    channels = np.array([[b"c"]] * len(payloads), dtype=np.object_)
+    return setting.submit(engine_channel=channels, engine_request=np.concatenate(payloads))
+
+
+async def test_a_batch_does_not_wait_for_a_new_grammar(setting: Setting) -> None:
+    setting.compiler.gate = asyncio.Event()
+    sender = await begin(setting, engine_request("grammar", regex="a"), engine_request("plain"))
+    core = setting.engine.llm.engine_core
+    await until(lambda: len(core.added) == 1)
+    assert core.added[0].request_id == "plain"
+    setting.compiler.gate.set()
+    await until(lambda: len(core.added) == 2)
+    assert core.added[1].sampling_params.structured_outputs._backend == "xgrammar"
+    for request_id in ("grammar", "plain"):
+        setting.engine.put(EngineCoreOutput(request_id, [1], finish_reason=FinishReason.STOP))
+    await until(lambda: sender.is_closed)
+
+
+async def test_a_grammar_that_cannot_be_compiled_ends_its_generation_alone(setting: Setting) -> None:
+    setting.compiler.results["bad"] = Ended(0, Rejected("no such rule"))
+    sender = await begin(setting, engine_request("a", regex="bad"), engine_request("b"))
+    await until(lambda: bool(refusals(sender)))
+    expected = "structured_outputs: the grammar cannot be compiled: no such rule [INVALID_ARG]"
+    assert refusals(sender) == {"a": expected}
+    assert not sender.is_closed
+    again = setting.submit(engine_channel="c", engine_request=engine_request("c", regex="bad"))
+    await until(lambda: again.is_closed)
+    assert refusals(again) == {"c": expected}
+
+
+async def test_an_abort_ends_the_compilation(setting: Setting) -> None:
+    setting.compiler.gate = asyncio.Event()
+    sender = await begin(setting, engine_request("a", regex="a"))
+    await until(lambda: bool(setting.compiler.jobs))
+    payload = np.frombuffer(msgspec.msgpack.encode(["a"]), np.uint8)
+    setting.submit(engine_channel="c", engine_abort=payload[None])
+    await until(lambda: sender.is_closed)
+    await until(lambda: setting.compiler.num_cancelled == 1)
+    assert setting.engine.llm.engine_core.added == []
+
+
+async def test_a_native_client_that_goes_ends_the_compilation(setting: Setting) -> None:
+    setting.compiler.gate = asyncio.Event()
+    sender = setting.submit(text_input="a", sampling_parameters='{"structured_outputs": {"regex": "a"}}')
+    await until(lambda: bool(setting.compiler.jobs))
+    sender.is_marked = True
+    await until(lambda: setting.compiler.num_cancelled == 1)
+    await until(lambda: sender.is_closed)
+
+
+async def test_a_native_grammar_that_cannot_be_compiled_is_refused(setting: Setting) -> None:
+    setting.compiler.results["bad"] = Ended(0, Rejected("no such rule"))
+    sender = await setting.ask(text_input="a", sampling_parameters='{"structured_outputs": {"regex": "bad"}}')
+    assert sender.error is not None
+    assert (sender.error.number, "no such rule" in sender.error.text) == (TritonError.INVALID_ARG, True)
+    assert setting.engine.llm.num_generating == 0
+
+
+async def test_a_generation_that_fails_in_the_engine_is_a_refusal(setting: Setting) -> None:
+    sender = await begin(setting, engine_request("a"), engine_request("b"))
+    await until(lambda: len(setting.engine.llm.engine_core.added) == 2)
+    reason = {"tritonlive-grammar-error": "no such rule"}
+    setting.engine.put(
+        EngineCoreOutput("a", [], finish_reason=FinishReason.ERROR),
+        EngineCoreOutput("b", [], finish_reason=FinishReason.ERROR, trace_headers=reason),
+    )
+    await until(lambda: sender.is_closed)
+    told = refusals(sender)
+    assert told["a"].endswith("[INTERNAL]")
+    assert told["b"] == "structured_outputs: the grammar cannot be compiled: no such rule [INVALID_ARG]"
+
+
+async def test_a_miss_of_an_image_in_the_cache_is_left_to_vllm(setting: Setting) -> None:
+    channel = setting.submit(engine_channel="c")
+    sender = setting.submit(engine_channel="c", engine_request=engine_request("a"))
+    await until(lambda: len(setting.engine.llm.engine_core.added) == 1)
+    setting.engine.put(EngineCoreOutput("a", [], finish_reason=FinishReason.ERROR, mm_cache_miss_hashes=["h"]))
+    await until(lambda: sender.is_closed)
+    assert refusals(sender) == {}
+    assert tokens_on(channel) == [("a", [], "default")]
+
+
+async def test_vllm_validates_no_grammar_on_the_loop(setting: Setting) -> None:
+    assert setting.engine.llm.input_processor.structured_outputs_config is None

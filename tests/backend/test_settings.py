@@ -32,6 +32,7 @@ def test_the_environment_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     settings = Settings.load(tmp_path)
     assert settings.engine_argv == ["--model", "a", "--model", "b c"]
     assert settings.control_key == "secret"
+    assert settings.model_version == tmp_path.name
     assert "secret" not in repr(settings)
 
 

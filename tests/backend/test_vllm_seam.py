@@ -74,6 +74,7 @@ SIGNATURES = (
     ("vllm.v1.engine.input_processor", "InputProcessor.assign_request_id", "(request)"),
     ("vllm.v1.engine.parallel_sampling", "ParentRequest.__init__", "(self, request)"),
     ("vllm.v1.engine.parallel_sampling", "ParentRequest.get_child_info", "(self, index)"),
+    ("vllm.v1.metrics.buckets", "histogram_buckets", "(family, max_model_len=None, overrides=None)"),
     ("vllm.renderers.inputs.preprocess", "parse_model_prompt", "(model_config, prompt)"),
     (
         "vllm.renderers.base",
@@ -103,7 +104,7 @@ SIGNATURES = (
 # Classes, and attributes that their __init__ sets.
 ATTRIBUTES = (
     (AsyncLLM, {"engine_core", "input_processor", "renderer", "model_config", "vllm_config"}),
-    (MPClient, {"resources"}),
+    (MPClient, {"resources", "ctx"}),
 )
 
 # Structs, and the fields of them that the backend reads or sets.

@@ -3,23 +3,22 @@
 The operations are those of tritonlive/wire/operations; each has one handler, the method of its name.
 """
 
-import hmac
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
 from tritonlive.wire.operation import Arguments, Operation
-from tritonlive.wire.operations import HOLDER_ARGUMENT, OPERATIONS, PUBLIC_OPERATIONS
-from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS, CONTROL_KEY, CONTROL_OPERATION, CONTROL_PAYLOAD
+from tritonlive.wire.operations import HOLDER_ARGUMENT, OPERATIONS, PUBLIC_OPERATIONS, Holder
+from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS, CONTROL_OPERATION, CONTROL_PAYLOAD
 
+from .access import Access
 from .adapters.adapters import Adapters
 from .adapters.lora_control import LoraControl
 from .engine import Engine
 from .engine_control import EngineControl
-from .tensors import BadTensor, Refused, read_bytes, read_json_object, read_string
+from .tensors import BadTensor, read_bytes, read_string
 from .weights.history import InFlight
 from .weights.weight_control import WeightControl
 from .weights.weights import Weights
@@ -39,7 +38,7 @@ class Control:
         in_flight: InFlight,
         flush_generations: Callable[[], None],
     ) -> None:
-        self._engine = engine
+        self._access = Access(engine.settings)
         self._weights = weights
         self._handlers = bind_handlers(
             EngineControl(engine, weights, flush_generations),
@@ -51,12 +50,12 @@ class Control:
         """Read a control request, check its key, run it. Returns the JSON result; raises RequestError."""
         name = read_string(request, CONTROL_OPERATION) or ""
         if name not in PUBLIC_OPERATIONS:
-            self._check_key(read_string(request, CONTROL_KEY))
+            self._access.require_control(request)
         operation = OPERATIONS.get(name)
         if operation is None:
             raise BadTensor(CONTROL_OPERATION, f"unknown {name!r}; there are {', '.join(sorted(OPERATIONS))}")
-        given = read_json_object(request, CONTROL_ARGUMENTS) or {}
-        holder = given.pop(HOLDER_ARGUMENT, None)
+        given = read_arguments(request)
+        holder = read_holder(given)
         inputs = (parse_arguments(operation, given), *read_payload(operation, request))
         handler = self._handlers[name]
         if not operation.requires_holder(inputs[0]):
@@ -68,13 +67,6 @@ class Control:
             return encode(await handler(*inputs))
         finally:
             lease.renew()  # the call itself may have taken longer than the lease
-
-    def _check_key(self, key: str | None) -> None:
-        expected = self._engine.settings.control_key
-        if expected is None:
-            raise Refused(CONTROL_KEY, f"control is off: the server was started without {CONTROL_KEY_VARIABLE}")
-        if not hmac.compare_digest((key or "").encode(), expected.encode()):
-            raise Refused(CONTROL_KEY, "missing or wrong")
 
 
 def bind_handlers(*groups: object) -> Mapping[str, Handler]:
@@ -95,6 +87,25 @@ def bind_handlers(*groups: object) -> Mapping[str, Handler]:
     if missing := sorted(OPERATIONS.keys() - handlers.keys()):
         raise TypeError(f"operations without a handler: {', '.join(missing)}")
     return handlers
+
+
+def read_arguments(request: Any) -> dict[str, Any]:
+    """The operation's arguments and the holder's name. Raises BadTensor for anything else than a JSON object.
+
+    Stricter than Python's own parser: no NaN, no number that is infinite, no surrogate without its pair.
+    """
+    try:
+        return msgspec.json.decode(read_string(request, CONTROL_ARGUMENTS) or "{}", type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadTensor(CONTROL_ARGUMENTS, f"is not a JSON object: {error}") from None
+
+
+def read_holder(given: dict[str, Any]) -> str | None:
+    """Take the holder's name out of the arguments. Raises BadTensor."""
+    try:
+        return msgspec.convert(given.pop(HOLDER_ARGUMENT, None), Holder)
+    except msgspec.ValidationError as error:
+        raise BadTensor(CONTROL_ARGUMENTS, f"{HOLDER_ARGUMENT}: {error}") from None
 
 
 def parse_arguments(operation: Operation, given: Mapping[str, Any]) -> Arguments:

@@ -16,8 +16,8 @@ from .vllm_seam.messages import AsyncLLM
 
 # With this many cores, engine core and worker can each spin on one and leave some to other processes.
 SPINNING_CORES = 4
-# glibc's malloc reads these at the start of a process (mallopt(3)).
-KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+# glibc's malloc (2.35 and later) reads this at the start of a process: transparent huge pages for what it maps.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 THREADS_BIND = "VLLM_CPU_OMP_THREADS_BIND"
 NO_BINDING = "nobind"
 
@@ -26,7 +26,7 @@ def prepare(arguments: AsyncEngineArgs) -> list[str]:
     """Set the environment for the engine of `arguments`. Returns further options for its command line."""
     if not is_on_cpu():
         return []
-    keep_memory()
+    use_huge_pages()
     if options := worker_inside(arguments):
         return options
     bind_threads(arguments)
@@ -43,13 +43,14 @@ async def allocate_stage_inputs(llm: AsyncLLM) -> None:
         await run_empty_step(llm)
 
 
-def keep_memory() -> None:
-    """Let the engine's processes keep up to a gibibyte of freed memory.
+def use_huge_pages() -> None:
+    """Let malloc in the engine's processes use transparent huge pages, where the kernel allows them.
 
-    Logits and logprobs of a step take tens to hundreds of MB. By default malloc maps and unmaps them at every step, and
-    page faults take most of the time: scoring with the 100 likeliest tokens took 1.6 times as long.
+    Logits and logprobs of a step take tens to hundreds of MB. Malloc maps and unmaps them at every step, and page
+    faults of 4 KiB take most of the time. Memory that malloc keeps instead (MALLOC_MMAP_MAX_=0) is as fast, but it gets
+    fragmented: the engine of a 6 MB model grew to 5.9 GB.
     """
-    for name, value in KEEPING_MEMORY.items():
+    for name, value in HUGE_PAGES.items():
         os.environ.setdefault(name, value)
 
 

@@ -5,6 +5,7 @@ Everything else in the backend runs on that loop.
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,16 +16,21 @@ import psutil
 import triton_python_backend_utils as pb_utils
 import uvloop
 
+from tritonlive.wire.environment import ENGINE_HOOK_VARIABLE
+
 from . import cpu
 from .arguments import parse_arguments, with_weight_operations, with_weight_transfer
 from .settings import Settings
 from .tensors import Unavailable
-from .vllm_seam.core import engine_processes, start_output_handler
+from .vllm_seam import structured_outputs
+from .vllm_seam.core import close_sockets, engine_processes, serving_processes, start_output_handler
 from .vllm_seam.messages import AsyncLLM
 
 SUPERVISION_INTERVAL_S = 0.25
 RESTART_DELAY_S = 1.0
 SHUTDOWN_TIMEOUT_S = 10.0
+# Called in the engine's processes (sync/worker/plugin.py).
+ENGINE_HOOK = f"{structured_outputs.__name__}:{structured_outputs.install.__name__}"
 
 StartHook = Callable[[AsyncLLM], Awaitable[None] | None]
 DeathHook = Callable[[str], None]
@@ -55,6 +61,7 @@ class Engine:
         self._llm: AsyncLLM | None = None
         self._stopping = False
         self._supervisor: asyncio.Task[None] | None = None
+        self._processes: list[psutil.Process] = []
         self._on_start: list[StartHook] = []
         self._on_death: list[DeathHook] = []
         self._thread = threading.Thread(target=self._run_loop, name="engine-loop", daemon=True)
@@ -107,6 +114,7 @@ class Engine:
 
     def create_llm(self) -> AsyncLLM:
         """Make a new engine; blocks until vLLM's processes are up."""
+        os.environ[ENGINE_HOOK_VARIABLE] = ENGINE_HOOK
         return AsyncLLM.from_engine_args(self.arguments)
 
     def _run_loop(self) -> None:
@@ -123,6 +131,7 @@ class Engine:
         start_output_handler(llm)
         self.died = self.loop.create_future()
         self._llm = llm
+        self._processes = serving_processes(llm)
 
     async def _stop_llm(self) -> None:
         if self._supervisor is not None:
@@ -137,8 +146,15 @@ class Engine:
     async def _supervise(self) -> None:
         while not self._stopping:
             await asyncio.sleep(SUPERVISION_INTERVAL_S)
-            if self._llm is not None and self._llm.errored:
+            if self._llm is None:
+                continue
+            if self._llm.errored:
                 await self._restart(self._llm)
+            elif any(map(has_ended, self._processes)):
+                # vLLM says so when it has stopped the other processes, which takes it seconds.
+                pb_utils.Logger.log_error("a process of the vLLM engine has ended")
+                self._processes = []
+                self.kill()
 
     async def _restart(self, dead: AsyncLLM) -> None:
         pb_utils.Logger.log_error("the vLLM engine died; starting it again with the checkpoint's weights")
@@ -147,6 +163,8 @@ class Engine:
         for hook in self._on_death:
             hook("the engine died and is being started again")
         await self.loop.run_in_executor(None, dead.shutdown, SHUTDOWN_TIMEOUT_S)
+        await close_sockets(dead)
+        del dead  # 45 MB, while the next engine starts
         while not self._stopping:
             try:
                 await self._start_llm()
@@ -157,3 +175,11 @@ class Engine:
                 self.num_restarts += 1
                 pb_utils.Logger.log_info("the vLLM engine is back")
                 return
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process runs no more, collected by its parent or not."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -143,7 +143,8 @@ class EngineControl:
         return {}
 
     async def wake_up(self, arguments: WakeUp) -> FullyAwake:
-        return {"fully_awake": await self._weights.wake_up(arguments.tags)}
+        tags = None if arguments.tags is None else [str(tag) for tag in arguments.tags]
+        return {"fully_awake": await self._weights.wake_up(tags)}
 
     async def is_sleeping(self, _arguments: GetIsSleeping) -> IsSleeping:
         return {"is_sleeping": await self._engine.llm.is_sleeping()}

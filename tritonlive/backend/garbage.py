@@ -17,7 +17,11 @@ class RequestGarbage:
         self._is_marked = False
 
     def freeze(self) -> None:
-        """Exempt all objects of now from collection: those of vLLM stay, and later collections are cheap."""
+        """Exempt all objects of now from collection: those of vLLM stay, and later collections are cheap.
+
+        Objects of an engine that has died since the last call are collected.
+        """
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
 

@@ -4,14 +4,12 @@ The engine's loop counts, which is cheap. Publishing sends a message to Triton's
 a few times a second.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-
-from tritonlive.wire.tensor_names import MODEL
 
 from .vllm_seam.messages import EngineCoreOutputs, SchedulerStats
 
@@ -37,12 +35,11 @@ class Statistics:
 
     num_requests_running: int = 0
     num_requests_waiting: int = 0
-    kv_cache_usage: float = 0.0
+    kv_cache_usage_perc: float = 0.0
     engine_steps_total: int = 0
     generation_tokens_total: int = 0
     prompt_tokens_total: int = 0
     prompt_tokens_cached_total: int = 0
-    requests_finished_total: int = 0
     engine_restarts_total: int = 0
 
     def observe(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs:
@@ -51,11 +48,10 @@ class Statistics:
         if stats is not None:
             self.num_requests_running = stats.num_running_reqs
             self.num_requests_waiting = stats.num_waiting_reqs + stats.num_skipped_waiting_reqs
-            self.kv_cache_usage = stats.kv_cache_usage
+            self.kv_cache_usage_perc = stats.kv_cache_usage
         self.engine_steps_total += bool(outputs.outputs)
         for output in outputs.outputs:
             self.generation_tokens_total += len(output.new_token_ids)
-            self.requests_finished_total += output.finish_reason is not None
             if output.prefill_stats is not None:
                 self.prompt_tokens_total += output.prefill_stats.num_prompt_tokens
                 self.prompt_tokens_cached_total += output.prefill_stats.num_cached_tokens
@@ -64,7 +60,7 @@ class Statistics:
     def idle(self) -> None:
         """Reset the gauges when nothing runs: an idle engine reports nothing."""
         self.num_requests_running = self.num_requests_waiting = 0
-        self.kv_cache_usage = 0.0
+        self.kv_cache_usage_perc = 0.0
 
     def engine_died(self, _reason: str) -> None:
         """Count a death of the engine."""
@@ -75,12 +71,11 @@ class Statistics:
 DESCRIPTIONS = {
     "num_requests_running": "Requests the engine is generating for.",
     "num_requests_waiting": "Requests queued in the engine.",
-    "kv_cache_usage": "Part of the KV cache in use, 0 to 1.",
+    "kv_cache_usage_perc": "Part of the KV cache in use, 0 to 1.",
     "engine_steps_total": "Engine steps that produced tokens.",
     "generation_tokens_total": "Tokens generated.",
     "prompt_tokens_total": "Prompt tokens of requests whose prefill has ended.",
     "prompt_tokens_cached_total": "Prompt tokens found in the prefix cache.",
-    "requests_finished_total": "Requests that have ended in the engine.",
     "engine_restarts_total": "Times the engine died and was started again.",
 }
 
@@ -93,6 +88,9 @@ class SendingStatistics:
     response_queue_length: int = 0
     channel_messages_total: int = 0
     channel_steps_total: int = 0
+
+
+BUILD_DESCRIPTIONS = {"build_info": "Always 1; the labels are the versions of tritonlive and vLLM."}
 
 
 SENDING_DESCRIPTIONS = {
@@ -116,27 +114,54 @@ WEIGHT_DESCRIPTIONS = {
 }
 
 
+class LabelledCounters:
+    """Counters that differ in one label; `publish` increases those that grew."""
+
+    def __init__(
+        self, name: str, description: str, labels: Mapping[str, str], label: str, values: Iterable[str]
+    ) -> None:
+        kind = pb_utils.MetricFamily.COUNTER
+        self._family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+        self._metrics = {value: self._family.Metric(labels={**labels, label: value}) for value in values}
+        self._published = dict.fromkeys(self._metrics, 0.0)
+
+    def publish(self, counts: Mapping[str, float]) -> None:
+        """Increase the counters to `counts`, by the label's values. Runs on the writer's thread."""
+        for value, count in counts.items():
+            if count != self._published[value]:
+                self._metrics[value].increment(count - self._published[value])
+                self._published[value] = count
+
+
 class TritonMetrics:
     """Metrics registered with Triton; `publish` sends the values that changed."""
 
-    def __init__(self, prefix: str, descriptions: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        descriptions: Mapping[str, str],
+        labels: Mapping[str, str],
+        counters: tuple[str, ...] = ("_total",),
+    ) -> None:
+        """counters: how the names of counters end; all others are gauges."""
+        self._counters = counters
         # Triton drops a metric when its family is collected, so the families are kept.
         self._families: list[Any] = []
         self._metrics: dict[str, Any] = {}
         self._published: dict[str, float] = {}
         for name, description in descriptions.items():
-            kind = pb_utils.MetricFamily.COUNTER if name.endswith("_total") else pb_utils.MetricFamily.GAUGE
-            family = pb_utils.MetricFamily(name=f"{prefix}_{name}", description=description, kind=kind)
+            kind = pb_utils.MetricFamily.COUNTER if name.endswith(counters) else pb_utils.MetricFamily.GAUGE
+            family = pb_utils.MetricFamily(name=f"{prefix}{name}", description=description, kind=kind)
             self._families.append(family)
-            self._metrics[name] = family.Metric(labels={"model": MODEL})
+            self._metrics[name] = family.Metric(labels=dict(labels))
 
     def publish(self, values: Mapping[str, float]) -> None:
-        """Set gauges and increase counters (names that end in _total) to `values`. Runs on the writer's thread."""
+        """Set gauges and increase counters to `values`. Runs on the writer's thread."""
         for name, value in values.items():
             before = self._published.get(name, 0)
             if value == before:
                 continue
-            if name.endswith("_total"):
+            if name.endswith(self._counters):
                 self._metrics[name].increment(value - before)
             else:
                 self._metrics[name].set(value)

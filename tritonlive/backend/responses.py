@@ -45,10 +45,12 @@ class Sender:
 
     def fail(self, error: Exception) -> None:
         """Answer with `error` and close the request."""
-        response = pb_utils.InferenceResponse(
-            error=pb_utils.TritonError(message_of(error), triton_code(code_of(error)))
-        )
-        self._send(response, final=True)
+        self.fail_with(message_of(error), code_of(error))
+
+    def fail_with(self, message: str, code: ErrorCode) -> None:
+        """Answer with this message, as it is, and close the request."""
+        error = pb_utils.TritonError(message, triton_code(code))
+        self._send(pb_utils.InferenceResponse(error=error), final=True)
 
     def is_cancelled(self) -> bool:
         """Whether the client has cancelled the request; False once it is closed."""
@@ -140,4 +142,9 @@ def triton_code(code: ErrorCode) -> int:
 
 def message_of(error: Exception) -> str:
     """The error's message with its code, which a gRPC stream does not carry otherwise."""
-    return encode_error(str(error) or type(error).__name__, code_of(error))
+    return encode_error(text_of(error), code_of(error))
+
+
+def text_of(error: Exception) -> str:
+    """The error's message without its code."""
+    return str(error) or type(error).__name__

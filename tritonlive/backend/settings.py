@@ -1,4 +1,4 @@
-"""The model's settings: vLLM's arguments from model.json and the environment, and the control key."""
+"""The model's settings: vLLM's arguments from model.json and the environment, the keys, limits of grammars."""
 
 import json
 import os
@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tritonlive.wire.environment import CONTROL_KEY_VARIABLE, ENGINE_ARGS_VARIABLE
+from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, ENGINE_ARGS_VARIABLE
+from tritonlive.wire.keys import split_keys
+
+from .grammars.limits import GrammarLimits
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,11 @@ class Settings:
 
     engine_argv: list[str]
     control_key: str | None = field(repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Inference keys; if empty, inference needs none."""
+    grammar_limits: GrammarLimits = field(default_factory=GrammarLimits)
+    model_version: str = "1"
+    """Triton's name for the model's version, a label of its metrics."""
 
     @classmethod
     def load(cls, version_folder: Path) -> "Settings":
@@ -34,7 +42,13 @@ class Settings:
             overrides = shlex.split(os.environ.get(ENGINE_ARGS_VARIABLE, ""))
         except ValueError as error:
             raise ValueError(f"{ENGINE_ARGS_VARIABLE}: {error}") from error
-        return cls(to_argv(arguments) + overrides, os.environ.get(CONTROL_KEY_VARIABLE) or None)
+        return cls(
+            to_argv(arguments) + overrides,
+            os.environ.get(CONTROL_KEY_VARIABLE) or None,
+            split_keys(os.environ.get(API_KEY_VARIABLE)),
+            GrammarLimits.from_environment(),
+            version_folder.name,
+        )
 
 
 def to_argv(arguments: dict[str, Any]) -> list[str]:

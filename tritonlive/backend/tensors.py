@@ -7,6 +7,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from tritonlive.wire.error_codes import ErrorCode
+from tritonlive.wire.limits import MAX_SAMPLING_PARAMETERS_BYTES
 
 
 class RequestError(Exception):
@@ -25,10 +26,10 @@ class BadTensor(RequestError):
 
 
 class Refused(RequestError):
-    """The control key is missing or wrong, or control is off; the message names the tensor."""
+    """A key is missing or wrong, or control is off; the message names the tensor."""
 
-    def __init__(self, name: str, problem: str) -> None:
-        super().__init__(f"{name}: {problem}", ErrorCode.REFUSED)
+    def __init__(self, name: str, problem: str, code: ErrorCode = ErrorCode.REFUSED) -> None:
+        super().__init__(f"{name}: {problem}", code)
 
 
 class Conflict(RequestError):
@@ -103,9 +104,26 @@ def read_json_object(request: Any, name: str) -> dict[str, Any] | None:
     return None if text is None else parse_json_object(name, text)
 
 
+def read_parameters(request: Any) -> dict[str, Any]:
+    """The request's parameters, which are no tensors, by name. Raises BadTensor."""
+    return parse_parameters("parameters", request.parameters())
+
+
+def parse_parameters(source: str, text: str) -> dict[str, Any]:
+    """Sampling parameters, or a request's parameters, from JSON of limited size. Raises BadTensor with `source`."""
+    if len(text) > MAX_SAMPLING_PARAMETERS_BYTES:
+        raise BadTensor(source, f"{len(text)} characters, at most {MAX_SAMPLING_PARAMETERS_BYTES} are allowed")
+    return parse_json_object(source, text)
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity, which Python reads and JSON lacks."""
+    raise ValueError(f"{name} is not a JSON number")
+
+
 def parse_json_object(name: str, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text or "{}")
+        value = json.loads(text or "{}", parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise BadTensor(name, f"is not JSON: {error}") from None
     if not isinstance(value, dict):

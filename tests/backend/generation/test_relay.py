@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vllm.v1.engine import EngineCoreOutputs
-from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.metrics.stats import PrefillStats, PrefixCacheStats, SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder
 
-from tritonlive.backend.generation import relay
+from tritonlive.backend.generation import channel_writer, relay
+from tritonlive.backend.generation.front_end_generation import FrontEndBatch, FrontEndGeneration
 from tritonlive.backend.generation.relay import Relay
+from tritonlive.backend.vllm_seam.messages import RelayedOutputs
 from tritonlive.backend.weights.history import InFlight
+from tritonlive.wire.kept_tokens import KeptStep, KeptTokens
 
 
 class Writer:
@@ -49,7 +53,8 @@ class Setting:
         )
         hooks: Any = {"on_start": lambda hook: None, "on_death": lambda hook: None, "is_running": False}
         engine: Any = SimpleNamespace(loop=asyncio.get_running_loop(), **hooks)
-        self.relay: Any = Relay(engine, self.writer, self.adapters, InFlight())
+        grammars: Any = None  # no generation here has one
+        self.relay: Any = Relay(engine, self.writer, self.adapters, InFlight(), grammars)
 
 
 async def test_an_announcement_returns_when_every_front_end_has_taken_it() -> None:
@@ -94,7 +99,7 @@ class Sender:
 
     def __init__(self) -> None:
         self.messages: list[list[EngineCoreOutputs]] = []
-        self._decoder = MsgpackDecoder(list[EngineCoreOutputs])
+        self._decoder = MsgpackDecoder(list[RelayedOutputs])
 
     def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
         assert not final
@@ -110,7 +115,8 @@ async def test_what_waits_for_the_writer_travels_together_and_is_counted() -> No
     (write,) = setting.writer.jobs
     write()
     assert len(sender.messages) == 1
-    assert (setting.relay.num_messages, setting.relay.num_steps) == (1, 2)
+    sent = setting.relay.channel_writer
+    assert (sent.num_messages, sent.num_steps) == (1, 2)
 
 
 def statistics(num_running: int, hits: int = 0) -> EngineCoreOutputs:
@@ -122,7 +128,7 @@ def statistics(num_running: int, hits: int = 0) -> EngineCoreOutputs:
 
 
 async def test_gauges_alone_are_sent_seldom_and_counts_are_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "GAUGES_INTERVAL_S", 0.05)
+    monkeypatch.setattr(channel_writer, "GAUGES_INTERVAL_S", 0.05)
     sender = Sender()
     setting = Setting()
     setting.relay.open(b"a", sender)
@@ -150,3 +156,51 @@ async def test_gauges_alone_are_sent_seldom_and_counts_are_never_lost(monkeypatc
     setting.relay.close(channel)
     await asyncio.sleep(0.1)
     assert len(sent()) == 3, "the channel is closed"
+
+
+def whole(channel: Any, *request_ids: str) -> None:
+    """Generations of the channel that are answered whole."""
+    for request_id in request_ids:
+        params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY)
+        channel.generations[request_id] = FrontEndGeneration(FrontEndBatch(channel.sender, 1), params)
+
+
+async def test_steps_of_kept_tokens_travel_as_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_writer, "GAUGES_INTERVAL_S", 0.05)
+    setting = Setting()
+    sender = Sender()
+    setting.adapters.end = lambda request_id: None
+    setting.relay.open(b"a", sender)
+    (channel,) = setting.relay.channels()
+    whole(channel, "x", "y")
+    setting.relay._owners |= {"x": channel, "y": channel}
+    setting.relay._in_flight.begin("x")
+    setting.relay._in_flight.begin("y")
+
+    def step(at: float, *outputs: EngineCoreOutput) -> None:
+        setting.relay._distribute(EngineCoreOutputs(outputs=list(outputs), timestamp=at, weight_version="v1"))
+
+    def sent() -> list[Any]:
+        while setting.writer.jobs:
+            setting.writer.jobs.pop()()
+        return [step for message in sender.messages for step in message]
+
+    first = [EngineCoreOutput(request_id, [1], prefill_stats=PrefillStats()) for request_id in "xy"]
+    step(1.0, *first)
+    step(2.0, EngineCoreOutput("x", [2]), EngineCoreOutput("y", [2]))
+    step(4.0, EngineCoreOutput("x", [3]), EngineCoreOutput("y", [3, 4]))
+    assert [each.kept for each in sent()] == [None]
+    await asyncio.sleep(0.1)
+    (counts,) = sent()[1:]
+    assert (counts.outputs, counts.weight_version) == ([], None)
+    assert counts.kept == KeptTokens([KeptStep(2.0, 2, {1.0: 2}), KeptStep(4.0, 3, {2.0: 2})])
+    step(5.0, EngineCoreOutput("x", [4], finish_reason=FinishReason.LENGTH), EngineCoreOutput("y", [5]))
+    (ended,) = sent()[2:]
+    assert [output.new_token_ids for output in ended.outputs] == [[2, 3, 4]]
+    assert ended.kept == KeptTokens([KeptStep(5.0, 1, {1.0: 1})], {"x": (4.0, 2)})
+    setting.relay.flush()
+    (flushed,) = sent()[3:]
+    assert [output.new_token_ids for output in flushed.outputs] == [[2, 3, 4, 5]]
+    assert (flushed.timestamp, flushed.kept) == (5.0, KeptTokens(is_counted=True))
+    step(9.0, EngineCoreOutput("y", [6], finish_reason=FinishReason.LENGTH))
+    assert [each.kept for each in sent()[4:]] == [None]

@@ -12,6 +12,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from tritonlive.backend.generation import token_level
+from tritonlive.backend.generation.failure import GenerationFailed
 from tritonlive.backend.generation.native_request import NativeRequest
 from tritonlive.backend.tensors import Unavailable
 
@@ -138,4 +139,16 @@ async def test_a_dead_engine_ends_requests(engine: FakeEngine, start: Callable[.
         await asyncio.wait_for(task, 5)
     with pytest.raises(Unavailable, match="try again"):
         await (await start())
+    assert engine.aborted == []
+
+
+async def test_a_sequence_that_fails_fails_the_request(engine: FakeEngine, start: Callable[..., Any]) -> None:
+    task = await start(n=2)
+    first, second = (request.request_id for request in engine.added)
+    engine.put(first, 5, reason=FinishReason.STOP)
+    engine.put(second, 6, reason=FinishReason.ERROR)
+    engine.put("another's", 1)
+    await deliver(engine)
+    with pytest.raises(GenerationFailed, match="the generation ended in an error"):
+        await asyncio.wait_for(task, 5)
     assert engine.aborted == []

@@ -196,11 +196,7 @@ class Adapters:
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _check_names(self, name: str, version: str) -> None:
-        config = self._engine.llm.vllm_config
-        if config.lora_config is None:
-            raise Conflict(
-                "stage_adapter: LoRA is off; start vLLM with --enable-lora (and --max-lora-rank, --max-loras)"
-            )
+        require_lora(self._engine, "stage_adapter")
         if not isinstance(name, str) or NAME.fullmatch(name) is None:
             raise BadTensor(
                 CONTROL_ARGUMENTS, f"of stage_adapter: name {name!r} must be letters, digits, '.', '_', '-'"
@@ -209,7 +205,7 @@ class Adapters:
             raise BadTensor(
                 CONTROL_ARGUMENTS, f"of stage_adapter: version {version!r} must be printable, and not empty"
             )
-        served = config.model_config.served_model_name
+        served = self._engine.llm.model_config.served_model_name
         if name in ([served] if isinstance(served, str) else served or ()):
             raise BadTensor(CONTROL_ARGUMENTS, f"of stage_adapter: {name!r} is the name of the served model itself")
 
@@ -269,3 +265,9 @@ class Adapters:
             pass
         finally:
             await self._off_loop(shutil.rmtree, adapter.folder, True)  # noqa: FBT003 (ignore_errors)
+
+
+def require_lora(engine: Engine, operation: str) -> None:
+    """Raises Conflict if vLLM was started without LoRA."""
+    if engine.llm.vllm_config.lora_config is None:
+        raise Conflict(f"{operation}: LoRA is off; start vLLM with --enable-lora (and --max-lora-rank, --max-loras)")

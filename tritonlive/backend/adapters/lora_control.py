@@ -22,7 +22,7 @@ from tritonlive.wire.operations.adapters import (
 from tritonlive.wire.operations.engine import Nothing
 from tritonlive.wire.tensor_names import CONTROL_ARGUMENTS
 
-from .adapters import PUSHED_ID, Adapters
+from .adapters import PUSHED_ID, Adapters, require_lora
 
 
 class LoraControl:
@@ -33,6 +33,7 @@ class LoraControl:
         self._adapters = adapters
 
     async def add_lora(self, arguments: AddLora) -> Added:
+        require_lora(self._engine, "add_lora")
         options = {name: getattr(arguments, name) for name in arguments.__struct_fields__}
         try:
             request = LoRARequest(**options)
@@ -45,9 +46,11 @@ class LoraControl:
         return {"added": await self._engine.llm.add_lora(request)}
 
     async def remove_lora(self, arguments: RemoveLora) -> Removed:
+        require_lora(self._engine, "remove_lora")
         return {"removed": await self._engine.llm.remove_lora(arguments.lora_id)}
 
     async def list_loras(self, _arguments: ListLoras) -> LoraIds:
+        require_lora(self._engine, "list_loras")
         return {"loras": sorted(await self._engine.llm.list_loras())}
 
     async def stage_adapter(self, arguments: StageAdapter, payload: bytes) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 A front end that answers a request with one response needs no token before the last. Plain outputs of such a generation
 (new tokens and nothing else) are kept here and sent with the next output that is not plain, usually the last. The first
-output is never plain: it marks the time of the first token.
+output is never plain: it marks the time of the first token. Kept tokens are counted at once (front_end_channel.py).
 """
 
+import asyncio
 from collections.abc import Iterator
 from operator import attrgetter, is_
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from tritonlive.backend.responses import Sender
-from tritonlive.backend.vllm_seam.messages import EngineCoreOutput, EngineCoreOutputs
+from tritonlive.backend.vllm_seam.messages import EngineCoreOutput, EngineCoreOutputs, add_kept_tokens
+from tritonlive.wire.kept_tokens import KeptTokens
 
 # All other fields of an output. Derived from vLLM's struct, so that a field which vLLM adds makes an output not plain.
 EXTRAS = tuple(name for name in EngineCoreOutput.__struct_fields__ if name not in ("request_id", "new_token_ids"))
@@ -23,7 +25,8 @@ class FrontEndBatch:
     """The generations of one Triton request, which is closed when the last of them has ended."""
 
     def __init__(self, sender: Sender, size: int) -> None:
-        self._sender: Sender | None = sender
+        self.sender = sender
+        self._is_ended = False
         self._num_running = size
 
     def end_one(self) -> list[Sender]:
@@ -33,8 +36,8 @@ class FrontEndBatch:
 
     def end(self) -> list[Sender]:
         """End all generations. Returns the sender to close, unless an earlier call has returned it."""
-        ended, self._sender = self._sender, None
-        return [] if ended is None else [ended]
+        was_ended, self._is_ended = self._is_ended, True
+        return [] if was_ended else [self.sender]
 
 
 class FrontEndGeneration:
@@ -42,16 +45,26 @@ class FrontEndGeneration:
 
     def __init__(self, batch: FrontEndBatch, params: SamplingParams) -> None:
         self.batch = batch
+        self.admission: asyncio.Task[None] | None = None
+        """Admits the generation's grammar; None when that is done."""
         # With stop strings the front end needs every token: it finds the stop, and aborts.
         self._is_whole = params.output_kind is RequestOutputKind.FINAL_ONLY and not params.stop
         self._has_begun = False
         self._kept: EngineCoreOutput | None = None
         self._version: str | None = None  # weights that made the kept tokens
+        self._kept_at = 0.0  # when the last of them was made
+        self._last_at = 0.0  # when the last output was made, kept or sent
+        self.latency = 0.0
+        """Seconds between the last two outputs, by the engine's clock."""
 
-    def keeps(self, output: EngineCoreOutput, version: str | None) -> bool:
-        """Keep `output`, made by weights `version`, if it is plain. Returns False if it must be sent, after `flush`."""
+    def keeps(self, output: EngineCoreOutput, version: str | None, timestamp: float = 0.0) -> bool:
+        """Keep `output`, made by weights `version`, if it is plain. Returns False if it must be sent, after `flush`.
+
+        timestamp: of the step, in seconds of the engine's monotonic clock.
+        """
         if not self._is_whole:
             return False
+        self.latency, self._last_at = timestamp - self._last_at, timestamp
         if not self._has_begun:
             self._has_begun = True
             return False
@@ -59,11 +72,17 @@ class FrontEndGeneration:
             return False
         if self._kept is None:
             self._kept, self._version = output, version
-            return True
-        if self._version == version:
+        elif self._version == version:
             self._kept.new_token_ids += output.new_token_ids
-            return True
-        return False
+        else:
+            return False
+        self._kept_at = timestamp
+        return True
+
+    @property
+    def kept(self) -> tuple[float, int] | None:
+        """When the last kept token was made, and how many are kept; None if none is."""
+        return None if self._kept is None else (self._kept_at, len(self._kept.new_token_ids))
 
     def flush(self, into: EngineCoreOutput | None = None, version: str | None = None) -> Iterator[EngineCoreOutputs]:
         """Release the kept tokens: in front of those of `into`, or as a step of their own if other weights made them.
@@ -76,4 +95,5 @@ class FrontEndGeneration:
         if into is not None and self._version == version:
             into.new_token_ids = kept.new_token_ids + into.new_token_ids
         else:
-            yield EngineCoreOutputs(outputs=[kept], weight_version=self._version)
+            step = EngineCoreOutputs(outputs=[kept], timestamp=self._kept_at, weight_version=self._version)
+            yield add_kept_tokens(step, KeptTokens(is_counted=True))

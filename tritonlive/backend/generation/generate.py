@@ -17,6 +17,7 @@ from tritonlive.backend.vllm_seam.messages import AsyncLLM, EngineDeadError, Eng
 from tritonlive.wire.error_codes import ErrorCode
 from tritonlive.wire.tensor_names import INPUT_IDS, SAMPLING_PARAMETERS, TEXT_INPUT
 
+from .failure import GenerationFailed
 from .native_request import NativeRequest
 from .text_tensors import to_tensors
 
@@ -37,10 +38,15 @@ async def generate(
     prompt_text = request.prompt if request.prepend_prompt and isinstance(request.prompt, str) else ""
     try:
         async for output in llm.generate(prompt, request.params, request_id, lora_request=adapter):
-            yield to_tensors(output, request.returns, prompt_text), output.finished
+            if any(sequence.finish_reason == "error" for sequence in output.outputs):
+                raise GenerationFailed
+            tensors = to_tensors(output, request.returns, prompt_text, wants_logprobs=request.wants_logprobs)
+            yield tensors, output.finished
     except (VLLMClientError, ValueError) as error:
         raise BadTensor(SAMPLING_PARAMETERS, str(error)) from None
     except EngineDeadError:
         raise EngineDied from None
     except EngineGenerateError as error:
+        if isinstance(error.__cause__, ValueError):  # vLLM refused the request late
+            raise BadTensor(SAMPLING_PARAMETERS, str(error.__cause__)) from None
         raise RequestError(f"engine: {error.__cause__ or error}", ErrorCode.INTERNAL) from None

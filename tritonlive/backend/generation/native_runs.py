@@ -5,6 +5,7 @@ import uuid
 
 from tritonlive.backend.adapters.adapters import Adapters
 from tritonlive.backend.engine import Engine
+from tritonlive.backend.grammars.grammars import Grammars
 from tritonlive.backend.responses import ResponseWriter, Sender
 from tritonlive.backend.weights.history import InFlight
 
@@ -16,8 +17,11 @@ from .token_level import TokenLevel
 class NativeRuns:
     """Runs native requests on the engine's loop, each in a separate task."""
 
-    def __init__(self, engine: Engine, writer: ResponseWriter, adapters: Adapters, in_flight: InFlight) -> None:
+    def __init__(
+        self, engine: Engine, writer: ResponseWriter, adapters: Adapters, in_flight: InFlight, grammars: Grammars
+    ) -> None:
         self._engine = engine
+        self._grammars = grammars
         self._writer = writer
         self._adapters = adapters
         self._in_flight = in_flight
@@ -35,6 +39,7 @@ class NativeRuns:
         self._adapters.begin(task, adapter)
         request_id = f"triton-{uuid.uuid4().hex[:16]}"
         try:
+            await self._grammars.admit(request.params)
             if not request.return_text:
                 tensors = await self._token_level.generate(request, request_id, adapter)
                 self._writer.send(sender, tensors, final=True)

@@ -4,19 +4,22 @@ A front end runs vLLM's AsyncLLM and reaches the engine core through Triton (ope
 opens one channel: a request that stays open. Its generations are Triton requests, one each or several in a batch, so
 that Triton queues, batches, counts and cancels them. Their tokens all travel on the channel: one message for each step
 of the engine, however many generations the step served. A message costs the same whatever its size, so this makes a
-token cheap. Tokens that a front end cannot use before their generation ends wait here (front_end_generation.py).
+token cheap. Tokens that a front end cannot use before their generation ends wait here (front_end_generation.py), and
+their steps travel as counts.
 
 Messages are vLLM's structs in vLLM's encoding: EngineCoreRequests come in, lists of EngineCoreOutputs go out.
 """
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+from vllm.sampling_params import SamplingParams
 
 from tritonlive.backend.adapters.adapters import Adapters
 from tritonlive.backend.engine import Engine, EngineDied
+from tritonlive.backend.grammars.grammars import Grammars
 from tritonlive.backend.metrics import has_counts
 from tritonlive.backend.output_tensors import Tensors, octets, strings
 from tritonlive.backend.responses import ResponseWriter, Sender, message_of
@@ -28,38 +31,37 @@ from tritonlive.backend.vllm_seam.messages import (
     EngineCoreOutputs,
     EngineCoreRequest,
     EngineDeadError,
-    OutputsEncoder,
     RequestDecoder,
 )
 from tritonlive.backend.weights.history import InFlight
 from tritonlive.wire.tensor_names import ENGINE_ABORT, ENGINE_ADAPTERS, ENGINE_OUTPUTS, ENGINE_REFUSED, ENGINE_REQUEST
 
+from .channel_writer import ChannelWriter
 from .engine_request import check_engine_request
-from .front_end_channel import FrontEndChannel
+from .failure import failure_of
+from .front_end_channel import ChannelPart, FrontEndChannel
 from .front_end_generation import FrontEndBatch, FrontEndGeneration
 
 # A push of an adapter waits this long for front ends to confirm that they know the adapter.
 SEEN_TIMEOUT_S = 10.0
-# Steps that carry only gauges are sent at most this often.
-GAUGES_INTERVAL_S = 0.1
+NO_STEPS: Tensors = {ENGINE_OUTPUTS: octets(msgspec.msgpack.encode([]))}
 
 
 class Relay:
     """Passes engine requests to the engine core, and its outputs to the channels."""
 
-    def __init__(self, engine: Engine, writer: ResponseWriter, adapters: Adapters, in_flight: InFlight) -> None:
+    def __init__(
+        self, engine: Engine, writer: ResponseWriter, adapters: Adapters, in_flight: InFlight, grammars: Grammars
+    ) -> None:
         self._engine = engine
+        self._grammars = grammars
         self._adapters = adapters
         self._writer = writer
         self._in_flight = in_flight
-        self.num_messages = 0
-        """Messages sent on channels. Written by the writer's thread only."""
-        self.num_steps = 0
-        """Engine steps in these messages. Written by the writer's thread only."""
+        self.channel_writer = ChannelWriter(writer, engine.loop, self.close)
         self._channels: dict[bytes, FrontEndChannel] = {}
         self._owners: dict[str, FrontEndChannel] = {}  # by request id
         self._decoder = RequestDecoder()
-        self._encoder = OutputsEncoder()
         engine.on_start(self._attach_to)
         engine.on_death(self._fail_all)
 
@@ -69,13 +71,18 @@ class Relay:
         return len(self._owners)
 
     def open(self, name: bytes, sender: Sender) -> None:
-        """Open channel `name`. It replaces a channel of the same name, which is closed."""
-        if (old := self._channels.get(name)) is not None:
-            self.close(old, RequestError("engine_channel: opened again by another request"))
+        """Open channel `name`, or continue it on `sender` if it is open: its request so far ends then.
+
+        Triton keeps every message of a request until the request ends, so front ends renew theirs from time to time.
+        """
+        if (channel := self._channels.get(name)) is not None:
+            # The writer reads `channel.sender` for each message, and has sent all on the old one before it ends it.
+            old, channel.sender = channel.sender, sender
+            self._writer.send(old, NO_STEPS, final=True)  # Triton would not pass on a last response without tensors
+            return
         self._channels[name] = FrontEndChannel(name, sender)
         # An empty list of steps tells the front end that the channel is open.
-        opening = {ENGINE_OUTPUTS: octets(msgspec.msgpack.encode([]))}
-        self._writer.send(sender, opening | self._adapters_tensor(), final=False)
+        self._writer.send(sender, NO_STEPS | self._adapters_tensor(), final=False)
 
     async def add(self, channel_name: bytes, payloads: Sequence[bytes], sender: Sender) -> None:
         """Start the generations of one Triton request. The request is closed when all of them have ended.
@@ -94,23 +101,49 @@ class Relay:
             except RequestError as error:
                 refused[request.request_id] = message_of(error)
                 ended += batch.end_one()
-        if refused:
-            self._writer.send(sender, {ENGINE_REFUSED: strings([json.dumps(refused)])}, final=False)
+        self._send_refused(sender, refused)
         self._finish(ended)
 
+    def _send_refused(self, sender: Sender, refused: Mapping[str, str]) -> None:
+        if refused:
+            self._writer.send(sender, {ENGINE_REFUSED: strings([json.dumps(refused)])}, final=False)
+
     async def _start(self, request: EngineCoreRequest, channel: FrontEndChannel, batch: FrontEndBatch) -> None:
-        # The channel may have been replaced while earlier requests of the batch were awaited.
+        # The channel may have been closed, and opened again, while earlier requests of the batch were awaited.
         if self._open_channel(channel.name) is not channel:
-            raise Unavailable("engine_channel: opened again by another request")
+            raise Unavailable("engine_channel: was closed and opened again")
         if request.request_id in self._owners:
             raise BadTensor(ENGINE_REQUEST, f"request id {request.request_id!r} is already running")
         params = check_engine_request(self._engine, request)
+        is_admitted = self._grammars.admit_known(params)
         if request.lora_request is not None:
             request.lora_request = self._adapters.resolve(request.lora_request)
         self._owners[request.request_id] = channel
-        channel.generations[request.request_id] = FrontEndGeneration(batch, params)
+        generation = channel.generations[request.request_id] = FrontEndGeneration(batch, params)
         self._in_flight.begin(request.request_id)
         self._adapters.begin(request.request_id, request.lora_request)
+        if is_admitted:
+            await self._add_to_engine(request)
+        else:  # a new grammar; the rest of the batch does not wait for it
+            generation.admission = asyncio.create_task(self._admit(request, generation, params))
+
+    async def _admit(self, request: EngineCoreRequest, generation: FrontEndGeneration, params: SamplingParams) -> None:
+        """Hand the request to the engine when its grammar is admitted. An abort cancels this task."""
+        try:
+            await self._grammars.admit(params)
+            generation.admission = None  # from here on an abort goes to the engine
+            await self._add_to_engine(request)
+        except RequestError as error:
+            if request.request_id in self._owners:
+                self._fail(request.request_id, error)
+
+    def _fail(self, request_id: str, error: RequestError) -> None:
+        """End a generation that has begun with `error`."""
+        batch = self._forget(request_id)
+        self._send_refused(batch.sender, {request_id: message_of(error)})
+        self._finish(batch.end_one())
+
+    async def _add_to_engine(self, request: EngineCoreRequest) -> None:
         try:
             await add_request(self._engine.llm, request)
         except EngineDeadError:
@@ -136,9 +169,11 @@ class Relay:
         await self._abort(owned)
 
     def close(self, channel: FrontEndChannel, reason: Exception | None = None) -> None:
-        """Close a channel and abort its generations: its front end has gone, or the engine has died."""
-        if self._channels.get(channel.name) is channel:
-            del self._channels[channel.name]
+        """Close an open channel and abort its generations: its front end has gone, or the engine has died."""
+        if self._channels.get(channel.name) is not channel:
+            return
+        del self._channels[channel.name]
+        channel.held = None
         channel.seen.set()  # announce_adapters must not wait for it
         orphans = list(channel.generations)
         self._engine.loop.create_task(self._abort(orphans))
@@ -156,7 +191,7 @@ class Relay:
         self.flush()  # tokens of the version before
         for channel in self._channels.values():
             channel.add(EngineCoreOutputs(weight_version=version))
-            self._flush(channel)
+            self.channel_writer.flush(channel)
 
     def flush(self) -> None:
         """Send all tokens that wait for the end of their generations."""
@@ -164,7 +199,7 @@ class Relay:
             for generation in channel.generations.values():
                 for step in generation.flush():
                     channel.add(step)
-            self._flush(channel)
+            self.channel_writer.flush(channel)
 
     async def announce_adapters(self) -> None:
         """Send the adapters that serve from now on; returns when every front end has confirmed (`seen`) or is late."""
@@ -199,7 +234,10 @@ class Relay:
         channel = self._owners.pop(request_id)
         self._in_flight.end(request_id)
         self._adapters.end(request_id)
-        return channel.generations.pop(request_id).batch
+        generation = channel.generations.pop(request_id)
+        if generation.admission is not None and generation.admission is not asyncio.current_task():
+            generation.admission.cancel()
+        return generation.batch
 
     def _finish(self, senders: Iterable[Sender]) -> None:
         for sender in senders:
@@ -218,7 +256,7 @@ class Relay:
 
     def _distribute(self, outputs: EngineCoreOutputs) -> EngineCoreOutputs | None:
         """Queue each channel's part of a step. Returns the rest, which belongs to requests of this process."""
-        parts: dict[bytes, tuple[list[EngineCoreOutput], list[Sender]]] = {}
+        parts: dict[bytes, ChannelPart] = {}
         local: list[EngineCoreOutput] = []
         version = outputs.weight_version
         for output in outputs.outputs:
@@ -229,53 +267,38 @@ class Relay:
                 continue
             if self._channels.get(channel.name) is not channel:
                 continue  # the channel was closed, and the abort of its generations is under way
-            generation = channel.generations[request_id]
-            if generation.keeps(output, version):
+            if (error := failure_of(output)) is not None:
+                self._fail(request_id, error)
                 continue
-            for step in generation.flush(into=output, version=version):
-                channel.add(step)
-            part, finished = parts.setdefault(channel.name, ([], []))
-            part.append(output)
+            generation = channel.generations[request_id]
+            num_tokens = len(output.new_token_ids)
+            if generation.keeps(output, version, outputs.timestamp):
+                channel.count_kept(outputs.timestamp, num_tokens, generation.latency)
+                continue
+            part = parts.setdefault(channel.name, ChannelPart())
+            if (kept := generation.kept) is not None:
+                if steps := list(generation.flush(into=output, version=version)):
+                    for step in steps:
+                        channel.add(step)
+                else:
+                    part.released[request_id] = kept
+            part.outputs.append(output)
             if output.finish_reason is not None:
-                finished += self._forget(request_id).end_one()
+                part.finished += self._forget(request_id).end_one()
         stats = outputs.scheduler_stats
         for channel in self._channels.values():
-            part, finished = parts.get(channel.name, ([], []))
-            if part or stats is not None:
-                # Statistics carry counters (prefix cache hits), which must be counted once. So they go to the first
-                # channel only, as vLLM sends them to its first client.
-                step = msgspec.structs.replace(outputs, outputs=part, scheduler_stats=stats)
-                if part or has_counts(stats):
-                    channel.held = None
-                    channel.add(step, finished)
-                    self._flush(channel)
-                else:
-                    self._hold(channel, step)
-                stats = None
+            part = parts.get(channel.name)
+            # Statistics carry counters (prefix cache hits), which must be counted once. So they go to the first
+            # channel only, as vLLM sends them to its first client.
+            if part is not None or has_counts(stats):
+                part = part or ChannelPart()
+                step = msgspec.structs.replace(outputs, outputs=part.outputs, scheduler_stats=stats)
+                channel.held = None
+                channel.add(step, part.finished, part.released)
+                self.channel_writer.flush(channel)
+            elif stats is not None or channel.kept_steps:
+                # Without a version, because a version alone announces a commit.
+                held = EngineCoreOutputs(scheduler_stats=stats, timestamp=outputs.timestamp)
+                self.channel_writer.hold(channel, held)
+            stats = None
         return msgspec.structs.replace(outputs, outputs=local) if local else None
-
-    def _hold(self, channel: FrontEndChannel, step: EngineCoreOutputs) -> None:
-        if channel.held is None:
-            self._engine.loop.call_later(GAUGES_INTERVAL_S, self._send_held, channel)
-        channel.held = step
-
-    def _send_held(self, channel: FrontEndChannel) -> None:
-        step, channel.held = channel.held, None
-        if step is not None and self._channels.get(channel.name) is channel:
-            channel.add(step)
-            self._flush(channel)
-
-    def _flush(self, channel: FrontEndChannel) -> None:
-        # One job in the writer's queue at a time: steps that arrive before it runs are sent in the same message.
-        if not channel.is_queued:
-            channel.is_queued = True
-            self._writer.call(lambda: self._write(channel))
-
-    def _write(self, channel: FrontEndChannel) -> None:
-        """Send a channel's waiting steps as one message, then close finished requests. Runs on the writer's thread."""
-        steps, finished = channel.drain()
-        self._finish(finished)  # queued behind this job, and whether or not it fails
-        if steps:
-            channel.sender.send({ENGINE_OUTPUTS: octets(self._encoder.encode(steps))}, final=False)
-            self.num_messages += 1
-            self.num_steps += len(steps)

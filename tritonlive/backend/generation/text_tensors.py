@@ -12,21 +12,24 @@ from tritonlive.backend.output_tensors import Tensors, batch, strings
 from tritonlive.wire import tensor_names
 
 
-def to_tensors(output: RequestOutput, returns: frozenset[str], prompt_text: str = "") -> Tensors:
+def to_tensors(
+    output: RequestOutput, returns: frozenset[str], prompt_text: str = "", *, wants_logprobs: bool = True
+) -> Tensors:
     """One response's tensors, of the shapes in config.pbtxt with the batch dimension in front.
 
-    prompt_text: prepended to every sequence's text.
+    prompt_text: prepended to every sequence's text. wants_logprobs: false leaves out those that came unasked.
     """
     sequences = output.outputs
     tensors: Tensors = {tensor_names.TEXT_OUTPUT: strings([prompt_text + sequence.text for sequence in sequences])}
     if tensor_names.FINISH_REASON in returns:
-        tensors[tensor_names.FINISH_REASON] = strings([sequence.finish_reason or "" for sequence in sequences])
+        tensors[tensor_names.FINISH_REASON] = strings([str(sequence.finish_reason) for sequence in sequences])
         tensors[tensor_names.STOP_REASON] = strings([json.dumps(sequence.stop_reason) for sequence in sequences])
     if tensor_names.CUMULATIVE_LOGPROB in returns:
         values = [math.nan if s.cumulative_logprob is None else s.cumulative_logprob for s in sequences]
         tensors[tensor_names.CUMULATIVE_LOGPROB] = batch(np.array(values, np.float32))
     if tensor_names.LOGPROBS in returns:
-        tensors[tensor_names.LOGPROBS] = strings([logprobs_json(sequence) for sequence in sequences])
+        texts = [logprobs_json(sequence) if wants_logprobs else "null" for sequence in sequences]
+        tensors[tensor_names.LOGPROBS] = strings(texts)
     if tensor_names.NUM_INPUT_TOKENS in returns:
         tensors[tensor_names.NUM_INPUT_TOKENS] = batch(np.array([len(output.prompt_token_ids or ())], np.uint32))
     if returns & {tensor_names.NUM_OUTPUT_TOKENS, tensor_names.TOKEN_IDS, tensor_names.TOKEN_LOGPROBS}:

@@ -21,6 +21,7 @@ from tritonlive.backend.vllm_seam.messages import AsyncLLM, EngineCoreOutputs, E
 from tritonlive.backend.vllm_seam.requests import make_request, split
 from tritonlive.wire.tensor_names import ADAPTER_VERSION, SAMPLING_PARAMETERS
 
+from .failure import failure_of
 from .generate import render
 from .native_request import NativeRequest
 from .sequences import TokenSequence, to_tensors
@@ -103,6 +104,11 @@ class TokenLevel:
                 rest.append(output)
                 continue
             sequence, running = found
+            if (error := failure_of(output)) is not None:
+                del self._running[output.request_id]
+                if not running.ended.done():
+                    running.ended.set_exception(error)
+                continue
             sequence.add(output, outputs.weight_version)
             if sequence.finish_reason is not None:
                 del self._running[output.request_id]

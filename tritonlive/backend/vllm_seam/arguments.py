@@ -12,6 +12,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.cpu_resource_utils import LogicalCPUInfo, get_allowed_cpu_list, get_visible_memory_node
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
+from tritonlive.wire.option_names import completed
+
 __all__ = [
     "LogicalCPUInfo",
     "allowed_cpus",
@@ -37,7 +39,7 @@ class _RaisingParser(FlexibleArgumentParser):
     """Raises the parser's message; argparse would only print it to stderr."""
 
     def error(self, message: str) -> Any:
-        raise ValueError(f"vLLM engine arguments: {message}")
+        raise ValueError(f"vLLM engine arguments: {completed(message, self._option_string_actions)}")
 
 
 def weight_transfer_backends() -> frozenset[str]:

@@ -5,7 +5,15 @@ The names are vLLM's own. They are gathered here because their modules (`vllm.v1
 
 from typing import Any
 
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason, PauseMode
+import msgspec
+from vllm.v1.engine import (
+    EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FinishReason,
+    PauseMode,
+)
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.abstract import SLEEP_TAGS
@@ -13,8 +21,11 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from tritonlive.wire.kept_tokens import KeptTokens
+
 __all__ = [
     "AsyncLLM",
+    "EngineCoreEventType",
     "EngineCoreOutput",
     "EngineCoreOutputs",
     "EngineCoreRequest",
@@ -24,14 +35,27 @@ __all__ = [
     "LogprobsLists",
     "LogprobsTensors",
     "PauseMode",
+    "RelayedOutputs",
     "RequestDecoder",
     "OutputsEncoder",
     "SLEEP_TAGS",
     "SchedulerStats",
+    "add_kept_tokens",
 ]
 
 # vLLM's encoder moves arrays above a threshold into frames of their own. A Triton tensor is one frame.
 ONE_FRAME = 1 << 62
+
+
+class RelayedOutputs(EngineCoreOutputs, array_like=True, omit_defaults=True, gc=False):
+    """A step on a front end's channel: vLLM's struct with one more field at its end."""
+
+    kept: KeptTokens | None = None
+
+
+def add_kept_tokens(step: EngineCoreOutputs, kept: KeptTokens) -> RelayedOutputs:
+    """`step`, which travels with `kept`."""
+    return RelayedOutputs(*msgspec.structs.astuple(step), kept)
 
 
 class RequestDecoder:

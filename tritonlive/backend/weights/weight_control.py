@@ -4,6 +4,7 @@ from typing import Any
 
 from tritonlive.backend.engine import Engine
 from tritonlive.backend.tensors import Conflict
+from tritonlive.wire.limits import MAX_REASON
 from tritonlive.wire.operations.engine import Nothing
 from tritonlive.wire.operations.weights import (
     AbortWeightUpdate,
@@ -80,12 +81,13 @@ class WeightControl:
         return await self._weights.finish(arguments.weight_version, arguments.in_flight, arguments.update_id)
 
     async def abort_weight_update(self, arguments: AbortWeightUpdate) -> dict[str, Any]:
+        reason = arguments.reason[:MAX_REASON]
         if arguments.force:
-            await self._weights.evict_trainer(arguments.reason)
-        return await self._weights.abort(arguments.reason, arguments.update_id)
+            await self._weights.evict_trainer(reason)
+        return await self._weights.abort(reason, arguments.update_id)
 
     async def fence(self, arguments: Fence) -> dict[str, Any]:
-        return await self._weights.fence(arguments.reason, arguments.unless_committed)
+        return await self._weights.fence(arguments.reason[:MAX_REASON], arguments.unless_committed)
 
     # ---- versions -------------------------------------------------------------------------------------------------
 
