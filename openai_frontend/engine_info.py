@@ -11,13 +11,16 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from openai_frontend.errors import IncompatibleServer
 from tritonlive.wire.limits import MAX_BATCH
 from tritonlive.wire.operations.engine import Describe
 from tritonlive.wire.tensor_names import CONTROL_OPERATION, CONTROL_RESULT, MODEL, missing_tensors
 
 POLL_INTERVAL_S = 0.5
 ANSWER_TIMEOUT_S = 10.0
+
+
+class IncompatibleServer(Exception):
+    """This front end cannot serve that Triton server. The message says what to change."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
-"""Exceptions for Triton's errors. vLLM's serving layer turns them into HTTP answers."""
+"""Exceptions for Triton's errors. Free of vLLM, whose import takes ten seconds: the bridge needs none."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from vllm.exceptions import GracefulHTTPError
-
 from tritonlive.wire.error_codes import ErrorCode, decode_error
 
 
-class TritonError(GracefulHTTPError):
+class TritonError(Exception):
     """Triton's model refused a request. `http_status` is the status of the client's answer."""
+
+    def __init__(self, message: str, http_status: HTTPStatus) -> None:
+        super().__init__(message)
+        self.message = message
+        self.http_status = http_status
 
     @classmethod
     def parse(cls, text: str) -> "TritonError":
@@ -31,7 +34,7 @@ class EngineUnavailable(TritonError):
         self.reason = reason
 
 
-class SeveralReplicas(GracefulHTTPError):
+class SeveralReplicas(TritonError):
     """422: the trainer must run this operation at all replicas of the fleet itself, not through this front end."""
 
     def __init__(self, operation: str, urls: Sequence[str]) -> None:
@@ -41,7 +44,3 @@ class SeveralReplicas(GracefulHTTPError):
             f"together: connect to them directly, WeightSync([{targets}])",
             HTTPStatus.UNPROCESSABLE_ENTITY,
         )
-
-
-class IncompatibleServer(Exception):
-    """This front end cannot serve that Triton server. The message says what to change."""

@@ -19,15 +19,24 @@ from vllm.config import VllmConfig
 from vllm.distributed.device_communicators.pynccl_wrapper import ncclDataTypeEnum
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+from vllm.entrypoints.generate.base.protocol import DeltaMessage, FunctionCall, StreamOptions
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.openai.chat_completion.batch_serving import OpenAIServingChatBatch
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    BatchChatCompletionRequest,
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+)
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
+from vllm.entrypoints.openai.completion.protocol import CompletionLogProbs, CompletionRequest, CompletionResponse
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.openai.responses.protocol import ResponseCompletedEvent, ResponsesRequest, ResponsesResponse
+from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.rl.online.api_router import router as rl_router
 from vllm.entrypoints.rl.online.metrics import weight_operation_metrics
 from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
@@ -44,17 +53,23 @@ from vllm.entrypoints.serve.utils.api_utils import (
     validate_json_request,
     with_cancellation,
 )
-from vllm.envs import enable_envs_cache
+from vllm.envs import disable_envs_cache, enable_envs_cache
 from vllm.inputs import EngineInput
 from vllm.multimodal.media import MediaConnector
+from vllm.parser.abstract_parser import DelegatingParser
 from vllm.reasoning import ReasoningParserManager
 from vllm.renderers.base import BaseRenderer
-from vllm.renderers.hf import HfRenderer, safe_apply_chat_template
+from vllm.renderers.hf import HfRenderer, _get_hf_base_chat_template_params, safe_apply_chat_template
 from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.sampling_params import check_json_nesting
 from vllm.tasks import SupportedTask
 from vllm.tokenizers import TokenizerLike
 from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
 from vllm.tool_parsers import ToolParserManager
+from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
+from vllm.tool_parsers.streaming import extract_required_tool_call_streaming
+from vllm.tool_parsers.utils import partial_tag_overlap
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.async_utils import merge_async_iterators
@@ -64,18 +79,28 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
 from vllm.v1.executor.abstract import Executor
+from vllm.v1.metrics.loggers import StatLoggerManager
+from vllm.v1.metrics.stats import IterationStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from vllm.version import __version__ as vllm_version
 
+from tritonlive.wire.kept_tokens import KeptTokens
+
 __all__ = [
+    "AnthropicServingMessages",
     "AsyncEngineArgs",
     "AsyncLLM",
     "AsyncRender",
     "BaseRenderer",
+    "BatchChatCompletionRequest",
+    "ChatCompletionNamedToolChoiceParam",
     "ChatCompletionRequest",
     "ChatCompletionResponse",
+    "CompletionLogProbs",
     "CompletionRequest",
     "CompletionResponse",
+    "DelegatingParser",
+    "DeltaMessage",
     "EngineCoreClient",
     "EngineCoreOutputs",
     "EngineCoreRequest",
@@ -86,20 +111,31 @@ __all__ = [
     "ErrorResponse",
     "Executor",
     "FlexibleArgumentParser",
+    "FunctionCall",
+    "Hermes2ProToolParser",
     "HfRenderer",
+    "IterationStats",
     "MediaConnector",
     "ModelList",
     "MsgpackDecoder",
     "MsgpackEncoder",
+    "OnlineRenderer",
     "OpenAIServingChat",
     "OpenAIServingChatBatch",
     "OpenAIServingCompletion",
     "OpenAIServingModels",
+    "OpenAIServingResponses",
     "OutputProcessor",
     "PauseMode",
     "ReasoningParserManager",
+    "RelayedOutputs",
     "RequestOutputCollector",
+    "ResponseCompletedEvent",
+    "ResponsesRequest",
+    "ResponsesResponse",
     "ScalingMiddleware",
+    "StatLoggerManager",
+    "StreamOptions",
     "SupportedTask",
     "ThreadSafeHFTokenizerMixin",
     "TokenizerLike",
@@ -112,21 +148,28 @@ __all__ = [
     "build_app",
     "cache_router",
     "change_class",
+    "check_json_nesting",
+    "watch_texts",
     "copy_as",
     "core_client",
     "create_error_response",
+    "disable_envs_cache",
     "enable_envs_cache",
     "encoder",
     "exception_handler",
+    "fail_queue",
+    "extract_required_tool_call_streaming",
     "fail_request",
     "forget_ended_output_handler",
     "health",
     "init_app_state",
+    "leave_grammars_to_model",
     "load_aware_call",
     "make_arg_parser",
     "merge_async_iterators",
     "ncclDataTypeEnum",
     "parse_model_prompt",
+    "partial_tag_overlap",
     "rebuild_middleware",
     "replace_rendering",
     "rl_router",
@@ -134,6 +177,7 @@ __all__ = [
     "server_info_router",
     "set_tokenizer",
     "should_include_usage",
+    "template_parameters",
     "validate_json_request",
     "validate_parsed_serve_args",
     "vllm_version",
@@ -145,6 +189,12 @@ T = TypeVar("T")
 
 # vLLM's encoder moves arrays above a threshold into frames of their own; a Triton tensor is one frame.
 ONE_FRAME = 1 << 62
+
+
+class RelayedOutputs(EngineCoreOutputs, array_like=True, omit_defaults=True, gc=False):
+    """A step on a front end's channel: vLLM's struct with one more field at its end."""
+
+    kept: KeptTokens | None = None
 
 
 def change_class(found: Any, theirs: type, ours: type[T], name: str) -> T:
@@ -176,6 +226,12 @@ def core_client(client: EngineCoreClient) -> Iterator[None]:
         yield
 
 
+def leave_grammars_to_model(llm: AsyncLLM) -> None:
+    """Have `llm` no longer validate grammars, on its event loop and without limit: the model in Triton does it."""
+    processor: Any = llm.input_processor
+    processor.structured_outputs_config = None  # SamplingParams.verify skips them then
+
+
 def set_tokenizer(processor: OutputProcessor, tokenizer: TokenizerLike | None) -> None:
     """Have `processor` detokenize with `tokenizer` from the next request on."""
     processor.tokenizer = tokenizer
@@ -190,11 +246,20 @@ def fail_request(processor: OutputProcessor, request_id: str, error: Exception) 
     state = processor.request_states.get(request_id)
     if state is None or state.queue is None:
         return []
-    queue = state.queue
     parent = state.parent_req
+    state.queue.put(error)  # first: the abort puts an output, which does not replace an error
     aborted = processor.abort_requests([parent.request_id if parent else request_id], internal=True)
-    queue.put(error)
     return [other for other in aborted if other != request_id]
+
+
+def fail_queue(processor: OutputProcessor, queue: RequestOutputCollector, error: Exception) -> list[str]:
+    """End all generations whose results go to `queue`: its client gets `error` next.
+
+    Returns the generations, which are to be aborted in their engines.
+    """
+    aborted = processor.abort_requests([queue.request_id], internal=True)
+    queue.put(error)
+    return aborted
 
 
 def forget_ended_output_handler(llm: AsyncLLM) -> None:
@@ -219,6 +284,25 @@ def replace_rendering(
     renderer._tokenize_prompt_async = tokenize(renderer._tokenize_prompt, renderer._tokenize_prompt_async)
     if apply_template is not None:
         renderer._apply_chat_template_async = apply_template(renderer._apply_chat_template_async)
+
+
+def watch_texts(renderer: BaseRenderer, check: Callable[[str], None]) -> None:
+    """Have `renderer` call `check` with each text before it tokenizes it; what `check` raises refuses the request.
+
+    Call it after `replace_rendering`.
+    """
+    tokenize = renderer._tokenize_prompt_async
+
+    def checked(prompt: Any, params: Any) -> Any:
+        check(prompt["prompt"])
+        return tokenize(prompt, params)
+
+    renderer._tokenize_prompt_async = checked
+
+
+def template_parameters() -> frozenset[str]:
+    """Names that vLLM takes out of `chat_template_kwargs` and passes to the tokenizer instead of the template."""
+    return _get_hf_base_chat_template_params() | {"model_config", "tokenizer"}
 
 
 def encoder() -> MsgpackEncoder:

@@ -11,19 +11,33 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import cast
+
+from vllm.exceptions import VLLMValidationError
 
 from openai_frontend.adapters import PushedAdapters
 from openai_frontend.engine_info import EngineInfo
 from openai_frontend.errors import TritonError
+from openai_frontend.guards.encoding import encode_request
 from openai_frontend.replicas.placed_generation import PlacedGeneration
+from openai_frontend.replicas.placement import Placement
 from openai_frontend.replicas.replica import Replica
 from openai_frontend.replicas.replicas import Replicas
-from openai_frontend.vllm_seam import EngineCoreClient, EngineCoreOutputs, EngineCoreRequest, SupportedTask, encoder
+from openai_frontend.vllm_seam import (
+    EngineCoreClient,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    MsgpackDecoder,
+    RelayedOutputs,
+    SupportedTask,
+    encoder,
+)
+from tritonlive.wire.kept_tokens import KeptTokens
 
 FLUSH_TIMEOUT_S = 10.0
 
-OnFailure = Callable[[str, TritonError], None]
+OnFailure = Callable[[str, TritonError | VLLMValidationError], None]
+OnStep = Callable[[KeptTokens | None, float], None]
+"""Called with what travels beside a step, and with the step's time, before AsyncLLM gets the step."""
 
 # The replica for all generations of the request that is being added.
 _pinned: ContextVar[Replica | None] = ContextVar("pinned_replica", default=None)
@@ -32,15 +46,27 @@ _pinned: ContextVar[Replica | None] = ContextVar("pinned_replica", default=None)
 class TritonCoreClient(EngineCoreClient):
     """The engine core as AsyncLLM sees it."""
 
-    def __init__(self, urls: Sequence[str], engine_info: EngineInfo, on_failure: OnFailure) -> None:
-        """`on_failure(request_id, error)` is called for a generation that no replica took, or that one gave up."""
-        self.replicas = Replicas([Replica(index, url, engine_info, self) for index, url in enumerate(urls)])
+    def __init__(
+        self, urls: Sequence[str], engine_info: EngineInfo, on_failure: OnFailure, key: str | None = None
+    ) -> None:
+        """`on_failure(request_id, error)` is called for a generation that no replica took, or that one gave up.
+
+        key: one that the models accept, where they ask for one.
+        """
+        decode = MsgpackDecoder(list[RelayedOutputs]).decode
+        members = [Replica(index, url, engine_info, self, decode, key) for index, url in enumerate(urls)]
+        self.placement = Placement(Replicas(members), on_failure)
         self.adapters = PushedAdapters()
         self.engine_ranks_managed = list(range(len(urls)))
         self.resources = SimpleNamespace(engine_dead=False)  # AsyncLLM reads this attribute
         self._on_failure = on_failure
+        self.on_step: OnStep = lambda kept, timestamp: None
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
         self._encoder = encoder()
+
+    @property
+    def replicas(self) -> Replicas[Replica]:
+        return self.placement.replicas
 
     @contextmanager
     def pinned_replica(self) -> Iterator[None]:
@@ -52,26 +78,25 @@ class TritonCoreClient(EngineCoreClient):
             _pinned.reset(token)
 
     async def get_output_async(self) -> EngineCoreOutputs:
-        return await self._outputs.get()
+        outputs = await self._outputs.get()
+        self.on_step(outputs.kept if isinstance(outputs, RelayedOutputs) else None, outputs.timestamp)
+        return outputs
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
-        """Never waits and never raises: a request that no replica takes fails like a refused one."""
-        generation = PlacedGeneration(request.request_id, cast(bytes, self._encoder.encode(request)[0]))
-        replica = _pinned.get()
-        if replica is None or replica.unavailable_reason is not None:
-            replica = self.replicas.pick()
-        if replica is None:
-            self._on_failure(request.request_id, self.replicas.unavailable())
-        else:
-            replica.generate(generation)
+        """Never waits and never raises: a request that has no encoding, or no replica, fails like a refused one."""
+        try:
+            generation = PlacedGeneration(request.request_id, encode_request(self._encoder, request))
+        except VLLMValidationError as error:
+            self._on_failure(request.request_id, error)
+            return
+        self.placement.place(generation, preferred=_pinned.get())
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         self.abort_now(request_ids)
 
     def abort_now(self, request_ids: list[str]) -> None:
         """Give up generations, wherever they run."""
-        for replica in self.replicas.members:
-            replica.abort(request_ids)
+        self.placement.abort(request_ids)
 
     async def send_kept_tokens(self) -> None:
         """Have the replicas send the tokens that they keep until a generation ends; returns when they are here."""
@@ -93,19 +118,12 @@ class TritonCoreClient(EngineCoreClient):
 
     # ---- reports of the replicas --------------------------------------------------------------------------------
 
-    def received(self, replica: Replica, outputs: EngineCoreOutputs) -> None:
-        outputs.engine_index = replica.index  # the label of vLLM's own metrics
-        self._outputs.put_nowait(outputs)
+    def received(self, replica: Replica, step: EngineCoreOutputs) -> None:
+        step.engine_index = replica.index  # the label of vLLM's own metrics
+        self._outputs.put_nowait(step)
 
     def failed(self, replica: Replica, generation: PlacedGeneration, error: TritonError) -> None:
-        """Try another replica once, if nothing was generated yet; else the client gets the error."""
-        if error.is_unavailable and generation.payload is not None and not generation.is_second_try:
-            other = self.replicas.pick(other_than=replica)
-            if other is not None:
-                generation.is_second_try = True
-                other.generate(generation)
-                return
-        self._on_failure(generation.request_id, error)
+        self.placement.failed(replica, generation, error)
 
     def committed(self, version: str) -> None:
         self.replicas.committed = version

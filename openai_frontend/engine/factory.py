@@ -3,20 +3,11 @@
 import os
 from argparse import Namespace
 
+from openai_frontend import arguments
 from openai_frontend.engine.triton_engine import TritonEngineClient
-from openai_frontend.engine_info import EngineInfo
-from openai_frontend.errors import IncompatibleServer
+from openai_frontend.engine_info import EngineInfo, IncompatibleServer
 from openai_frontend.options import Options
-from openai_frontend.vllm_seam import (
-    AsyncEngineArgs,
-    FlexibleArgumentParser,
-    ReasoningParserManager,
-    ToolParserManager,
-    UsageContext,
-    make_arg_parser,
-    validate_parsed_serve_args,
-    vllm_version,
-)
+from openai_frontend.vllm_seam import AsyncEngineArgs, UsageContext, VllmConfig, vllm_version
 
 
 def check_version(info: EngineInfo) -> None:
@@ -32,24 +23,21 @@ def check_version(info: EngineInfo) -> None:
 
 
 def parse_arguments(info: EngineInfo, argv: list[str]) -> Namespace:
-    """The arguments that `vllm serve` would have: those of the engine in Triton, then `argv`."""
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*info.engine_argv, *argv])
-    validate_parsed_serve_args(args)
+    """The arguments that `vllm serve` would have: those of the engine in Triton, then `argv`.
+
+    Raises ArgumentsError.
+    """
+    args = arguments.parse([*info.engine_argv, *argv])
     if args.served_model_name is None:
         args.served_model_name = info.served_model_name
-    if args.tool_parser_plugin:
-        ToolParserManager.import_tool_parser(args.tool_parser_plugin)
-    if args.reasoning_parser_plugin:
-        ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
     # auth.py checks the keys of every route; vLLM's own check compares the beginning of the path.
     args.api_key = None
     os.environ.pop("VLLM_API_KEY", None)
     return args
 
 
-def create_engine(args: Namespace, options: Options) -> TritonEngineClient:
-    """The engine client, not connected yet."""
-    info = options.engine_info
+def create_config(args: Namespace, info: EngineInfo) -> VllmConfig:
+    """vLLM's configuration of the engine in Triton."""
     engine_args = AsyncEngineArgs.from_cli_args(args)
     engine_args.mm_processor_cache_gb = 0  # as in the model, see tritonlive/backend/engine.py
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
@@ -58,12 +46,18 @@ def create_engine(args: Namespace, options: Options) -> TritonEngineClient:
     config.cache_config.num_gpu_blocks = info.num_gpu_blocks
     config.cache_config.block_size = info.block_size
     config.cache_config.kv_cache_size_tokens = info.kv_cache_size_tokens
+    return config
+
+
+def create_engine(args: Namespace, options: Options) -> TritonEngineClient:
+    """The engine client, not connected yet."""
     return TritonEngineClient(
-        config,
+        create_config(args, options.engine_info),
         options.triton_urls,
-        info,
-        control_key=options.keys.control,
-        log_requests=engine_args.enable_log_requests,
-        log_stats=not engine_args.disable_log_stats,
+        options.engine_info,
+        keys=options.keys,
+        log_requests=args.enable_log_requests,
+        log_stats=not args.disable_log_stats,
         num_workers=options.num_workers,
+        limits=options.limits,
     )

@@ -17,7 +17,7 @@ from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.stream import TritonStream
 from tritonlive.triton_messages import build_request
 from tritonlive.wire.error_codes import TRITON_STOPPING
-from tritonlive.wire.tensor_names import CONTROL_RESULT, MODEL
+from tritonlive.wire.tensor_names import API_KEY, CONTROL_RESULT, MODEL
 from tritonlive.wire.triton_tensors import control_tensors, read_contents, read_strings
 
 # Messages with prompt logprobs of long prompts are tens of MB.
@@ -37,7 +37,9 @@ OnAnswer = Callable[[Contents | None, TritonError | None], None]
 class TritonConnection:
     """Made by `connect`. `send` never blocks; `closed` gets the reason when the connection ends."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, key: str | None = None) -> None:
+        self.credentials: Tensors = {API_KEY: key} if key else {}
+        """Tensors that show the model this front end's key."""
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._channel = channel
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -47,8 +49,8 @@ class TritonConnection:
         self._control_stream = TritonStream(self._stub, self._answer, self._end)
 
     @classmethod
-    async def connect(cls, url: str, timeout_s: float) -> "TritonConnection":
-        """Connect to the model at `url` (host:port of Triton's gRPC endpoint).
+    async def connect(cls, url: str, timeout_s: float, key: str | None = None) -> "TritonConnection":
+        """Connect to the model at `url` (host:port of Triton's gRPC endpoint); `key` is one that it accepts.
 
         Raises EngineUnavailable when Triton does not answer, or its model is not ready, within `timeout_s`.
         """
@@ -62,7 +64,7 @@ class TritonConnection:
         if unavailable_reason is not None:
             await channel.close()
             raise EngineUnavailable(f"Triton at {url} {unavailable_reason}")
-        return cls(channel)
+        return cls(channel, key)
 
     def send(self, request_id: str, tensors: Tensors, on_answer: OnAnswer) -> None:
         """Send one request; `on_answer` is called for each of its responses, until an error or `forget`.

@@ -3,13 +3,14 @@
 import asyncio
 from typing import Any, Protocol
 
-from openai_frontend.engine_info import EngineInfo
-from openai_frontend.errors import EngineUnavailable, IncompatibleServer, TritonError
+from openai_frontend.engine_info import EngineInfo, IncompatibleServer
+from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.connection import TritonConnection
 from openai_frontend.replicas.health import HEALTH_TIMEOUT_S, ReplicaHealth
 from openai_frontend.replicas.placed_generation import PlacedGeneration
 from openai_frontend.replicas.replica_channel import ChannelCallbacks, ReplicaChannel, reason_of
-from openai_frontend.vllm_seam import EngineCoreOutputs
+from openai_frontend.replicas.step import DecodeSteps, Step
+from tritonlive.wire.error_codes import has_model_ended
 from tritonlive.wire.versions import FIRST_VERSION
 
 CONNECT_TIMEOUT_S = 10.0
@@ -24,8 +25,8 @@ CONTROL_TIMEOUT_S = 900.0
 class ReplicaListener(Protocol):
     """Called by replicas."""
 
-    def received(self, replica: "Replica", outputs: EngineCoreOutputs) -> None:
-        """A step of the engine brought tokens or statistics."""
+    def received(self, replica: "Replica", step: Any) -> None:
+        """A step of the engine brought tokens or statistics. It is what `decode_steps` yielded."""
 
     def failed(self, replica: "Replica", generation: PlacedGeneration, error: TritonError) -> None:
         """The replica refused a generation, or was lost while it ran."""
@@ -40,8 +41,20 @@ class ReplicaListener(Protocol):
 class Replica:
     """Call `connect` once, then run `stay_connected` in a task of its own, until `close`."""
 
-    def __init__(self, index: int, url: str, expected: EngineInfo, listener: ReplicaListener) -> None:
-        """url: host:port of Triton's gRPC endpoint. expected: what the front end's serving layer was built from."""
+    def __init__(
+        self,
+        index: int,
+        url: str,
+        expected: EngineInfo,
+        listener: ReplicaListener,
+        decode_steps: DecodeSteps,
+        key: str | None = None,
+    ) -> None:
+        """url: host:port of Triton's gRPC endpoint. expected: what the front end's serving layer was built from.
+
+        decode_steps: decodes the engine's steps for the listener.
+        key: one that the model accepts, where it asks for one.
+        """
         self.index = index
         self.url = url
         self.engine_info = expected  # the replica's own, once it has been reached
@@ -49,6 +62,8 @@ class Replica:
         self.generations: dict[str, PlacedGeneration] = {}
         self._expected = expected
         self._listener = listener
+        self._decode_steps = decode_steps
+        self._key = key
         self._channel: ReplicaChannel | None = None
         self._health = ReplicaHealth(url)
 
@@ -78,7 +93,7 @@ class Replica:
     async def connect(self) -> None:
         """Try once; afterwards `is_connected`, or `unavailable_reason` says why not."""
         try:
-            connection = await TritonConnection.connect(self.url, CONNECT_TIMEOUT_S)
+            connection = await TritonConnection.connect(self.url, CONNECT_TIMEOUT_S, self._key)
             try:
                 await self._open_channel(connection)
             except BaseException:
@@ -112,7 +127,7 @@ class Replica:
         callbacks = ChannelCallbacks(
             self._received, self._failed, lambda announcement: self._listener.adapters_changed(self, announcement)
         )
-        channel = await ReplicaChannel.open(connection, callbacks, CONNECT_TIMEOUT_S)
+        channel = await ReplicaChannel.open(connection, callbacks, self._decode_steps, CONNECT_TIMEOUT_S)
         described = await connection.control("describe", {}, None, CONNECT_TIMEOUT_S)
         engine_info = EngineInfo.of(described)
         if (difference := self._expected.difference(engine_info)) is not None:
@@ -153,6 +168,8 @@ class Replica:
             raise
         except TritonError as error:  # fenced, dirty or starting again; it answers, so the connection is well
             unavailable_reason = str(error)
+            if channel is not None and has_model_ended(unavailable_reason):
+                channel.close(f"the model's process in Triton has ended: {unavailable_reason}")
         if channel is self._channel:
             self._health.note(unavailable_reason)
 
@@ -173,11 +190,16 @@ class Replica:
     async def _is_over(self, channel: ReplicaChannel) -> bool:
         """Whether a channel whose model cannot generate will stay useless."""
         try:
-            # A model that loads, or waits in a broadcast, is silent and yet still there. A model that Triton unloads
-            # is not: Triton waits for what runs on the channel, and then for the channel itself.
-            return not await channel.connection.has_model(HEALTH_TIMEOUT_S) and not self.generations
+            # Triton waits for what runs on the channel of a model that it unloads, then for the channel itself.
+            if not await channel.connection.has_model(HEALTH_TIMEOUT_S):
+                return not self.generations
+            # An engine that loads, or waits in a broadcast, is silent. The model's process answers this without it.
+            await channel.connection.control("describe", {}, None, HEALTH_TIMEOUT_S)
         except EngineUnavailable:
             return True
+        except TritonError:
+            pass  # an answer, too
+        return False
 
     # ---- requests to it -----------------------------------------------------------------------------------------
 
@@ -212,18 +234,18 @@ class Replica:
 
     # ---- messages from it ---------------------------------------------------------------------------------------
 
-    def _received(self, outputs: EngineCoreOutputs) -> None:
-        if outputs.weight_version is not None and not outputs.outputs and outputs.scheduler_stats is None:
+    def _received(self, step: Step) -> None:
+        if step.weight_version is not None and not step.outputs and step.scheduler_stats is None:
             # The announcement of a commit (relay.py), not a step: a step may arrive late.
-            self.weight_version = outputs.weight_version
-            self._listener.committed(outputs.weight_version)
-        for output in outputs.outputs:
+            self.weight_version = step.weight_version
+            self._listener.committed(step.weight_version)
+        for output in step.outputs:
             generation = self.generations.get(output.request_id)
             if generation is not None and output.finish_reason is not None:
                 del self.generations[output.request_id]
             elif generation is not None:
                 generation.payload = None
-        self._listener.received(self, outputs)
+        self._listener.received(self, step)
 
     def _failed(self, request_id: str, error: TritonError) -> None:
         generation = self.generations.pop(request_id, None)

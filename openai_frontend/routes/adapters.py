@@ -18,6 +18,8 @@ from tritonlive.wire.limits import MAX_ADAPTER_BYTES
 from tritonlive.wire.operations.adapters import ActivateAdapter, StageAdapter
 
 ROUTE = StageAdapter.operation.require_route()
+# Routes that read a body that is no JSON, and limit it themselves.
+PAYLOAD_PATHS = frozenset({ROUTE.path})
 router = APIRouter()
 
 

@@ -22,6 +22,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from openai_frontend.engine.triton_engine import TritonEngineClient
+from openai_frontend.errors import EngineUnavailable
 from openai_frontend.routes import trl_legacy_weights
 from openai_frontend.routes import trl_protocol as protocol
 from openai_frontend.routes.engine import engine
@@ -50,6 +51,7 @@ router.add_api_route("/health/", health, response_class=Response)
 async def generate(body: protocol.GenerateRequest, raw_request: Request) -> Response:
     """Complete prompts (texts or token ids), `n` times each."""
     params = body.to_sampling_params()
+    engine(raw_request).check_fan_out(len(body.prompts), params.n, prompts_field="prompts")
     prompts = await render_prompts(engine(raw_request), body)
     outputs = await run(engine(raw_request), prompts, params)
     return await answer(lambda: protocol.completions(outputs))
@@ -61,6 +63,7 @@ async def generate(body: protocol.GenerateRequest, raw_request: Request) -> Resp
 async def chat(body: protocol.ChatRequest, raw_request: Request) -> Response:
     """Answer conversations, `n` times each."""
     params = body.to_sampling_params()
+    engine(raw_request).check_fan_out(len(body.messages), params.n, prompts_field="messages")
     prompts = [await render_chat(raw_request, body, index) for index in range(len(body.messages))]
     outputs = await run(engine(raw_request), prompts, params)
     return await answer(lambda: protocol.completions(outputs))
@@ -72,6 +75,7 @@ async def chat(body: protocol.ChatRequest, raw_request: Request) -> Response:
 async def get_sequence_logprobs(body: protocol.SequenceLogprobsRequest, raw_request: Request) -> Response:
     """Return a teacher's logprobs for the completions in `sequences`."""
     params = body.to_sampling_params()
+    engine(raw_request).check_fan_out(len(body.sequences), params.n, prompts_field="sequences")
     prompts = await render_texts_or_ids(engine(raw_request), body.sequences, "sequences")
     outputs = await run(engine(raw_request), prompts, params)
     if body.response_format == "binary":
@@ -118,6 +122,8 @@ async def render_chat(request: Request, body: protocol.ChatRequest, index: int) 
         values |= {"tools": body.tools, "tool_choice": "none"}
     if body.chat_template_kwargs:
         values["chat_template_kwargs"] = body.chat_template_kwargs
+    if body.chat_template is not None:
+        values["chat_template"] = body.chat_template
     try:
         chat_request = ChatCompletionRequest.model_validate(values)
     except ValidationError as error:
@@ -137,7 +143,7 @@ async def run(
     """Generate for all prompts at once; returns the outputs in the order of the prompts.
 
     If one generation fails, or the client disconnects and this task is cancelled, the others are aborted.
-    Raises GenerationError, and the errors of vLLM's engine client.
+    Raises GenerationError, EngineUnavailable if one was aborted, and the errors of vLLM's engine client.
     """
     if llm.errored:
         raise llm.dead_error
@@ -145,8 +151,11 @@ async def run(
     name = f"trl-{uuid.uuid4().hex}"
     generators = [llm.generate(prompt, params, f"{name}-{index}") for index, prompt in enumerate(prompts)]
     outputs = {index: output async for index, output in merge_async_iterators(*generators)}
-    if any(sequence.finish_reason == "error" for output in outputs.values() for sequence in output.outputs):
+    reasons = {sequence.finish_reason for output in outputs.values() for sequence in output.outputs}
+    if "error" in reasons:
         raise GenerationError()
+    if "abort" in reasons:  # these routes' answers have no field that could say so
+        raise EngineUnavailable("the generation was aborted by the operator or the trainer")
     return [outputs[index] for index in range(len(prompts))]
 
 

@@ -61,9 +61,10 @@ class GenerateRequest(Sampling):
 
 
 class ChatRequest(Sampling):
-    """`messages`: conversations."""
+    """`messages`: conversations. `chat_template` needs the server's --trust-request-chat-template."""
 
     messages: list[Annotated[list[Json], Field(min_length=1)]] = Field(min_length=1)
+    chat_template: str | None = None
     chat_template_kwargs: Json | None = None
     tools: list[Json] | None = None
 

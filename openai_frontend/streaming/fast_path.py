@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm.outputs import RequestOutput
 
+from openai_frontend.guards.unread import LimitedQueue
 from openai_frontend.streaming.chunk_templates import ChunkTemplates
 from openai_frontend.vllm_seam import RequestOutputCollector, ScalingMiddleware, XRequestIdMiddleware, change_class
 
@@ -35,13 +36,15 @@ class StreamFastPath:
         self._is_usable = True
         self._templates: ChunkTemplates | None = None  # while it is open
 
-    def watch(self, queue: RequestOutputCollector) -> None:
-        """A generation of the request puts its results into `queue`."""
+    def watch(self, queue: RequestOutputCollector) -> "FastPathQueue":
+        """A generation of the request puts its results into `queue`, which is returned with its new class."""
         if self._queue is not None:
             self._is_usable = False
             self.shut()
         self._queue = queue
-        change_class(queue, RequestOutputCollector, FastPathQueue, "the queue").fast_path = self
+        watched = change_class(queue, RequestOutputCollector, FastPathQueue, "the queue")
+        watched.fast_path = self
+        return watched
 
     def open(self, templates: ChunkTemplates) -> None:
         """The stream's task waits for the next result; earlier results were sent, or wait in the queue."""
@@ -65,7 +68,7 @@ class StreamFastPath:
         return True
 
 
-class FastPathQueue(RequestOutputCollector):
+class FastPathQueue(LimitedQueue):
     """A generation's queue that gets only what the fast path does not take."""
 
     fast_path: StreamFastPath

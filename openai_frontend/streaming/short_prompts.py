@@ -89,8 +89,11 @@ def _within(
 
 
 def length(conversation: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> int | None:
-    """Characters of a conversation of plain texts; None if it, or an option for the template, is anything else."""
-    if any(not isinstance(value, bool | int | None) for name, value in options.items() if name != "chat_template"):
+    """Characters of a conversation of plain texts; None if it, or an option for the template, is anything else.
+
+    A template may count up to an option that is a number.
+    """
+    if any(not isinstance(value, bool | None) for name, value in options.items() if name != "chat_template"):
         return None
     if not all(message.keys() <= {"role", "content"} for message in conversation):
         return None

@@ -5,6 +5,8 @@ from typing import Any
 
 from vllm.outputs import RequestOutput
 
+from openai_frontend.guards.chat import GuardedChat
+from openai_frontend.guards.completions import GuardedCompletion
 from openai_frontend.streaming import fast_path
 from openai_frontend.streaming.chunk_templates import ChunkTemplates
 from openai_frontend.streaming.templated import templated
@@ -36,7 +38,7 @@ class TemplatedCompletion(VersionedCompletion):
         **kwargs: Any,
     ) -> AsyncGenerator[str, None]:
         def build(results: AsyncIterator[tuple[int, RequestOutput]]) -> AsyncGenerator[str, None]:
-            vllms = OpenAIServingCompletion.completion_stream_generator
+            vllms = GuardedCompletion.completion_stream_generator
             return vllms(self, request, engine_inputs, results, *args, **kwargs)
 
         num_choices = request.n or 1
@@ -62,7 +64,7 @@ class TemplatedChat(VersionedChat):
         **kwargs: Any,
     ) -> AsyncGenerator[str, None]:
         def build(results: AsyncIterator[RequestOutput]) -> AsyncGenerator[str, None]:
-            vllms = OpenAIServingChat.chat_completion_stream_generator
+            vllms = GuardedChat.chat_completion_stream_generator
             return vllms(self, request, results, *args, **kwargs)
 
         # A parser and a log need every piece of text.

@@ -18,6 +18,10 @@ from starlette.datastructures import State
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from openai_frontend.adapters import version_of
+from openai_frontend.guards.chat import GuardedChat
+from openai_frontend.guards.completions import GuardedCompletion
+from openai_frontend.guards.rendering import LimitedChatBatch
+from openai_frontend.last_of import LastOf
 from openai_frontend.vllm_seam import (
     ChatCompletionRequest,
     ChatCompletionResponse,
@@ -38,7 +42,7 @@ Spans = list[dict[str, Any]] | None
 Fields = dict[str, Any]
 
 
-class VersionedCompletion(OpenAIServingCompletion):
+class VersionedCompletion(GuardedCompletion):
     """/v1/completions."""
 
     def completion_stream_generator(
@@ -64,7 +68,7 @@ class VersionedCompletion(OpenAIServingCompletion):
         return response
 
 
-class VersionedChat(OpenAIServingChat):
+class VersionedChat(GuardedChat):
     """/v1/chat/completions."""
 
     def chat_completion_stream_generator(
@@ -94,7 +98,7 @@ class VersionedChat(OpenAIServingChat):
         return response
 
 
-class VersionedChatBatch(OpenAIServingChatBatch):
+class VersionedChatBatch(LimitedChatBatch):
     """/v1/chat/completions/batch: one choice per conversation."""
 
     async def chat_completion_full_generator_batch(
@@ -150,19 +154,6 @@ async def labelled(
             yield label(chunk, ended) if ended else chunk
     finally:
         await chunks.aclose()
-
-
-class LastOf:
-    """Passes results on and keeps the last one, in a list."""
-
-    def __init__(self, results: AsyncIterator[RequestOutput]) -> None:
-        self.results: list[RequestOutput] = []
-        self._all = results
-
-    async def __aiter__(self) -> AsyncGenerator[RequestOutput, None]:
-        async for result in self._all:
-            self.results = [result]
-            yield result
 
 
 def spans(output: CompletionOutput) -> Spans:

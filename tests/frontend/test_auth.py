@@ -8,7 +8,8 @@ from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
-from openai_frontend.auth import Access, Keys, presented_key, protect
+from openai_frontend.auth import protect
+from openai_frontend.keys import Access, Keys, presented_key
 
 KEYS = Keys(frozenset({"inference-key"}), "control-key")
 
@@ -19,6 +20,10 @@ def bearer(key: str) -> dict[str, str]:
 
 def basic(password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"trainer:{password}".encode()).decode()}
+
+
+def x_api_key(key: str) -> dict[str, str]:
+    return {"x-api-key": key}
 
 
 @pytest.fixture
@@ -40,6 +45,12 @@ def client() -> TestClient:
         ("/v1/completions", bearer("inference-key"), 200),
         ("/v1/completions", bearer("control-key"), 200),
         ("/v1/completions", basic("inference-key"), 200),
+        ("/v1/completions", x_api_key("inference-key"), 200),
+        ("/v1/completions", x_api_key("wrong"), 401),
+        ("/v1/completions", x_api_key(""), 401),
+        ("/v1/completions", x_api_key("inference-key") | bearer("wrong"), 401),  # one key counts: Authorization's
+        ("/pause", x_api_key("inference-key"), 403),
+        ("/pause", x_api_key("control-key"), 200),
         ("/pause", {}, 401),
         ("/pause", bearer("wrong"), 401),
         ("/pause", bearer("inference-key"), 403),
@@ -83,10 +94,14 @@ def test_a_route_that_cannot_be_guarded_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "Bearer", "Basic !!!", "Basic " + base64.b64encode(b"\xff").decode(), "Digest x"]
+    "value", ["", "Bearer", "Basic !!!", "Basic " + base64.b64encode(b"\xff").decode(), "Basic é", "Digest x"]
 )
 def test_garbage_is_no_key(value: str) -> None:
     assert not presented_key(Headers({"Authorization": value}))
+
+
+def test_an_api_key_header_that_is_no_ascii_is_a_wrong_key(client: TestClient) -> None:
+    assert client.get("/v1/completions", headers={b"x-api-key": b"\xe9\xff"}).status_code == 401
 
 
 def test_keys_do_not_show_in_a_repr() -> None:

@@ -7,8 +7,7 @@ from typing import get_type_hints
 import pytest
 
 from openai_frontend import engine_info
-from openai_frontend.engine_info import EngineInfo, check_contract
-from openai_frontend.errors import IncompatibleServer
+from openai_frontend.engine_info import EngineInfo, IncompatibleServer, check_contract
 from tritonlive.wire.operations.engine import EngineDescription
 from tritonlive.wire.tensor_names import FRONT_END_INPUTS, FRONT_END_OUTPUTS
 

@@ -1,6 +1,8 @@
 """openai_frontend/server.py: its start."""
 
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,3 +33,8 @@ def _restored() -> Iterator[None]:
 def test_replicas_are_named_once_and_an_empty_name_is_the_default_port() -> None:
     assert triton_urls(["a:1,grpc://b:2", " a:1"]) == ["a:1", "b:2"]
     assert triton_urls([""]) == triton_urls([]) == ["127.0.0.1:8001"]
+
+
+def test_the_process_that_only_watches_workers_does_not_import_vllm() -> None:
+    code = "import sys, openai_frontend.server; sys.exit('vllm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,7 @@
 """The undocumented parts of vLLM that the front end uses. An upgrade that moves one fails here, by name."""
 
 import ast
+import dataclasses
 import inspect
 import json
 import textwrap
@@ -13,6 +14,7 @@ import pytest
 from vllm.engine.protocol import EngineClient
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.output_processor import RequestState
+from vllm.v1.metrics.stats import RequestStateStats
 
 import openai_frontend
 from openai_frontend import vllm_seam
@@ -23,6 +25,7 @@ from openai_frontend.vllm_seam import (
     EngineCoreClient,
     EngineCoreOutputs,
     EngineCoreRequest,
+    IterationStats,
     OutputProcessor,
     change_class,
 )
@@ -83,7 +86,15 @@ def overridden() -> set[str]:
 
 
 def test_async_llms_attributes_that_we_use_are_set_by_its_constructor() -> None:
-    used = {"engine_core", "log_stats", "output_handler", "output_processor", "renderer", "vllm_config"}
+    used = {
+        "engine_core",
+        "log_stats",
+        "output_handler",
+        "output_processor",
+        "renderer",
+        "vllm_config",
+        "logger_manager",
+    }
     assert used <= attributes_set_in(AsyncLLM.__init__)
 
 
@@ -145,6 +156,12 @@ def test_the_structs_on_the_wire_have_the_fields_we_read(struct: type[msgspec.St
 def test_the_output_processor_keeps_what_a_refusal_needs() -> None:
     assert {"queue", "parent_req"} <= attributes_set_in(RequestState.__init__)
     assert {"request_states", "parent_requests", "tokenizer"} <= attributes_set_in(OutputProcessor.__init__)
+
+
+def test_a_requests_stamps_and_a_steps_counts_are_where_they_are_changed() -> None:
+    stamps = {field.name for field in dataclasses.fields(RequestStateStats)}
+    assert {"queued_ts", "scheduled_ts", "last_token_ts"} <= stamps
+    assert {"num_generation_tokens", "inter_token_latencies_iter"} <= attributes_set_in(IterationStats.__init__)
 
 
 def test_the_output_processor_reads_its_tokenizer_for_each_request() -> None:

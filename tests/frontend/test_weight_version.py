@@ -8,7 +8,8 @@ from fastapi import APIRouter, FastAPI
 from starlette.testclient import TestClient
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
-from openai_frontend.auth import Keys, protect
+from openai_frontend.auth import protect
+from openai_frontend.keys import Keys
 from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
 

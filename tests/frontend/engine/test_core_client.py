@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.engine import EngineCoreOutputs
 
 from openai_frontend.engine.core_client import TritonCoreClient
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas.placed_generation import PlacedGeneration
+from openai_frontend.replicas.placement import Placement
 from openai_frontend.replicas.replicas import Replicas
+from tests.frontend.engine_request import engine_request
 from tests.frontend.test_engine_info import ENGINE_INFO
 
 FENCED = TritonError("weights: fenced", HTTPStatus.SERVICE_UNAVAILABLE)
@@ -48,29 +50,15 @@ class Fleet:
     """A core client over two fake replicas."""
 
     def __init__(self) -> None:
-        self.failures: dict[str, TritonError] = {}
+        self.failures: dict[str, Exception] = {}
         self.client = TritonCoreClient(["a", "b"], ENGINE_INFO, self.failures.__setitem__)
         self.a, self.b = FakeReplica("a", 0, self.client), FakeReplica("b", 1, self.client)
         members: list[Any] = [self.a, self.b]
-        self.client.replicas = Replicas(members)
+        self.client.placement = Placement(Replicas(members), self.failures.__setitem__)
 
     async def add(self, *request_ids: str) -> None:
         for request_id in request_ids:
-            await self.client.add_request_async(request(request_id))
-
-
-def request(request_id: str) -> EngineCoreRequest:
-    return EngineCoreRequest(
-        request_id=request_id,
-        prompt_token_ids=[1, 2, 3],
-        mm_features=None,
-        sampling_params=SamplingParams(max_tokens=4),
-        pooling_params=None,
-        arrival_time=0.0,
-        lora_request=None,
-        cache_salt=None,
-        data_parallel_rank=None,
-    )
+            await self.client.add_request_async(engine_request(request_id))
 
 
 @pytest.fixture
@@ -120,6 +108,15 @@ async def test_one_that_has_begun_fails_with_its_replica_and_the_others_go_on(fl
         fleet.a.fail(request_id, lost)
     assert fleet.failures == {"1": lost}
     assert list(fleet.b.generations) == ["2", "4", "3"]
+
+
+async def test_a_request_that_has_no_encoding_fails_by_name(fleet: Fleet) -> None:
+    bad = engine_request("1")
+    bad.sampling_params = SamplingParams(stop=["\ud83e"])
+    await fleet.client.add_request_async(bad)
+    assert str(fleet.failures["1"]).startswith("stop: cannot be sent to the engine")
+    assert not fleet.a.generations
+    assert not fleet.b.generations
 
 
 async def test_a_fault_of_the_request_is_not_tried_again(fleet: Fleet) -> None:

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMValidationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.metrics import loggers
@@ -20,6 +21,10 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from bench.fast_path.free_triton import TOKEN, WEIGHT_VERSION, FreeTriton, RefusedError
 from openai_frontend.engine.triton_engine import TritonEngineClient
 from openai_frontend.errors import EngineUnavailable, TritonError
+from openai_frontend.guards.fan_out import QueueFull
+from openai_frontend.guards.limits import DEFAULTS, Limits
+from openai_frontend.guards.unread import ReadTooSlow
+from openai_frontend.served_error import ServedError
 from openai_frontend.vllm_seam import EngineDeadError
 from tests.frontend.test_engine_info import ENGINE_INFO
 
@@ -95,11 +100,11 @@ async def test_a_lost_replica_ends_what_runs_and_comes_back(engine: TritonEngine
             await asyncio.sleep(0.01)
     triton.is_ready = False
     await triton.stop()
-    with pytest.raises(EngineUnavailable, match="the connection to Triton"):
+    with pytest.raises(ServedError, match="the connection to Triton"):
         await asyncio.wait_for(task, TIMEOUT_S)
     assert engine.errored
-    assert isinstance(engine.dead_error, EngineUnavailable)
-    with pytest.raises(EngineUnavailable, match=triton.url):
+    assert isinstance(engine.dead_error, ServedError)
+    with pytest.raises(ServedError, match=triton.url):
         await generate(engine, "s", max_tokens=1)
     with pytest.raises(EngineDeadError):
         await engine.check_health()
@@ -116,7 +121,7 @@ async def test_an_engine_that_may_not_generate_refuses_with_its_reason(
     async with asyncio.timeout(TIMEOUT_S):
         while engine.replicas.eligible():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    with pytest.raises(EngineUnavailable, match="weights: fenced"):
+    with pytest.raises(ServedError, match="weights: fenced"):
         await generate(engine, max_tokens=1)
     with pytest.raises(EngineDeadError):
         await engine.check_health()
@@ -171,8 +176,22 @@ async def test_an_error_of_the_model_ends_one_request_with_its_message(engine: T
     engine.engine_core.add_request_async = mock.AsyncMock(
         side_effect=lambda request: engine._fail_request(request.request_id, TritonError.parse("no [INVALID_ARG]"))
     )
-    with pytest.raises(TritonError, match=r"^no$"):
+    with pytest.raises(ServedError, match=r"^no$"):
         await generate(engine, max_tokens=1, n=2)
+    assert not engine.output_processor.has_unfinished_requests()
+
+
+async def test_what_runs_when_the_front_end_stops_is_told(engine: TritonEngineClient) -> None:
+    (replica,) = engine.replicas.members
+    with mock.patch.object(replica, "generate", lambda each: replica.generations.update({each.request_id: each})):
+        running = asyncio.create_task(generate(engine, max_tokens=1, n=2))
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(replica.generations) < 2:  # noqa: ASYNC110 - of a fake
+                await asyncio.sleep(0.01)
+    engine.end_all("the front end is stopping")
+    with pytest.raises(ServedError, match="the front end is stopping"):
+        await running
+    assert replica.generations == {}
     assert not engine.output_processor.has_unfinished_requests()
 
 
@@ -218,3 +237,54 @@ async def test_a_plug_in_for_statistics_gets_them(triton: FreeTriton, tiny_model
     await engine.close()
     assert recorded[0] == -1
     assert sum(recorded[1:]) == 3
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_a_client_that_does_not_read_loses_its_stream_and_frees_the_engine(
+    triton: FreeTriton, tiny_model_dir: Path, n: int
+) -> None:
+    limits = Limits(max_unread_tokens=50)
+    engine = TritonEngineClient(config(tiny_model_dir), [triton.url], ENGINE_INFO, log_stats=False, limits=limits)
+    await engine.start(TIMEOUT_S)
+    try:
+        sampling = SamplingParams(ignore_eos=True, output_kind=RequestOutputKind.DELTA, max_tokens=100_000, n=n)
+        (prompt,) = await engine.renderer.render_cmpl_async([{"prompt_token_ids": [1, 2, 3]}])
+        results = engine.generate(prompt, sampling, "r")
+        async with asyncio.timeout(TIMEOUT_S):
+            await anext(results)
+            while not triton.running:  # noqa: ASYNC110 - the server's state is in no event
+                await asyncio.sleep(0.01)
+            while triton.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            with pytest.raises(ReadTooSlow, match="--max-unread-tokens"):
+                await anext(results)
+        assert not engine.output_processor.has_unfinished_requests()
+        assert len(await generate(engine, "next", max_tokens=3)) > 0
+    finally:
+        await engine.close()
+
+
+async def test_at_a_shutdown_all_generations_end_with_the_reason(
+    engine: TritonEngineClient, triton: FreeTriton
+) -> None:
+    tasks = [asyncio.create_task(generate(engine, name, max_tokens=100_000, n=n)) for name, n in (("a", 1), ("b", 3))]
+    async with asyncio.timeout(TIMEOUT_S):
+        while len(triton.running) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        engine.end_all("the server is shutting down")
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(result, ServedError)
+            assert "shutting down" in str(result)
+        while triton.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert not engine.output_processor.has_unfinished_requests()
+
+
+async def test_a_full_queue_and_bad_parameters_are_refused_before_the_first_token(engine: TritonEngineClient) -> None:
+    engine.check_admission(DEFAULTS.max_generations)
+    running = mock.Mock(return_value=DEFAULTS.max_queued)
+    with mock.patch.object(engine, "get_num_unfinished_requests", running), pytest.raises(QueueFull):
+        engine.check_admission(1)
+    for params in (SamplingParams(repetition_penalty=1e39), SamplingParams(stop_token_ids=[-1])):
+        with pytest.raises(VLLMValidationError):
+            engine.generate({"prompt_token_ids": [1]}, params, "r")

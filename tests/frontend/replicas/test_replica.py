@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
-from vllm.v1.serial_utils import MsgpackEncoder
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from openai_frontend.errors import EngineUnavailable, TritonError
 from openai_frontend.replicas import replica as module
@@ -26,6 +26,7 @@ class FakeConnection:
     """A fake channel that always opens. `server` answers its questions to the model."""
 
     def __init__(self, server: "FakeServer") -> None:
+        self.credentials: dict[str, str] = {}
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.server = server
         self.waiting: dict[str, OnAnswer] = {}
@@ -58,6 +59,8 @@ class FakeConnection:
             if self.server.refusal is not None:
                 raise self.server.refusal
             return {"healthy": True}
+        if self.server.is_hanging:
+            raise EngineUnavailable("no answer to describe within 10 s")
         return asdict(self.server.engine_info) | {"weight_version": self.server.weight_version}
 
     async def close(self) -> None:
@@ -79,15 +82,19 @@ class FakeServer:
         self.is_up = True
         self.has_model = True
         self.is_silent = False
+        self.is_hanging = False
         self.asked_after_close = False
         self.channel: OnAnswer = lambda result, error: None
         self.connections: list[FakeConnection] = []
 
-    async def connect(self, url: str, timeout_s: float) -> FakeConnection:
+    async def connect(self, url: str, timeout_s: float, key: str | None = None) -> FakeConnection:
         if not self.is_up:
             raise EngineUnavailable("Triton does not answer")
         self.connections.append(FakeConnection(self))
         return self.connections[-1]
+
+
+decode_steps = MsgpackDecoder(list[EngineCoreOutputs]).decode
 
 
 class Listener:
@@ -96,8 +103,8 @@ class Listener:
         self.failures: dict[str, TritonError] = {}
         self.steps: list[EngineCoreOutputs] = []
 
-    def received(self, replica: Replica, outputs: EngineCoreOutputs) -> None:
-        self.steps.append(outputs)
+    def received(self, replica: Replica, step: EngineCoreOutputs) -> None:
+        self.steps.append(step)
 
     def failed(self, replica: Replica, generation: PlacedGeneration, error: TritonError) -> None:
         self.failures[generation.request_id] = error
@@ -132,7 +139,7 @@ def listener() -> Listener:
 
 @pytest.fixture
 async def replica(server: FakeServer, listener: Listener) -> AsyncIterator[Replica]:
-    replica = Replica(0, "a:8001", ENGINE_INFO, listener)
+    replica = Replica(0, "a:8001", ENGINE_INFO, listener, decode_steps)
     await replica.connect()
     task = asyncio.create_task(replica.stay_connected())
     yield replica
@@ -150,7 +157,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_before_it_is_reached_it_is_in_trouble(server: FakeServer, listener: Listener) -> None:
     server.is_up = False
-    replica = Replica(0, "a:8001", ENGINE_INFO, listener)
+    replica = Replica(0, "a:8001", ENGINE_INFO, listener, decode_steps)
     assert replica.unavailable_reason == "not connected yet"
     await replica.connect()
     assert (replica.is_connected, replica.unavailable_reason) == (False, "Triton does not answer")
@@ -164,7 +171,7 @@ async def test_another_model_is_not_connected_to(
     monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)  # not once uvicorn has configured its loggers
     caplog.set_level(logging.WARNING, "uvicorn.error")
     server.engine_info = replace(ENGINE_INFO, model="other")
-    replica = Replica(0, "a:8001", ENGINE_INFO, listener)
+    replica = Replica(0, "a:8001", ENGINE_INFO, listener, decode_steps)
     await replica.connect()
     assert replica.unavailable_reason == "its model is 'other', and this front end was started for 'm'"
     assert server.connections[0].closed.done()
@@ -185,7 +192,7 @@ async def test_fenced_and_healed(replica: Replica, server: FakeServer) -> None:
 
 async def test_fenced_from_the_start(server: FakeServer, listener: Listener) -> None:
     server.refusal = FENCED
-    replica = Replica(0, "a:8001", ENGINE_INFO, listener)
+    replica = Replica(0, "a:8001", ENGINE_INFO, listener, decode_steps)
     await replica.connect()
     assert (replica.is_connected, replica.unavailable_reason) == (True, "weights: fenced")
 
@@ -229,12 +236,32 @@ async def test_a_model_being_unloaded_is_released_after_what_runs(replica: Repli
     await until(lambda: server.connections[0].closed.done())
 
 
-async def test_a_silent_one_is_released_only_when_triton_is_silent_too(replica: Replica, server: FakeServer) -> None:
+async def test_what_runs_fails_when_the_models_process_has_ended(
+    replica: Replica, server: FakeServer, listener: Listener
+) -> None:
+    """Triton goes on then, with the connection and with the channel's request, and says that the model is ready."""
+    replica.generate(PlacedGeneration("1", b"request"))
+    server.refusal = TritonError.parse("Stub process 'llm_0_0' is not healthy.")
+    await until(lambda: list(listener.failures) == ["1"])
+    assert listener.failures["1"].http_status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert "the model's process in Triton has ended" in str(listener.failures["1"])
+    await until(lambda: server.connections[0].closed.done())
+
+
+@pytest.mark.parametrize("what", ["Triton", "the model's process"])
+async def test_a_silent_one_is_released_only_when_more_than_its_engine_is_silent(
+    replica: Replica, server: FakeServer, listener: Listener, what: str
+) -> None:
+    replica.generate(PlacedGeneration("1", b"request"))
     server.refusal = EngineUnavailable("no answer to health within 45 s")
     await asyncio.sleep(0.1)
-    assert replica.is_connected, "its model loads"
-    server.is_up = False
+    assert replica.is_connected, "its engine loads"
+    if what == "Triton":
+        server.is_up = False
+    else:
+        server.is_hanging = True
     await until(lambda: server.connections[0].closed.done())
+    assert list(listener.failures) == ["1"]
 
 
 async def test_a_connection_that_breaks_during_a_question_is_asked_nothing_more(

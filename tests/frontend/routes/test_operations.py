@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
 from openai_frontend.engine.control_operations import lease_holder
-from openai_frontend.errors import SeveralReplicas
+from openai_frontend.engine_errors import answer_triton_error
+from openai_frontend.errors import SeveralReplicas, TritonError
 from openai_frontend.routes import control
 from tritonlive.wire.operations import OPERATIONS
 
@@ -56,6 +57,7 @@ def app(engine: Engine) -> FastAPI:
     app = FastAPI()
     control.attach(app)
     init_exception_handler(app)
+    app.exception_handler(TritonError)(answer_triton_error)
     app.state.args = SimpleNamespace(log_error_stack=False)
     app.state.engine_client = engine
     return app

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from vllm.exceptions import GenerationError
 from vllm.sampling_params import SamplingParams
 
 from openai_frontend.engine.triton_engine import TritonEngineClient
+from openai_frontend.errors import EngineUnavailable
 from openai_frontend.routes import trl_legacy
 
 
@@ -24,7 +26,12 @@ class FakeEngine:
     def check_admission(self, n: int) -> None:
         self.admitted = n
 
-    async def generate(self, prompt: str, params: SamplingParams, request_id: str) -> AsyncGenerator[Any, None]:
+    def check_fan_out(self, num_prompts: int, n: int, *, prompts_field: str) -> None:
+        self.fan_out = (num_prompts, n, prompts_field)
+
+    async def generate(
+        self, prompt: str, sampling_params: SamplingParams, request_id: str
+    ) -> AsyncGenerator[Any, None]:
         self.started.add(prompt)
         try:
             if prompt == "fails":
@@ -32,7 +39,8 @@ class FakeEngine:
                 raise ValueError("broken")
             if prompt == "waits":
                 await asyncio.Event().wait()
-            yield SimpleNamespace(prompt=prompt, outputs=[SimpleNamespace(finish_reason="stop")])
+            reason = prompt if prompt in ("abort", "error") else "stop"
+            yield SimpleNamespace(prompt=prompt, outputs=[SimpleNamespace(finish_reason=reason)])
         except (asyncio.CancelledError, GeneratorExit):
             self.aborted.add(prompt)
             raise
@@ -66,3 +74,9 @@ async def test_when_the_client_goes_all_are_aborted() -> None:
         await task
     await asyncio.sleep(0)
     assert engine.aborted == {"waits"}
+
+
+@pytest.mark.parametrize(("reason", "error"), [("abort", EngineUnavailable), ("error", GenerationError)])
+async def test_an_answer_that_is_not_whole_is_an_error(reason: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await run(FakeEngine(), "a", reason)

@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
+from openai_frontend.engine_errors import answer_triton_error
 from openai_frontend.errors import TritonError
 from openai_frontend.routes import trl_legacy, trl_legacy_weights
 from openai_frontend.routes.trl_legacy_weights import BACKEND
@@ -105,6 +106,7 @@ async def post(engine: FakeEngine) -> AsyncIterator[Post]:
     app.state.args = SimpleNamespace(log_error_stack=False)
     app.state.engine_client = engine
     init_exception_handler(app)
+    app.exception_handler(TritonError)(answer_triton_error)
     assert trl_legacy.attach(app) == {
         *("/get_world_size/", "/init_communicator/", "/update_named_param/"),
         *("/reset_prefix_cache/", "/close_communicator/"),

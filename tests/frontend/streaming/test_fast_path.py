@@ -13,6 +13,9 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
+from openai_frontend.guards import admission
+from openai_frontend.guards.admission import EVENTS, AdmissionMiddleware
+from openai_frontend.guards.unread import LimitedQueue
 from openai_frontend.streaming.chunk_templates import ChunkTemplates
 from openai_frontend.streaming.fast_path import FastPathMiddleware, StreamFastPath, current, is_transparent
 from openai_frontend.streaming.templated import templated
@@ -44,6 +47,8 @@ class Stream:
         self.given: list[list[int]] = []  # token ids of what vLLM's generator was given
         self.queue = RequestOutputCollector(RequestOutputKind.DELTA, "r")
         self.fast_path.watch(self.queue)
+        assert isinstance(self.queue, LimitedQueue)
+        self.queue.limit_unread(1000, lambda queue: pytest.fail(f"{queue} overflows"))
         self.task = asyncio.create_task(self._run())
 
     async def settle(self) -> None:
@@ -76,7 +81,7 @@ class Stream:
             fast_path=self.fast_path,
         )
         async for event in events:
-            await self.client.send({"body": event.encode(), "more_body": True})
+            await self.client.send({"type": "http.response.body", "body": event.encode(), "more_body": True})
 
 
 @pytest.fixture
@@ -200,3 +205,44 @@ def test_only_an_app_whose_middlewares_are_known_gets_fast_paths(
 
 async def user_middleware(request: Any, call_next: Any) -> Any:
     return await call_next(request)
+
+
+async def test_a_held_start_is_sent_before_the_fast_path_sends_anything() -> None:
+    sent: list[Message] = []
+    running: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, receive: Any, send_inside: Any) -> None:
+        stream = Stream()
+        running.set_result(stream)
+        stream.client.send = send_inside
+        path, admitted = current.get(), admission.current.get()
+        assert path is not None
+        assert admitted is not None
+        stream.fast_path._send = path._send
+        admitted.watch(stream.queue)
+        await send_inside({"type": "http.response.start", "status": 200, "headers": [(b"content-type", EVENTS)]})
+        await send_inside({"type": "http.response.body", "body": b"created", "more_body": True})
+        await stream.task
+
+    async def answer_error(request: Any, error: Exception) -> Any:
+        raise error
+
+    served = FastPathMiddleware(AdmissionMiddleware(app, answer_error))
+    task = asyncio.create_task(served({"type": "http"}, pytest.fail, send))
+    stream = await running
+    await stream.settle()
+    assert sent == []
+    stream.queue.put(result(output(0, [], text="")))  # an output, of which vLLM makes an event without a template
+    stream.put("a", 1)
+    await stream.settle()
+    before = len(sent)
+    stream.put("b", 2)
+    assert len(sent) == before + 1, "the fast path is open"
+    stream.put("c", 3, finish_reason="stop")
+    await task
+    assert [message["type"] == "http.response.start" for message in sent].index(True) == 0
+    assert sent[1]["body"] == b"created"
+    assert "".join(message["body"].decode() for message in sent[2:]).endswith("".join(texts("b", "c")))

@@ -1,0 +1,4 @@
+"""Exit statuses of the bridge's process."""
+
+CANNOT_SERVE = 2
+"""Another start would end alike."""
