@@ -6,7 +6,7 @@ import pytest
 
 from tritonlive.backend.settings import Settings, to_argv
 from tritonlive.launch import LaunchError, StackConfig
-from tritonlive.launch.model_repository import engine_arguments, write_model
+from tritonlive.launch.model_repository import ModelNames, engine_arguments, write_models
 
 
 def test_a_checkout_has_it_at_the_top_level() -> None:
@@ -14,22 +14,45 @@ def test_a_checkout_has_it_at_the_top_level() -> None:
 
 
 def test_a_written_model_has_everything_but_caches(tmp_path: Path) -> None:
-    folder = write_model(tmp_path, "judge", {"model": "org/name"})
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert names == {"config.pbtxt", "1/model.py", "1/model.json"}
+    folder = write_models(tmp_path, ModelNames.of("judge"), {"model": "org/name"})
+    assert folder == tmp_path / "judge"
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {
+        *("judge/config.pbtxt", "judge/1/model.py", "judge/1/model.json"),
+        *("judge_vllm_model/config.pbtxt", "judge_vllm_model/1/model.py"),
+        *("judge_unary/config.pbtxt", "judge_unary/1/model.py"),
+    }
+    for name in ("judge_vllm_model", "judge_unary"):
+        config = (tmp_path / name / "config.pbtxt").read_text()
+        assert f'\nname: "{name}"\n' in config
+        assert 'key: "ENGINE_MODEL" value: { string_value: "judge" }' in config
     assert Settings.load(folder / "1").engine_argv == ["--model", "org/name"]
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a b"])
 def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(LaunchError, match="--name"):
-        write_model(tmp_path, name, {})
+        write_models(tmp_path, ModelNames.of(name), {})
+
+
+@pytest.mark.parametrize("name", ["a/b", "llm"])
+def test_a_name_for_vllm_backends_clients_must_be_another_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LaunchError, match="--vllm-name"):
+        write_models(tmp_path, ModelNames.of("llm", name), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_beside_a_model_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "vllm_model").mkdir()
+    with pytest.raises(LaunchError, match="vllm_model exists already: choose another --vllm-name"):
+        write_models(tmp_path, ModelNames(), {})
+    assert not (tmp_path / "llm").exists()
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LaunchError, match="file/llm cannot be written"):
-        write_model(tmp_path / "file", "llm", {})
+        write_models(tmp_path / "file", ModelNames(), {})
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,15 @@ def start(tmp_path: Path, code: str) -> ManagedProcess:
     return process
 
 
+@pytest.mark.row(37)
+def test_what_it_creates_is_its_users_alone(tmp_path: Path) -> None:
+    (tmp_path / "log").touch(mode=0o644)
+    process = start(tmp_path, f"open({str(tmp_path / 'made')!r}, 'w').close(); print('up')")
+    wait_for(lambda: "up" in process.log_tail(1))
+    process.stop(5)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("made", "log")] == [0o600, 0o600]
+
+
 def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -71,6 +71,35 @@ def test_environment_and_command(config: StackConfig, tmp_path: Path) -> None:
     assert "secret" not in shlex.join(server.command(config))
 
 
+def test_keys_travel_in_the_environment(config: StackConfig, tmp_path: Path) -> None:
+    server = tritonserver.TritonServer(tmp_path / "ts")
+    config = replace(config, control_key="a-control-key", api_key="one-key,another-key")
+    env = server.environment(config, {})
+    assert (env["TRITONLIVE_CONTROL_KEY"], env["TRITONLIVE_API_KEY"]) == ("a-control-key", "one-key,another-key")
+    assert "-key" not in shlex.join(server.command(config))
+
+
+@pytest.mark.row(37)
+def test_administration_is_closed_with_another_value_at_each_start(config: StackConfig, tmp_path: Path) -> None:
+    server = tritonserver.TritonServer(tmp_path / "ts")
+    rules = {option for option in (*server.command(config), *server.command(config)) if "-restricted-" in option}
+    assert len(rules) == 4
+    for rule in rules:
+        groups, _, header = rule.partition("=")[2].partition(":")
+        assert groups.split(",") == ["shared-memory", "model-repository", "logging", "trace"]
+        assert "\n" in header.partition("=")[2], "a value with a line break cannot be sent"
+
+
+@pytest.mark.row(38)
+def test_the_http_port_stays_on_this_machine_or_away(config: StackConfig, tmp_path: Path) -> None:
+    server = tritonserver.TritonServer(tmp_path / "ts")
+    command = server.command(replace(config, triton_host="0.0.0.0"))
+    assert {"--http-address=127.0.0.1", "--grpc-address=0.0.0.0", "--metrics-address=0.0.0.0"} <= set(command)
+    command = server.command(replace(config, triton_http=False))
+    assert "--allow-http=false" in command
+    assert not any(option.startswith(("--http-address", "--http-port")) for option in command)
+
+
 def test_a_local_model_is_served_without_the_hub_and_env_wins(config: StackConfig, tmp_path: Path) -> None:
     config = replace(config, model=str(tmp_path), kv_cache_space_gib=0.5, env={"VLLM_LOGGING_LEVEL": "DEBUG"})
     env = tritonserver.TritonServer(tmp_path).environment(config, {"VLLM_CPU_KVCACHE_SPACE": "5"})

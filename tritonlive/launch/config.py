@@ -34,7 +34,8 @@ def resolved(model: str) -> str:
 class StackConfig:
     """One local stack.
 
-    A port of 0 picks a free one. Without a control key one is generated; without an API key inference needs none.
+    A port of 0 picks a free one. Without a control key one is generated. Without an API key inference needs none, and
+    all addresses must be of this machine.
     """
 
     model: str
@@ -49,11 +50,19 @@ class StackConfig:
     host: str = "127.0.0.1"
     """Address the front end binds."""
     triton_host: str = "127.0.0.1"
-    """Address tritonserver binds."""
+    """Address of Triton's gRPC and metrics."""
+    triton_http_host: str = "127.0.0.1"
+    """Address of Triton's HTTP port, which a hostile request can crash (docs/security.md)."""
+    triton_http: bool = True
+    """Whether Triton has an HTTP port; nothing of ours needs it."""
+    allow_network_without_key: bool = False
+    """Start although other machines may reach a port and inference needs no key."""
     port: int = 0
     triton_http_port: int = 0
     triton_grpc_port: int = 0
     triton_metrics_port: int = 0
+    rust_port: int | None = None
+    """Port of vLLM's Rust front end, on `host`; None: there is none."""
     workers: int = 1
     """Front-end processes."""
     api_key: str | None = None
@@ -66,5 +75,7 @@ class StackConfig:
     """The server binary; None searches for one: see `tritonlive.launch.tritonserver.find`."""
     model_repository: Path = MODEL_REPOSITORY
     cache_dir: Path = field(default_factory=default_cache_dir)
+    restart: bool = True
+    """Whether `tritonlive serve` starts tritonserver or the front end again when it has failed."""
     log_dir: Path | None = None
     """None is `logs/<front-end port>` in the cache directory."""

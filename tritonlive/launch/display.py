@@ -69,7 +69,8 @@ def ready_lines(
     control_key = stack.control_key if is_control_key_made_up else f"${CONTROL_KEY_VARIABLE}"
     lines = [
         f"OpenAI API      {stack.frontend_url}/v1",
-        f"Triton          {stack.http_url}   gRPC {stack.grpc_url}   metrics {stack.metrics_url}",
+        *([f"OpenAI, Rust    {stack.rust_url}/v1   (inference only)"] if stack.rust_url else []),
+        f"Triton          {_triton_ports(stack)}",
         f"Model           {ready.model}   weight version {ready.weight_version}",
     ]
     if dtype_note:
@@ -79,6 +80,11 @@ def ready_lines(
     lines.append(f"Logs            {_short(stack.triton_log.parent)}")
     chat, push = _chat(stack, ready), _push(stack, control_key)
     return [*lines, "", "Chat:", f"  {chat}", "", "Push new weights:", f"  {push}"]
+
+
+def _triton_ports(stack: Stack) -> str:
+    http = f"{stack.http_url}   " if stack.config.triton_http else ""
+    return f"{http}gRPC {stack.grpc_url}   metrics {stack.metrics_url}"
 
 
 def print_ready(console: Console, lines: list[str]) -> None:

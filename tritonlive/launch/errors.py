@@ -6,11 +6,15 @@ class LaunchError(Exception):
 
 
 class PortTakenError(LaunchError):
-    """A port the stack needs is in use."""
+    """A port the stack needs is in use; `pid` is that of the launcher that has reserved it, if one has."""
+
+    def __init__(self, message: str, *, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class ProcessDiedError(LaunchError):
-    """tritonserver or the front end ended by itself; the message carries its last log lines."""
+    """tritonserver or the front end ended by itself; the message carries the cause, or its last log lines."""
 
 
 class ReadyTimeoutError(LaunchError):

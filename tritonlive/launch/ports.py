@@ -1,15 +1,20 @@
 """The ports of a stack: reserve the given ones, and pick free ones for the others."""
 
 import errno
+import os
 import random
 import socket
 from collections.abc import Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
+from tritonlive.wire.keys import split_keys
+
 from .config import StackConfig
 from .errors import LaunchError, PortTakenError
-from .port_lock import PortHeldError, PortLock
+from .exposure import check_exposure
+from .name_lock import NameHeldError
+from .port_lock import PortLock
 
 # Below those that Linux takes for outgoing connections (net.ipv4.ip_local_port_range begins at 32768).
 LISTENING = range(10_000, 32_768)
@@ -26,25 +31,45 @@ class PortField:
     @property
     def option(self) -> str:
         """The command line option that sets it."""
-        return "--" + self.name.replace("_", "-")
+        return option_of(self.name)
 
 
 FIELDS = (
     PortField("port", "host", "front end"),
-    PortField("triton_http_port", "triton_host", "Triton HTTP"),
+    PortField("rust_port", "host", "Rust front end"),
+    PortField("triton_http_port", "triton_http_host", "Triton HTTP"),
     PortField("triton_grpc_port", "triton_host", "Triton gRPC"),
     PortField("triton_metrics_port", "triton_host", "Triton metrics"),
 )
+
+
+def option_of(field: str) -> str:
+    """The command line option that sets a field of StackConfig."""
+    return "--" + field.replace("_", "-")
+
+
+def ports_of(config: StackConfig) -> tuple[PortField, ...]:
+    """The ports that the stack opens."""
+    absent = {
+        *(() if config.triton_http else ("triton_http_port",)),
+        *(() if config.rust_port is not None else ("rust_port",)),
+    }
+    return tuple(field for field in FIELDS if field.name not in absent)
 
 
 class ReservedPorts:
     """The ports of one stack, reserved from their check until `release`, so that no two stacks start with the same."""
 
     def __init__(self, config: StackConfig) -> None:
-        """Reserve every port of `config`, a free one where it is 0. Raises as `reserve` does."""
-        self._hosts = {field.name: getattr(config, field.host_field) for field in FIELDS}
+        """Reserve every port of `config`, a free one where it is 0.
+
+        Raises as `reserve` does, and LaunchError if other machines could generate without a key.
+        """
+        check_addresses(config, has_key=bool(split_keys(config.api_key)))
+        self._fields = ports_of(config)
+        self._hosts = {field.name: getattr(config, field.host_field) for field in self._fields}
         self._locks: list[PortLock] = []
-        self.numbers: dict[str, int] = {field.name: getattr(config, field.name) for field in FIELDS}
+        self.numbers: dict[str, int] = {field.name: getattr(config, field.name) for field in self._fields}
         self.reserve()
 
     def reserve(self) -> None:
@@ -56,7 +81,7 @@ class ReservedPorts:
             return
         try:
             # Given ports come first, so that a picked one differs from them.
-            for field in sorted(FIELDS, key=lambda field: self.numbers[field.name] == 0):
+            for field in sorted(self._fields, key=lambda field: self.numbers[field.name] == 0):
                 host, port = self._hosts[field.name], self.numbers[field.name]
                 if port:
                     lock = _reserve(host, port, what=field.what, option=field.option)
@@ -73,9 +98,15 @@ class ReservedPorts:
             self._locks.pop().release()
 
 
+def check_addresses(config: StackConfig, *, has_key: bool) -> None:
+    """Raise LaunchError if other machines could reach a port of the stack, and inference needs no key."""
+    hosts = {option_of(field.host_field): getattr(config, field.host_field) for field in ports_of(config)}
+    check_exposure(hosts, has_key=has_key, is_forced=config.allow_network_without_key)
+
+
 def check_ports(config: StackConfig) -> None:
     """Raise PortTakenError for the first port of the stack that is in use; 0 is never in use."""
-    for field in FIELDS:
+    for field in ports_of(config):
         host, port = getattr(config, field.host_field), getattr(config, field.name)
         check_free(host, port, what=field.what, option=field.option)
 
@@ -117,6 +148,20 @@ def _free_ports(host: str) -> Generator[tuple[int, PortLock]]:
     raise LaunchError(f"no free port on {host} from {LISTENING.start} to {LISTENING.stop - 1}")
 
 
+def reserve_front_end(host: str, port: int, field_name: str = "port") -> PortLock | None:
+    """Reserve a port of a front end that is started by itself; None where the launcher that started it has done so.
+
+    field_name: its field in StackConfig. Raises PortTakenError, LaunchError.
+    """
+    (field,) = (field for field in FIELDS if field.name == field_name)
+    try:
+        return _reserve(host, port, what=field.what, option=field.option)
+    except PortTakenError as error:
+        if error.pid == os.getppid():
+            return None
+        raise
+
+
 def _reserve(host: str, port: int, *, what: str, option: str) -> PortLock:
     """The reservation of a port that can be bound. Raises PortTakenError, LaunchError."""
     try:
@@ -125,10 +170,10 @@ def _reserve(host: str, port: int, *, what: str, option: str) -> PortLock:
         raise LaunchError(f"cannot bind {host}:{port} ({what}, {option}): {error.strerror}") from error
     try:
         lock = PortLock(address, port)
-    except PortHeldError as error:
+    except NameHeldError as error:
         state = "serving" if _accepts_connections(address, port) else "still starting"
         message = f"port {port} ({what}) is taken by tritonlive, {error.holder}, {state}; choose another with {option}"
-        raise PortTakenError(message) from None
+        raise PortTakenError(message, pid=error.pid) from None
     try:
         check_free(host, port, what=what, option=option)
     except BaseException:

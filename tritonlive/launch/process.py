@@ -1,7 +1,6 @@
 """A managed process: its own session, its output in a file, and a stop that leaves no process behind."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -10,9 +9,16 @@ from pathlib import Path
 
 import psutil
 
+from tritonlive.guarded_command import ends_with_parent
+
+from . import root_cause
 from .errors import ProcessDiedError
 
 POLL_S = 0.05
+CAUSE_LINES = 2000
+"""How much of a log's end is searched for the cause of a death."""
+# What the processes create is for their user alone. (Triton's shared memory is not: see backend/private_files.py.)
+PRIVATE_UMASK = 0o077
 
 
 class ManagedProcess:
@@ -36,20 +42,22 @@ class ManagedProcess:
             raise ProcessDiedError(f"{self.name} has not been started")
         return self._popen.pid
 
-    def start(self) -> None:
-        """Start the command; its output replaces the log file."""
+    def start(self, *, keeps_log: bool = False) -> None:
+        """Start the command; its output replaces the log file. keeps_log: the file so far is kept as *.previous.log."""
+        if keeps_log and self.log_path.exists():
+            self.log_path.replace(self.log_path.with_suffix(f".previous{self.log_path.suffix}"))
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         # A SIGKILLed launcher cannot stop its processes; the kernel does it then.
-        setpriv = shutil.which("setpriv")
-        guard = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
         with self.log_path.open("wb") as log:
+            os.fchmod(log.fileno(), 0o600)
             self._popen = subprocess.Popen(
-                [*guard, *self.command],
+                ends_with_parent(self.command),
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=PRIVATE_UMASK,
             )
 
     @property
@@ -57,12 +65,23 @@ class ManagedProcess:
         """Whether the command still runs; its children may outlive it."""
         return self._popen is not None and self._popen.poll() is None
 
-    def check(self) -> None:
-        """Raise ProcessDiedError with the exit status and the last log lines, if the command has ended."""
+    def failure(self) -> str | None:
+        """How the command has ended; None if it has not."""
         if self._popen is None or (status := self._popen.poll()) is None:
-            return
+            return None
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        raise ProcessDiedError(f"{self.name} ended ({how}). Last lines of {self.log_path}:\n{self.log_tail(25)}")
+        return f"{self.name} ended ({how})"
+
+    def check(self) -> None:
+        """Raise ProcessDiedError with the exit status and the cause, if the command has ended."""
+        if (failure := self.failure()) is not None:
+            raise self.died(failure)
+
+    def died(self, failure: str) -> ProcessDiedError:
+        """The error for `failure`, with the cause that the log names; where it names none, with its last lines."""
+        if cause := root_cause.find(self.log_tail(CAUSE_LINES)):
+            return ProcessDiedError(f"{cause}\n{failure}; its log is {self.log_path}")
+        return ProcessDiedError(f"{failure}. Last lines of {self.log_path}:\n{self.log_tail(25)}")
 
     def log_tail(self, lines: int) -> str:
         """The last `lines` lines of the log."""

@@ -3,11 +3,16 @@
 import threading
 from dataclasses import dataclass
 
+import grpc
 import httpx
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tritonlive.wire.tensor_names import MODEL
 
 from .errors import LaunchError
 
 FIRST_TOKEN_TIMEOUT_S = 600.0
+READY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,16 @@ def is_ok(client: httpx.Client, url: str) -> bool:
         return client.get(url).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
+
+
+def is_model_ready(grpc_url: str) -> bool:
+    """Whether Triton at `grpc_url` (host:port) says that its model is ready."""
+    request = service_pb2.ModelReadyRequest(name=MODEL)  # ty: ignore[missing-attribute] - generated
+    with grpc.insecure_channel(grpc_url) as channel:
+        try:
+            return service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelReady(request, timeout=READY_TIMEOUT_S).ready
+        except grpc.RpcError:
+            return False
 
 
 class FirstToken:

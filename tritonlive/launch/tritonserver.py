@@ -1,6 +1,7 @@
 """Find a tritonserver, on the machine or else in the nvidia-pytriton wheel, and say how to run it."""
 
 import os
+import secrets
 import shlex
 import shutil
 import sys
@@ -11,13 +12,16 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from tritonlive.wire.environment import CONTROL_KEY_VARIABLE, ENGINE_ARGS_VARIABLE
+from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE, ENGINE_ARGS_VARIABLE
 
 from .config import StackConfig
 from .errors import LaunchError
 
 EMBEDDED_DISTRIBUTION = "nvidia-pytriton"
 INSTALLED = Path("/opt/tritonserver/bin/tritonserver")
+CLOSED_APIS = ("shared-memory", "model-repository", "logging", "trace")
+"""Triton's groups of functions that would load and unload models, read and write memory, and write files."""
+ADMINISTRATION_HEADER = "Tritonlive-Closed"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -37,16 +41,23 @@ class TritonServer:
             str(self.binary),
             "--model-repository",
             str(config.model_repository),
-            *(f"--{service}-address={config.triton_host}" for service in ("http", "grpc", "metrics")),
-            f"--http-port={config.triton_http_port}",
+            *self._http_options(config),
+            *(f"--{service}-address={config.triton_host}" for service in ("grpc", "metrics")),
             f"--grpc-port={config.triton_grpc_port}",
             f"--metrics-port={config.triton_metrics_port}",
+            *restricted_apis(),
         ]
         if self.backend_directory is not None:
             command.append(f"--backend-directory={self.backend_directory}")
         if shm_prefix is not None:
             command.append(f"--backend-config=python,shm-region-prefix-name={shm_prefix}")
         return [*command, *config.triton_args]
+
+    @staticmethod
+    def _http_options(config: StackConfig) -> tuple[str, ...]:
+        if not config.triton_http:
+            return ("--allow-http=false",)
+        return f"--http-address={config.triton_http_host}", f"--http-port={config.triton_http_port}"
 
     def environment(self, config: StackConfig, inherited: Mapping[str, str]) -> dict[str, str]:
         """Variables to set on top of the inherited environment."""
@@ -67,7 +78,21 @@ class TritonServer:
             env["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_space_gib)
         if config.control_key:
             env[CONTROL_KEY_VARIABLE] = config.control_key
+        if config.api_key:
+            env[API_KEY_VARIABLE] = config.api_key
         return {**env, **config.env}
+
+
+def restricted_apis() -> tuple[str, ...]:
+    """Options that close Triton's administration, over HTTP and gRPC, to everyone.
+
+    Triton wants the name and the value of a header that opens it. Every user of the machine can read a command line, so
+    these are such as nobody can send: HTTP/1.1 carries no line break in a value, and HTTP/2, gRPC's, no capital letter
+    in a name. The value is random, for other machines in case Triton changes how it compares.
+    """
+    value = f"{secrets.token_urlsafe(16)}\n{secrets.token_urlsafe(16)}"
+    rule = f"{','.join(CLOSED_APIS)}:{ADMINISTRATION_HEADER}={value}"
+    return f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}"
 
 
 def find(explicit: Path | None, cache_dir: Path) -> TritonServer:
