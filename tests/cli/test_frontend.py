@@ -3,14 +3,19 @@
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from openai_frontend import server
+from openai_frontend.guards.limits import KIB, MIB, Limits
+from openai_frontend.rust.port import RustAddress
 from tritonlive.cli.app import app
 from tritonlive.cli.frontend import app as frontend_app
+from tritonlive.cli.limit_options import frontend_arguments
+from tritonlive.launch import ports
 
 Call = tuple[list[str], list[str], dict[str, Any]]
 
@@ -25,6 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         return 0
 
     monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr(ports, "reserve_front_end", lambda *address: None)  # another test, or a server, may hold it
     return calls
 
 
@@ -63,9 +69,26 @@ def test_arguments_that_are_not_ours_go_to_vllm_in_order(calls: list[Call]) -> N
         "port": 9100,
         "workers": 1,
         "wait_s": None,
-        "drain_s": 3,
         "use_fast_path": True,
+        "limits": Limits(drain_s=3),
+        "ignore_unknown_fields": False,
+        "rust": None,
     }
+
+
+def test_a_rust_port_is_served_with_the_given_binary(calls: list[Call]) -> None:
+    argv = ["--rust-port", "9101", "--rust-binary", sys.executable, "--host", "127.0.0.2"]
+    assert CliRunner().invoke(frontend_app, argv).exit_code == 0
+    ((_, vllm_argv, options),) = calls
+    assert (options["rust"], vllm_argv) == (RustAddress("127.0.0.2", 9101, Path(sys.executable)), [])
+
+
+def test_the_limits_of_serve_reach_the_front_end(calls: list[Call]) -> None:
+    chosen = Limits(2 * MIB, 4 * KIB, 1.5, 2, 3, 4, 5, 6, 7)
+    assert CliRunner().invoke(frontend_app, list(frontend_arguments(chosen))).exit_code == 0
+    ((_, vllm_argv, options),) = calls
+    assert (options["limits"], vllm_argv) == (chosen, [])
+    assert Limits.parse(chosen.to_json()) == chosen
 
 
 def test_a_stray_word_is_refused(calls: list[Call]) -> None:

@@ -26,6 +26,13 @@ def test_several_models_lie_side_by_side(tmp_path: Path) -> None:
     assert arguments_of(first) == {"model": "org/one", "max_model_len": 4096, "enforce_eager": True}
     assert arguments_of(second) == {"model": str(tmp_path)}
     assert '\nname: "judge"\n' in (second / "config.pbtxt").read_text()
+    shared = {"vllm_model", "llm_unary", "judge_vllm_model", "judge_unary"}
+    assert {path.name for path in (tmp_path / "repository").iterdir()} == {"llm", "judge", *shared}
+
+
+def test_the_name_for_clients_of_vllm_backend_can_be_chosen(tmp_path: Path) -> None:
+    assert write(str(tmp_path), "--model", "org/one", "--vllm-name", "vllm_opt").exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"llm", "vllm_opt", "llm_unary"}
 
 
 def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: Any) -> None:
@@ -54,3 +61,10 @@ def test_the_help_says_how_tritonserver_finds_the_python() -> None:
     shown = " ".join(write("--help").output.split())
     assert "tritonlive triton-env --model-repository DIR" in shown
     assert "tritonserver --model-repository" in shown
+
+
+def test_an_option_that_vllm_does_not_have_writes_nothing(tmp_path: Path) -> None:
+    result = write(str(tmp_path / "repository"), "--model", "org/one", "--max-modle-len", "4096")
+    assert result.exit_code == 2
+    assert "unrecognized arguments: --max-modle-len; did you mean --max-model-len?" in result.output
+    assert not (tmp_path / "repository").exists()

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +63,13 @@ def test_defaults(seen: list[StackConfig]) -> None:
     assert (config.host, config.triton_host, config.workers) == ("127.0.0.1", "127.0.0.1", 1)
 
 
+@pytest.mark.parametrize("options", [(), ("--no-fast-path",), ("--no-fast-path", "--ignore-unknown-fields")])
+def test_options_of_the_front_end_go_to_it_alone(seen: list[StackConfig], options: tuple[str, ...]) -> None:
+    serve(*options)
+    assert seen[0].frontend_args == options
+    assert seen[0].extra_args == ()
+
+
 def test_keys_come_from_the_environment(seen: list[StackConfig]) -> None:
     runner.invoke(app, ["serve"], env={"TRITONLIVE_CONTROL_KEY": "c", "TRITONLIVE_API_KEY": "a,b"})
     assert (seen[0].control_key, seen[0].api_key) == ("c", "a,b")
@@ -86,6 +92,23 @@ def test_help_shows_examples() -> None:
     output = serve("--help").output
     assert "tritonlive serve --model ./my-checkpoint" in output
     assert 'make serve ARGS="--port 9100' in output
+
+
+@pytest.mark.row(63)
+def test_an_option_that_vllm_does_not_have_is_said_before_anything_starts(seen: list[StackConfig]) -> None:
+    result = serve("--max-modle-len", "5")
+    assert result.exit_code == 2
+    assert result.output == "tritonlive: unrecognized arguments: --max-modle-len; did you mean --max-model-len?\n"
+    result = serve("--triton-htp-port", "5")
+    assert "did you mean --triton-http-port?" in result.output
+    assert seen == []
+
+
+@pytest.mark.row(63)
+def test_a_model_directory_without_configuration(tmp_path: Path) -> None:
+    result = serve("--model", str(tmp_path), "--cache-dir", str(tmp_path), *free_ports())
+    assert result.exit_code == 1
+    assert f"--model {tmp_path}: it has no config.json" in result.output
 
 
 @pytest.mark.parametrize("is_made_up", [True, False])
@@ -125,13 +148,15 @@ class StartedStack(Stack):
 def test_serve_chooses_float32_where_bfloat16_is_emulated_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, is_chosen: bool
 ) -> None:
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(processor, "computes_on_cpu", lambda: True)
     monkeypatch.setattr(compiler, "missing_packages", list)
     monkeypatch.setattr(foreground, "Stack", StartedStack)
-    monkeypatch.setattr(foreground, "stop_on_signals", threading.Event)
-    result = serve("--model", str(tmp_path), "--max-num-seqs", "8", "--cache-dir", str(tmp_path), *free_ports())
+    monkeypatch.setattr(foreground, "stop_on_signals", foreground.StopEvent)
+    arguments = ("--model", str(tmp_path), "--max-num-seqs", "8", "--cache-dir", str(tmp_path), "--no-restart")
+    result = serve(*arguments, *free_ports())
     assert f"ended: {'--dtype float32 ' if is_chosen else ''}--max-num-seqs 8" in result.output
     assert (f"Dtype           {dtype.NOTE}\n" in result.output) == is_chosen
 
@@ -155,6 +180,7 @@ class Launcher:
         triton: str = "time.sleep(300)",
         frontend: str = "time.sleep(300)",
         ports: list[str] | None = None,
+        logs: Path | None = None,
     ) -> None:
         binary = directory / "tritonserver"
         binary.write_text(TRITON.format(python=sys.executable, then=triton))
@@ -168,7 +194,7 @@ class Launcher:
             [
                 *(sys.executable, "-m", "tritonlive", "serve", "--model", "org/name", "--tritonserver", str(binary)),
                 *(ports or free_ports()),
-                *("--cache-dir", str(directory), "--log-dir", str(directory)),
+                *("--cache-dir", str(directory), "--log-dir", str(logs or directory)),
             ],
             env=os.environ | {"PYTHONPATH": str(directory)},
             stdout=subprocess.DEVNULL,
@@ -185,7 +211,7 @@ class Launcher:
         self.process.communicate(timeout=60)
 
     def wait_until_up(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60  # on a busy machine
         while not (self._log.exists() and "session" in self._log.read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -195,13 +221,16 @@ class Launcher:
         return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.row(66)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_starting_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_while_starting_is_said_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     with Launcher(tmp_path) as launcher:
         launcher.wait_until_up()
         assert launcher.is_child_alive()
         launcher.process.send_signal(number)
-        assert launcher.process.wait(20) == 0
+        _, shown = launcher.process.communicate(timeout=20)
+    assert launcher.process.returncode == 128 + number
+    assert f"tritonlive: stopped by {number.name} while starting\n" in shown
     assert not launcher.is_child_alive()
 
 
@@ -244,6 +273,7 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.row(65)
 def test_a_second_serve_on_the_same_ports_is_told_at_once_who_is_starting_there(tmp_path: Path) -> None:
     ports = free_ports()
     with Launcher(tmp_path, ports=ports) as first:
@@ -258,6 +288,32 @@ def test_a_second_serve_on_the_same_ports_is_told_at_once_who_is_starting_there(
         first.process.kill()
         first.process.wait(10)
         assert ReservedPorts(StackConfig(model="m", port=int(number))).release() is None
+
+
+@pytest.mark.row(65)
+def test_a_second_serve_with_the_same_logs_leaves_them_alone(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with Launcher(folders[0]) as first:
+        first.wait_until_up()
+        with Launcher(folders[1], logs=folders[0]) as second:
+            _, shown = second.process.communicate(timeout=60)
+        assert second.process.returncode == 1
+        assert f"the logs in {folders[0]} are written by tritonlive, process {first.process.pid} (since " in shown
+        assert "choose others with --log-dir" in shown
+        assert first.process.poll() is None
+        assert "session" in (folders[0] / "tritonserver.log").read_text()
+
+
+@pytest.mark.row(65)
+def test_a_front_end_on_the_port_of_a_starting_stack_is_refused(tmp_path: Path) -> None:
+    ports = free_ports()
+    with Launcher(tmp_path, ports=ports) as first:
+        first.wait_until_up()
+        result = runner.invoke(app, ["frontend", ports[0]])
+        assert result.exit_code == 1
+        assert f"is taken by tritonlive, process {first.process.pid} (since " in " ".join(result.output.split())
 
 
 def test_of_two_serves_that_start_together_one_goes_on(tmp_path: Path) -> None:

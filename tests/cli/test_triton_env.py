@@ -16,6 +16,7 @@ runner = CliRunner(env={"TRITONLIVE_CONTROL_KEY": None, "TRITONLIVE_API_KEY": No
 
 
 def test_triton_env_prints_what_a_shell_can_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     result = runner.invoke(
         app,
         ["triton-env", "--model", str(tmp_path), "--dtype=half", "--enforce-eager", "--tritonserver", sys.executable],
@@ -43,6 +44,7 @@ def test_triton_env_prints_what_a_shell_can_run(tmp_path: Path) -> None:
 def test_triton_env_chooses_the_dtype_that_serve_chooses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, arguments: list[str], engine_args: str
 ) -> None:
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(processor, "computes_on_cpu", lambda: True)
@@ -64,7 +66,7 @@ def test_a_written_repository_is_served_with_its_own_engine_arguments(tmp_path: 
     options = ["triton-env", "--model-repository", str(tmp_path), "--tritonserver", sys.executable]
     result = runner.invoke(app, options)
     assert result.exit_code == 0, result.output
-    assert f"--model-repository {tmp_path}" in result.stdout.splitlines()[-1]
+    assert f"--model-repository {tmp_path}" in result.stdout
     assert "TRITONLIVE_ENGINE_ARGS" not in result.stdout
     assert f"export PATH={Path(sys.prefix) / 'bin'}" in result.stdout
 

@@ -2,8 +2,9 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from rich.console import Console
@@ -16,21 +17,26 @@ from tritonlive.launch.errors import LaunchError, StackCancelled
 from tritonlive.launch.model_choice import with_model
 from tritonlive.launch.ports import ReservedPorts
 from tritonlive.launch.stack import Stack
+from tritonlive.launch.supervisor import Supervisor
 
 from .stack_options import complain
 
 WATCH_S = 0.5
-INTERRUPTED = 130
+SIGNALLED = 128
+"""Exit status of a start that a signal ended: this and the signal's number."""
+INTERRUPTED = SIGNALLED + signal.SIGINT
 
 
 def run(config: StackConfig, timeout_s: float) -> int:
-    """Run the stack until a signal arrives or a process dies; returns the exit status.
+    """Run the stack until a signal arrives or a process cannot be kept running; returns the exit status.
 
+    A signal ends a ready stack with 0, as asked for. It ends a start with 128 and its number, as in a shell.
     timeout_s: how long the start may take.
     """
     console = Console()
     stop = stop_on_signals()
     display = PhaseDisplay(console)
+    is_ready = False
     try:
         with display:
             ports = ReservedPorts(config)  # before the model is prepared, which takes a while
@@ -42,26 +48,51 @@ def run(config: StackConfig, timeout_s: float) -> int:
             with display:
                 stack.start()
                 ready = stack.wait_ready(timeout_s)
+            is_ready = True
             is_made_up = config.control_key is None
             print_ready(console, ready_lines(stack, ready, is_control_key_made_up=is_made_up, dtype_note=dtype_note))
-            while not stop.wait(WATCH_S):
-                stack.check()
-    except StackCancelled:
-        return 0
+            watch(stack, stop, console)
     except LaunchError as error:
-        return 0 if stop.is_set() else complain(error)
+        if not stop.is_set():
+            return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
+    if is_ready or stop.number is None:
+        return 0
+    complain(StackCancelled(f"stopped by {stop.number.name} while starting"))
+    return SIGNALLED + stop.number
 
 
-def stop_on_signals() -> threading.Event:
+class StopEvent(threading.Event):
+    """Set when the stack is to stop, by the signal `number`."""
+
+    number: signal.Signals | None = None
+
+
+def watch(stack: Stack, stop: threading.Event, console: Console) -> None:
+    """Watch a stack that is ready until `stop`, and restart what fails. Raises ProcessDiedError if it stays down."""
+
+    def say(line: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False, highlight=False, soft_wrap=True)
+
+    if not stack.config.restart:
+        stack.find_model_process()
+        while not stop.wait(WATCH_S):
+            stack.check()
+        return
+    with closing(Supervisor(stack, say)) as supervisor:
+        while not stop.wait(WATCH_S):
+            supervisor.look()
+
+
+def stop_on_signals() -> StopEvent:
     """An event that the first SIGINT, SIGTERM or SIGHUP sets; the second one raises KeyboardInterrupt."""
-    stop = threading.Event()
+    stop = StopEvent()
 
     def handle(number: int, frame: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
+        stop.number = signal.Signals(number)
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -7,8 +7,8 @@ import typer
 
 from tritonlive.launch.config import resolved
 from tritonlive.launch.errors import LaunchError
-from tritonlive.launch.model_repository import engine_arguments, write_model
-from tritonlive.wire.tensor_names import MODEL
+from tritonlive.launch.model_repository import ModelNames, engine_arguments, write_models
+from tritonlive.wire.tensor_names import MODEL, VLLM_MODEL
 
 from .stack_options import GROUP, PASS_THROUGH, complain, vllm_arguments
 
@@ -33,8 +33,20 @@ def model_repository(
             f"ask for {MODEL}; Triton's own clients may ask for any name.",
         ),
     ] = MODEL,
+    vllm_name: Annotated[
+        str | None,
+        typer.Option(
+            "--vllm-name",
+            metavar="NAME",
+            help="Triton's name of the model for clients of vllm_backend, whose tensors have no batch dimension. "
+            f"[dim]Default: {VLLM_MODEL}, or NAME_{VLLM_MODEL} with another --name[/dim]",
+        ),
+    ] = None,
 ) -> None:
-    """Write a Triton model repository with one model, for [bold]tritonserver --model-repository DIR[/bold].
+    """Write a Triton model repository for [bold]tritonserver --model-repository DIR[/bold].
+
+    It has one model with an engine, and two small ones that share it: vllm_model for clients of Triton's vllm_backend,
+    and llm_unary for infer(). A folder can be removed if its model is not wanted.
 
     Every other argument is vLLM's, in the spelling of [bold]vllm serve[/bold], and goes to DIR/NAME/1/model.json,
     where it can be edited. For several models, call it several times with different names. It never
@@ -54,8 +66,9 @@ def model_repository(
     arguments = vllm_arguments(context)
     try:
         model = resolved(model)  # tritonserver may run in another directory
-        written = write_model(directory, name, {"model": model, **engine_arguments(arguments)})
+        names = ModelNames.of(name, vllm_name)
+        written = write_models(directory, names, {"model": model, **engine_arguments(arguments)})
     except LaunchError as error:
         raise typer.Exit(complain(error)) from error
-    typer.echo(f"{written} serves {model}. Run it with:")
+    typer.echo(f"{written} serves {model}; {names.vllm} and {names.unary} take requests for it. Run it with:")
     typer.echo(f'  eval "$(tritonlive triton-env --model-repository {directory})"')

@@ -5,26 +5,48 @@ from typing import Annotated
 
 import typer
 
+from openai_frontend.guards.limits import DEFAULTS
 from tritonlive.launch.config import StackConfig, default_cache_dir
-from tritonlive.wire.environment import API_KEY_VARIABLE
+from tritonlive.wire.limits import GRAMMAR_DEFAULTS, GrammarDefaults
 from tritonlive.wire.ports import FRONT_END_PORT, TRITON_GRPC_PORT, TRITON_HTTP_PORT, TRITON_METRICS_PORT
 
+from .grammar_options import GrammarMaxBytes, GrammarMaxValues, GrammarMemory, GrammarTimeout, to_environment
+from .limit_options import (
+    BODY_SIZE_MIB,
+    HEADER_SIZE_KIB,
+    Drain,
+    MaxBodySize,
+    MaxGenerations,
+    MaxHeaderSize,
+    MaxN,
+    MaxPrompts,
+    MaxQueued,
+    MaxUnreadTokens,
+    ReceiveTimeout,
+    frontend_arguments,
+    limits,
+)
 from .stack_options import (
     GROUP,
-    KEYS,
     NETWORK,
     PASS_THROUGH,
     PLACES,
+    ApiKey,
     CacheDir,
     ControlKey,
     FastPath,
     GrpcPort,
     HttpPort,
+    IgnoreUnknownFields,
     KvCacheSpace,
     MetricsPort,
     Model,
+    NetworkWithoutKey,
+    RustPort,
     ServedModelName,
     TritonHost,
+    TritonHttp,
+    TritonHttpHost,
     TritonServerPath,
     require_server,
     vllm_arguments,
@@ -50,24 +72,33 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", min=1, max=65535, help="Port of the OpenAI API.", rich_help_panel=NETWORK)
     ] = FRONT_END_PORT,
+    rust_port: RustPort = None,
     triton_host: TritonHost = "127.0.0.1",
     triton_http_port: HttpPort = TRITON_HTTP_PORT,
     triton_grpc_port: GrpcPort = TRITON_GRPC_PORT,
     triton_metrics_port: MetricsPort = TRITON_METRICS_PORT,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key",
-            metavar="KEY",
-            envvar=API_KEY_VARIABLE,
-            help="Key for inference; separate several by commas. [dim]Default: no key is needed[/dim]",
-            rich_help_panel=KEYS,
-        ),
-    ] = None,
+    triton_http_host: TritonHttpHost = "127.0.0.1",
+    triton_http: TritonHttp = True,
+    allow_network_without_key: NetworkWithoutKey = False,
+    api_key: ApiKey = None,
     control_key: ControlKey = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Front-end processes.")] = 1,
     fast_path: FastPath = True,
+    max_body_size: MaxBodySize = BODY_SIZE_MIB,
+    max_header_size: MaxHeaderSize = HEADER_SIZE_KIB,
+    receive_timeout: ReceiveTimeout = DEFAULTS.receive_timeout_s,
+    max_n: MaxN = DEFAULTS.max_n,
+    max_prompts: MaxPrompts = DEFAULTS.max_prompts,
+    max_generations: MaxGenerations = DEFAULTS.max_generations,
+    max_queued: MaxQueued = DEFAULTS.max_queued,
+    max_unread_tokens: MaxUnreadTokens = DEFAULTS.max_unread_tokens,
+    drain: Drain = DEFAULTS.drain_s,
+    ignore_unknown_fields: IgnoreUnknownFields = False,
     kv_cache_space: KvCacheSpace = None,
+    grammar_timeout: GrammarTimeout = GRAMMAR_DEFAULTS.timeout_s,
+    grammar_memory: GrammarMemory = GRAMMAR_DEFAULTS.memory_mib,
+    grammar_max_bytes: GrammarMaxBytes = GRAMMAR_DEFAULTS.max_bytes,
+    grammar_max_values: GrammarMaxValues = GRAMMAR_DEFAULTS.max_values,
     tritonserver_path: TritonServerPath = None,
     cache_dir: CacheDir = None,
     log_dir: Annotated[
@@ -79,6 +110,14 @@ def serve(
             rich_help_panel=PLACES,
         ),
     ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart/--no-restart",
+            help="Start tritonserver or the front end again when it has failed. Without, the stack ends then, for an "
+            "orchestrator to start it again.",
+        ),
+    ] = True,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Time limit of a start.")] = 1800.0,
 ) -> None:
     """Start Triton and the OpenAI API, wait for a first token, and run until Ctrl-C.
@@ -107,14 +146,34 @@ def serve(
     require_server("serve")
     from . import foreground
 
+    grammar_limits = GrammarDefaults(grammar_max_bytes, grammar_max_values, grammar_timeout, grammar_memory)
+    chosen = limits(
+        max_body_size_mib=max_body_size,
+        max_header_size_kib=max_header_size,
+        receive_timeout_s=receive_timeout,
+        max_n=max_n,
+        max_prompts=max_prompts,
+        max_generations=max_generations,
+        max_queued=max_queued,
+        max_unread_tokens=max_unread_tokens,
+        drain_s=drain,
+    )
     config = StackConfig(
         model=model or "",
         served_model_name=served_model_name,
         extra_args=vllm_arguments(context),
-        frontend_args=() if fast_path else ("--no-fast-path",),
+        frontend_args=(
+            *(() if fast_path else ("--no-fast-path",)),
+            *(("--ignore-unknown-fields",) if ignore_unknown_fields else ()),
+            *frontend_arguments(chosen),
+        ),
         host=host,
         port=port,
+        rust_port=rust_port,
         triton_host=triton_host,
+        triton_http_host=triton_http_host,
+        triton_http=triton_http,
+        allow_network_without_key=allow_network_without_key,
         triton_http_port=triton_http_port,
         triton_grpc_port=triton_grpc_port,
         triton_metrics_port=triton_metrics_port,
@@ -124,6 +183,8 @@ def serve(
         kv_cache_space_gib=kv_cache_space,
         tritonserver=tritonserver_path,
         cache_dir=cache_dir or default_cache_dir(),
+        restart=restart,
         log_dir=log_dir,
+        env=to_environment(grammar_limits),
     )
     raise typer.Exit(foreground.run(config, timeout))

@@ -9,13 +9,15 @@ import typer
 
 from tritonlive.launch.config import MODEL_REPOSITORY, StackConfig, default_cache_dir
 from tritonlive.launch.errors import LaunchError
-from tritonlive.wire.environment import CONTROL_KEY_VARIABLE
+from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
+from tritonlive.wire.keys import split_keys
 from tritonlive.wire.ports import TRITON_GRPC_PORT, TRITON_HTTP_PORT, TRITON_METRICS_PORT
 
 from .stack_options import (
     GROUP,
     PASS_THROUGH,
     PLACES,
+    ApiKey,
     CacheDir,
     ControlKey,
     GrpcPort,
@@ -23,8 +25,11 @@ from .stack_options import (
     KvCacheSpace,
     MetricsPort,
     Model,
+    NetworkWithoutKey,
     ServedModelName,
     TritonHost,
+    TritonHttp,
+    TritonHttpHost,
     TritonServerPath,
     complain,
     require_server,
@@ -52,9 +57,13 @@ def triton_env(
         ),
     ] = None,
     triton_host: TritonHost = "127.0.0.1",
+    triton_http_host: TritonHttpHost = "127.0.0.1",
+    triton_http: TritonHttp = True,
+    allow_network_without_key: NetworkWithoutKey = False,
     triton_http_port: HttpPort = TRITON_HTTP_PORT,
     triton_grpc_port: GrpcPort = TRITON_GRPC_PORT,
     triton_metrics_port: MetricsPort = TRITON_METRICS_PORT,
+    api_key: ApiKey = None,
     control_key: ControlKey = None,
     kv_cache_space: KvCacheSpace = None,
     tritonserver_path: TritonServerPath = None,
@@ -62,8 +71,8 @@ def triton_env(
 ) -> None:
     """Print the environment and the command that run tritonserver by hand, to be pasted into a shell.
 
-    The environment is how Triton's Python backend finds this Python and its packages. A control key that is in the
-    environment already is not printed. Without one, control operations are off.
+    The environment is how Triton's Python backend finds this Python and its packages. Keys that are in the environment
+    already are not printed. Without a control key, control operations are off.
 
     [bold]Examples[/bold]
 
@@ -74,6 +83,7 @@ def triton_env(
     require_server("triton-env")
     from tritonlive.launch import dtype, tritonserver
     from tritonlive.launch.model_choice import with_model
+    from tritonlive.launch.ports import check_addresses
 
     arguments = vllm_arguments(context)
     if model_repository and (given := [model or "", served_model_name or "", *arguments]) and any(given):
@@ -87,9 +97,13 @@ def triton_env(
         extra_args=arguments,
         model_repository=model_repository.resolve() if model_repository else MODEL_REPOSITORY,
         triton_host=triton_host,
+        triton_http_host=triton_http_host,
+        triton_http=triton_http,
+        allow_network_without_key=allow_network_without_key,
         triton_http_port=triton_http_port,
         triton_grpc_port=triton_grpc_port,
         triton_metrics_port=triton_metrics_port,
+        api_key=None if api_key == os.environ.get(API_KEY_VARIABLE) else api_key,
         control_key=None if control_key == os.environ.get(CONTROL_KEY_VARIABLE) else control_key,
         kv_cache_space_gib=kv_cache_space,
         tritonserver=tritonserver_path,
@@ -97,6 +111,7 @@ def triton_env(
     )
     note = None
     try:
+        check_addresses(config, has_key=bool(split_keys(api_key)))
         if not model_repository:
             config, note = dtype.choose(with_model(config))
         server = tritonserver.find(config.tritonserver, config.cache_dir)
