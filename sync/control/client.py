@@ -8,7 +8,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
@@ -148,12 +148,13 @@ def signature_of(operation: Operation) -> inspect.Signature:
         inspect.Parameter.KEYWORD_ONLY,
     )
     fields = {field.name: field for field in msgspec.structs.fields(operation.arguments)}
+    types = get_type_hints(operation.arguments)  # without the bounds that the model checks
 
     def parameter_of(name: str, kind: Any) -> inspect.Parameter:
         # Before the payload, which is required, nothing may have a default.
         has_default = not fields[name].required and not (operation.has_payload and kind is by_position)
         default = fields[name].default if has_default else parameter.empty
-        return parameter(name, kind, default=default, annotation=fields[name].type)
+        return parameter(name, kind, default=default, annotation=types[name])
 
     rest = [name for name in fields if name not in operation.positional]
     return inspect.Signature(

@@ -9,6 +9,7 @@ from tritonlive.wire.error_codes import ErrorCode, decode_error
 ERRORS: Mapping[ErrorCode, type[ControlError]] = MappingProxyType(
     {
         ErrorCode.INVALID: InvalidError,
+        ErrorCode.UNAUTHENTICATED: RefusedError,
         ErrorCode.REFUSED: RefusedError,
         ErrorCode.NOT_FOUND: InvalidError,
         ErrorCode.CONFLICT: ConflictError,

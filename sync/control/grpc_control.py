@@ -36,7 +36,7 @@ END_TIMEOUT_S = 1.0
 # For errors of gRPC, of a proxy or of Triton itself, whose message has no code.
 CODES: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
     {
-        grpc.StatusCode.UNAUTHENTICATED: ErrorCode.REFUSED,
+        grpc.StatusCode.UNAUTHENTICATED: ErrorCode.UNAUTHENTICATED,
         grpc.StatusCode.PERMISSION_DENIED: ErrorCode.REFUSED,
         grpc.StatusCode.ALREADY_EXISTS: ErrorCode.CONFLICT,
         grpc.StatusCode.FAILED_PRECONDITION: ErrorCode.CONFLICT,
@@ -80,7 +80,7 @@ class GrpcControl(ControlClient):
     def send(self, call: Call) -> dict[str, Any]:
         name = call.operation.name
         arguments = call.arguments | ({HOLDER_ARGUMENT: self.holder} if self.holder else {})
-        tensors = control_tensors(name, arguments, self.target.control_key, call.payload)
+        tensors = control_tensors(name, arguments, self.target.key, call.payload)
         responses = self._stub.ModelStreamInfer(iter([build_request(tensors)]), timeout=call.timeout, metadata=METADATA)
         try:
             for response in responses:

@@ -22,7 +22,7 @@ class HttpControl(ControlClient):
 
     def __init__(self, target: Target, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         super().__init__(target, timeout)
-        headers = {"Authorization": f"Bearer {target.control_key}"} if target.control_key else {}
+        headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
         # trust_env is off so that no proxy sees the key, and no .netrc replaces it.
         # No connection is kept: the server could close an idle one at the moment that the next call uses it.
         limits = httpx.Limits(max_keepalive_connections=0)

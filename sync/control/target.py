@@ -11,7 +11,7 @@ DEFAULT_PORTS = {"http": FRONT_END_PORT, "https": 443, "grpc": TRITON_GRPC_PORT,
 
 @dataclass(frozen=True)
 class Target:
-    """One replica's control address.
+    """One replica's address, and the key to show there: the control key, or for `Rollouts` an inference key.
 
     `http(s)://host:9000` is a front end, `grpc(s)://host:8001` is a Triton server.
     """
@@ -20,11 +20,11 @@ class Target:
     host: str
     port: int
     path: str = ""
-    control_key: str | None = field(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
 
     @classmethod
-    def parse(cls, address: str, control_key: str | None = None) -> "Target":
-        """Read an address. A key in it (`http://user:key@host`) wins over `control_key`.
+    def parse(cls, address: str, key: str | None = None) -> "Target":
+        """Read an address. A key in it (`http://user:key@host`) wins over `key`.
 
         Raises TargetError, whose message never contains the key.
         """
@@ -38,13 +38,13 @@ class Target:
             raise TargetError(f"target {shown}: the port must be a number from 1 to 65535") from None
         if not parts.hostname:
             raise TargetError(f"target {shown}: has no host; write for example http://127.0.0.1:9000")
-        key = parts.password or parts.username
+        own_key = parts.password or parts.username
         return cls(
             parts.scheme,
             parts.hostname,
             port or DEFAULT_PORTS[parts.scheme],
             parts.path.rstrip("/"),
-            unquote(key) if key else control_key,
+            unquote(own_key) if own_key else key,
         )
 
     @property

@@ -10,6 +10,7 @@ ends the streams; Triton and the engine then abort requests that still run.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from sync.control.target import Target
 from sync.errors import ControlError, TargetError
 from tritonlive.triton_messages import build_request
 from tritonlive.wire import tensor_names
+from tritonlive.wire.environment import API_KEY_VARIABLE
+from tritonlive.wire.keys import split_keys
 from tritonlive.wire.triton_tensors import read_arrays, read_texts
 
 from .batches import RolloutBatch, Scores, read_spans, stack_rows
@@ -38,18 +41,22 @@ Prompts = Sequence[ArrayLike]
 class Rollouts(Closing):
     """Generates from token ids at one or several replicas; prompts are spread evenly.
 
-    targets: Triton's gRPC addresses, `grpc://127.0.0.1:8001`.
+    targets: Triton's gRPC addresses, `grpc://127.0.0.1:8001`. An address may contain the key (`grpc://user:key@host`).
+    api_key: key for inference, or the control key; by default the first of $TRITONLIVE_API_KEY.
     timeout: seconds that a call may take; a call can override it.
 
     Methods are thread-safe. They raise DeadlineError; InvalidError with the name of an argument that the model does not
     accept; ConflictError when the weights are older than requested, or the replica does not serve; UnavailableError
-    when no server answers, or the engine died; ValueError for prompts that are no token ids. One failed prompt fails
-    the call. The constructor raises TargetError.
+    when no server answers, or the engine died; RefusedError when the server wants another key; ValueError for prompts
+    that are no token ids. One failed prompt fails the call. The constructor raises TargetError.
     """
 
-    def __init__(self, targets: str | Sequence[str], *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, targets: str | Sequence[str], *, api_key: str | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> None:
         addresses = [targets] if isinstance(targets, str) else targets
-        self.targets = tuple(Target.parse(address) for address in addresses)
+        key = api_key or next(iter(split_keys(os.environ.get(API_KEY_VARIABLE))), None)
+        self.targets = tuple(Target.parse(address, key) for address in addresses)
         if not self.targets:
             raise TargetError("targets: give at least one, for example grpc://127.0.0.1:8001")
         for target in self.targets:
@@ -80,7 +87,7 @@ class Rollouts(Closing):
         wants = [tensor_names.FINISH_REASON, tensor_names.TOKEN_IDS]
         if logprobs is not None:
             wants.append(tensor_names.TOKEN_LOGPROBS)
-        requests = build_requests(as_token_ids(prompts), params, wants, min_weight_version)
+        requests = self._build_requests(as_token_ids(prompts), params, wants, min_weight_version)
         return to_batch(self._run("generate", requests, timeout), has_logprobs=logprobs is not None)
 
     def score(
@@ -100,7 +107,7 @@ class Rollouts(Closing):
         params = {**sampling_params, "max_tokens": 1, "prompt_logprobs": top_k}
         wants = (tensor_names.FINISH_REASON, tensor_names.PROMPT_TOKEN_LOGPROBS)
         arrays = as_token_ids(sequences)
-        answers = self._run("score", build_requests(arrays, params, wants, min_weight_version), timeout)
+        answers = self._run("score", self._build_requests(arrays, params, wants, min_weight_version), timeout)
         scores = to_scores(answers)
         for index, (array, rows) in enumerate(zip(arrays, scores.lengths, strict=True)):
             if rows != array.size - 1:  # a push with in_flight="abort" ended it
@@ -119,6 +126,28 @@ class Rollouts(Closing):
 
     def _target_of(self, index: int) -> Target:
         return self.targets[index % len(self.targets)]
+
+    def _build_requests(
+        self,
+        prompts: Sequence[np.ndarray],
+        params: dict[str, Any],
+        wants: Sequence[str],
+        min_weight_version: str | None,
+    ) -> list[Any]:
+        """One request for each prompt; its id is the prompt's number."""
+        tensors: dict[str, Any] = {
+            tensor_names.SAMPLING_PARAMETERS: json.dumps(params),
+            tensor_names.RETURN_TEXT: False,
+        }
+        tensors |= {f"return_{name}": True for name in wants}
+        if min_weight_version is not None:
+            tensors[tensor_names.MIN_WEIGHT_VERSION] = min_weight_version
+        requests = []
+        for number, ids in enumerate(prompts):
+            key = self._target_of(number).key
+            own = {tensor_names.INPUT_IDS: ids} | ({tensor_names.API_KEY: key} if key else {})
+            requests.append(build_request(tensors | own, str(number)))
+        return requests
 
     def _run(self, operation: str, requests: list[Any], timeout: float | None) -> list[Any]:
         """The answers, in the order of the requests."""
@@ -157,17 +186,6 @@ def read_stream(target: Target, operation: str, stream: Any, num_answers: int) -
             raise triton_error(target, operation, response.error_message)
         answers[int(response.infer_response.id)] = response.infer_response
     return answers
-
-
-def build_requests(
-    prompts: Sequence[np.ndarray], params: dict[str, Any], wants: Sequence[str], min_weight_version: str | None
-) -> list[Any]:
-    """One request for each prompt; its id is the prompt's number."""
-    tensors: dict[str, Any] = {tensor_names.SAMPLING_PARAMETERS: json.dumps(params), tensor_names.RETURN_TEXT: False}
-    tensors |= {f"return_{name}": True for name in wants}
-    if min_weight_version is not None:
-        tensors[tensor_names.MIN_WEIGHT_VERSION] = min_weight_version
-    return [build_request(tensors | {tensor_names.INPUT_IDS: ids}, str(number)) for number, ids in enumerate(prompts)]
 
 
 def as_token_ids(prompts: Prompts) -> list[np.ndarray]:

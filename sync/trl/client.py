@@ -31,6 +31,7 @@ from sync.push.weight_sync import Backend, WeightSync
 from sync.rollouts.rollouts import Rollouts
 from tritonlive.wire.environment import API_KEY_VARIABLE, CONTROL_KEY_VARIABLE
 from tritonlive.wire.headers import WEIGHT_VERSION_HEADER
+from tritonlive.wire.keys import split_keys
 from tritonlive.wire.ports import FRONT_END_PORT
 from tritonlive.wire.versions import next_step
 
@@ -117,11 +118,12 @@ class VLLMClient(Closing, RolloutsClient):
         self.timeout = timeout
         self.communicator: WeightSync | None = None
         self.weight_version = self.served_version = self.last_push = None
-        self.rollouts = None if rollouts is None else Rollouts(rollouts, timeout=timeout)
+        api_key = api_key or next(iter(split_keys(os.environ.get(API_KEY_VARIABLE))), None) or target.key
+        self.rollouts = None if rollouts is None else Rollouts(rollouts, api_key=api_key, timeout=timeout)
         self._target = target
         self._pending: dict[str, torch.Tensor] | None = None  # a dict inside `weight_update`
         self._updating_weights = False
-        api_key = api_key or os.environ.get(API_KEY_VARIABLE) or target.control_key or "none"
+        api_key = api_key or "none"
         # trust_env off: a proxy or a .netrc must not come between a trainer and its server, or see the keys.
         # No connection is kept: the pause between two pushes is about as long as a server keeps an idle one.
         transport = httpx.HTTPTransport(retries=2, limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
@@ -183,7 +185,7 @@ class VLLMClient(Closing, RolloutsClient):
         inference = tuple(f"{self.base_url}/{prefix}/" for prefix in ("v1", "inference/v1"))
 
         def sign(request: httpx.Request) -> httpx.Request:
-            key = api_key if str(request.url).startswith(inference) else self._target.control_key
+            key = api_key if str(request.url).startswith(inference) else self._target.key
             if key is not None:
                 request.headers["Authorization"] = f"Bearer {key}"
             return request
@@ -252,7 +254,7 @@ class VLLMClient(Closing, RolloutsClient):
             self.communicator = WeightSync(
                 self.base_url,
                 backend=self.backend,
-                control_key=self._target.control_key,
+                control_key=self._target.key,
                 timeout=self.timeout,
                 master_address=own_address_towards(self._target.host, self._target.port),
                 master_port=self.group_port,

@@ -8,12 +8,12 @@ from contextlib import suppress
 
 import psutil
 
+from tritonlive.wire.machine import STUB_NAME
+
 LOOK_INTERVAL_S = 1.0
 # Time for an orderly end.
 END_TIMEOUT_S = 3.0
 THREAD_NAME = "end-with-parent"
-# The process that Triton runs a Python model in.
-STUB_NAME = "triton_python_backend_stub"
 # Part of the process title of vLLM's coordinator of data parallelism.
 COORDINATOR_TITLE = "DPCoordinator"
 

@@ -20,12 +20,12 @@ from sync.control.target import Target
 def test_addresses(address, shown, key):
     target = Target.parse(address)
     assert str(target) == shown
-    assert target.control_key == key
+    assert target.key == key
 
 
 def test_a_key_in_the_address_wins():
-    assert Target.parse("grpc://user:mine@host", "other").control_key == "mine"
-    assert Target.parse("grpc://host", "other").control_key == "other"
+    assert Target.parse("grpc://user:mine@host", "other").key == "mine"
+    assert Target.parse("grpc://host", "other").key == "other"
 
 
 @pytest.mark.parametrize("address", ["ftp://user:secret@host", "http://user:secret@host:port", "http://user:secret@"])

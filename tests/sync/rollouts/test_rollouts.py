@@ -13,7 +13,16 @@ import pytest
 import torch
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from sync import ConflictError, ControlError, DeadlineError, InvalidError, Rollouts, TargetError, UnavailableError
+from sync import (
+    ConflictError,
+    ControlError,
+    DeadlineError,
+    InvalidError,
+    RefusedError,
+    Rollouts,
+    TargetError,
+    UnavailableError,
+)
 from sync.rollouts.batches import RolloutBatch, WeightSpan
 
 VERSIONS = '[{"version": "v1", "start": 0, "end": 2}]'
@@ -26,6 +35,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.port = 0
         self.params: list[dict[str, Any]] = []
         self.names: list[set[str]] = []
+        self.keys: list[str | None] = []
         self.prompts: list[list[int]] = []
         self.error: str | None = None
         self.hangs = False
@@ -49,6 +59,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         assert raw.pop("return_text") == b"\0"
         self.prompts.append(np.frombuffer(raw.pop("input_ids"), np.int32).tolist())
         self.params.append(json.loads(raw.pop("sampling_parameters")[4:]))
+        self.keys.append(raw["api_key"][4:].decode() if "api_key" in raw else None)
         self.names.append(set(raw))
         return self.build(request.id, self.prompts[-1], self.params[-1])
 
@@ -175,6 +186,19 @@ def test_a_sequence_that_was_aborted_has_no_score(triton: FakeTriton, rollouts: 
         rollouts.score([[5, 6]])
 
 
+def test_each_target_is_shown_its_key(tritons: list[FakeTriton], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITONLIVE_API_KEY", "first,second")
+    one, other = tritons
+    with Rollouts([one.target, other.target.replace("//", "//user:own@")], timeout=10) as rollouts:
+        rollouts.generate([[5], [6], [7]])
+    with Rollouts(one.target, api_key="given", timeout=10) as rollouts:
+        rollouts.generate([[5]])
+    monkeypatch.delenv("TRITONLIVE_API_KEY")
+    with Rollouts(one.target, timeout=10) as rollouts:
+        rollouts.generate([[5]])
+    assert (one.keys, other.keys) == (["first", "first", "given", None], ["own"])
+
+
 def test_prompts_are_spread_over_targets(tritons: list[FakeTriton]) -> None:
     prompts = [[number, 50] for number in range(5)]
     with Rollouts([triton.target for triton in tritons], timeout=10) as rollouts:
@@ -190,6 +214,7 @@ def test_prompts_are_spread_over_targets(tritons: list[FakeTriton]) -> None:
         ("input_ids: no [INVALID_ARG]", InvalidError),
         ("min_weight_version: older [ALREADY_EXISTS]", ConflictError),
         ("engine: died [UNAVAILABLE]", UnavailableError),
+        ("api_key: missing or wrong [UNAUTHENTICATED]", RefusedError),
         ("Request for unknown model: 'llm' is not found", UnavailableError),
         ("oh no [INTERNAL]", ControlError),
         ("unexpected shape", ControlError),

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sync.worker.orphan import COORDINATOR_TITLE, STUB_NAME
+from sync.worker.orphan import COORDINATOR_TITLE
+from tritonlive.wire.machine import STUB_NAME
 
 CHILD = """
 import os, signal, sys, time
