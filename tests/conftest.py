@@ -21,6 +21,7 @@ from tritonlive.launch.tiny_model import tiny_model
 
 STACK_READY_TIMEOUT_S = 240
 LEGACY_TRL_VERSION = "1.10.0"
+API_KEY = "test-inference-key"
 GUARD = pytest.StashKey[ProcessGuard]()
 
 # Before any test is collected: the model's modules import it, and only Triton's own process has the real one.
@@ -147,7 +148,7 @@ def stack_config(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
             *("--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"),
             *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
         ),
-        api_key="test-inference-key",
+        api_key=API_KEY,
         control_key="test-control-key",
         kv_cache_space_gib=1,
         log_dir=stack_logs(tmp_path_factory),

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 UNIT_TIMEOUT_S, STACK_TIMEOUT_S, SLOW_TIMEOUT_S = 120, 300, 600
 
 
+SHARED = "shared"
+"""Group of the tests that share the stack of the session fixture `stack`."""
 BY_CASE = "matrix"
 """Group of the matrix, one for each case: "matrix tp2-untied"."""
 VARIANTS = ("-shared memory", "-broadcast")
@@ -29,19 +31,26 @@ class Needs:
     timeout_s: float = UNIT_TIMEOUT_S
     group: str | None = None
 
+    @property
+    def starts_stacks(self) -> bool:
+        """Whether the tests start stacks of their own."""
+        return "stack" in self.marks and self.group != SHARED
+
 
 NEEDS = {
     "tests": Needs(),
     # The stack of the session fixture `stack`.
-    "tests/stack": Needs(("stack",), STACK_TIMEOUT_S, "shared"),
-    "tests/sync/test_push_stack.py": Needs(("stack",), STACK_TIMEOUT_S, "shared"),
-    "tests/property/test_stack_sequences.py": Needs(("stack",), STACK_TIMEOUT_S, "shared"),
-    "tests/faults": Needs(("stack", "fault"), SLOW_TIMEOUT_S, "shared"),
+    "tests/stack": Needs(("stack",), STACK_TIMEOUT_S, SHARED),
+    "tests/sync/test_push_stack.py": Needs(("stack",), STACK_TIMEOUT_S, SHARED),
+    "tests/property/test_stack_sequences.py": Needs(("stack",), STACK_TIMEOUT_S, SHARED),
+    "tests/faults": Needs(("stack", "fault"), SLOW_TIMEOUT_S, SHARED),
     # Stacks of their own.
+    "tests/faults/slow": Needs(("stack", "fault", "slow"), SLOW_TIMEOUT_S, "slow faults"),
     "tests/faults/test_fleet.py": Needs(("stack", "fault"), SLOW_TIMEOUT_S, "replicas"),
     "tests/faults/test_replicas.py": Needs(("stack", "fault"), SLOW_TIMEOUT_S, "replicas"),
     "tests/stack/test_adapters.py": Needs(("stack",), STACK_TIMEOUT_S, "two front ends"),
     "tests/stack/test_lifecycle.py": Needs(("stack", "fault"), STACK_TIMEOUT_S, "two front ends"),
+    "tests/stack/test_rust_port.py": Needs(("stack",), STACK_TIMEOUT_S, "rust port"),
     "tests/stack/test_smollm2.py": Needs(("stack",), STACK_TIMEOUT_S, "smollm2"),
     "tests/trl": Needs(("stack",), STACK_TIMEOUT_S, "trl"),
     "tests/launch/test_dummy_weights.py": Needs(("stack",), STACK_TIMEOUT_S),
@@ -75,9 +84,13 @@ def group_of(nodeid: str) -> str:
 
 
 def add_marks(item: pytest.Item) -> None:
-    """Mark a test as its path says."""
+    """Mark a test as its path says. A row of the fault list is a fault, wherever it is tested."""
     needs = needs_of(item.path)
     for name in needs.marks:
         item.add_marker(name)
+    if item.get_closest_marker("row") is not None:
+        item.add_marker("fault")
+    if needs.starts_stacks:
+        item.add_marker("own_stack")
     if item.get_closest_marker("timeout") is None:
         item.add_marker(pytest.mark.timeout(needs.timeout_s))

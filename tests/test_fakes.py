@@ -56,7 +56,11 @@ FAKES = (
     fake("backend.test_responses:TritonSender", f"{TRITON}ResponseSender"),
     fake("backend.test_metrics:Metric", f"{TRITON}Metric"),
     fake("triton_stand_in:Request", f"{TRITON}InferenceRequest"),
+    fake("triton_stand_in:InputTensor", f"{TRITON}Tensor"),
+    fake("backend.unbatched.test_engine_link:TritonRequest", f"{TRITON}InferenceRequest"),
+    fake("backend.unbatched.test_engine_link:TritonSender", f"{TRITON}ResponseSender"),
     # Ours
+    fake("backend.compiler:FakeCompiler", "tritonlive.backend.grammars.compiler_client:CompilerClient"),
     fake("backend.engine:FakeEngine", ENGINE, controls="start"),
     fake("backend.test_engine:FakeEngine", ENGINE),
     fake(
@@ -72,6 +76,8 @@ FAKES = (
         controls="lose",
     ),
     fake("frontend.engine.test_core_client:FakeReplica", "openai_frontend.replicas.replica:Replica", controls="fail"),
+    fake("frontend.rust.test_bridge:FakeReplica", "openai_frontend.replicas.replica:Replica", controls="fail step"),
+    fake("frontend.rust.test_rust_front_end:FakeBridge", "openai_frontend.rust.bridge:Bridge"),
     fake("frontend.replicas.test_fleet_control:Member", "openai_frontend.replicas.replica:Replica"),
     fake("frontend.routes.test_trl_legacy:FakeEngine", "openai_frontend.engine.triton_engine:TritonEngineClient"),
     fake(

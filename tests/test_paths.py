@@ -36,6 +36,19 @@ def test_tests_of_a_stack_are_one_group() -> None:
     assert group_of("tests/faults/test_fleet.py::test_c") == "replicas"
 
 
+@pytest.mark.parametrize(
+    ("path", "starts"),
+    [
+        ("tests/stack/test_native.py", False),
+        ("tests/launch/test_process.py", False),
+        ("tests/stack/test_rust_port.py", True),
+        ("tests/launch/test_dummy_weights.py", True),
+    ],
+)
+def test_which_tests_start_stacks_of_their_own(path: str, starts: bool) -> None:
+    assert needs_of(ROOT / path).starts_stacks == starts
+
+
 def test_a_unit_test_is_a_group_of_its_own() -> None:
     assert group_of("tests/launch/test_process.py::test_a[1]") == "tests/launch/test_process.py::test_a[1]"
 

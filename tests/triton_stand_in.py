@@ -27,6 +27,9 @@ class Request(dict[str, np.ndarray]):
         super().__init__(tensors)
         self._parameters = parameters
 
+    def inputs(self) -> list["InputTensor"]:
+        return [InputTensor(name, array) for name, array in self.items()]
+
     def parameters(self) -> str:
         return self._parameters
 
@@ -52,8 +55,24 @@ class MetricFamily:
     def __init__(self, name: str, description: str, kind: str) -> None:
         self.name, self.description, self.kind = name, description, kind
 
+        self.metrics: dict[str, Metric] = {}
+        """By the values of their labels."""
+
     def Metric(self, labels: dict[str, str]) -> Metric:  # noqa: N802 - Triton's name
-        return Metric()
+        return self.metrics.setdefault(",".join(labels.values()), Metric())
+
+
+class InputTensor:
+    """A request's tensor."""
+
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        self._name, self._array = name, array
+
+    def name(self) -> str:
+        return self._name
+
+    def as_numpy(self) -> np.ndarray:
+        return self._array
 
 
 class Tensor:
@@ -63,8 +82,9 @@ class Tensor:
         self.name, self.array = name, array
 
 
-def get_input_tensor_by_name(request: dict[str, np.ndarray], name: str) -> SimpleNamespace | None:
-    return SimpleNamespace(as_numpy=lambda: request[name]) if name in request else None
+def get_input_tensor_by_name(request: Any, name: str) -> Any:
+    """The input of that name, as Triton's function finds it; None without one."""
+    return next((each for each in request.inputs() if each.name() == name), None)
 
 
 def tensor(value: Any) -> np.ndarray:

@@ -3,7 +3,15 @@
 import torch
 
 from bench.gpu_push import Row, table
-from bench.random_checkpoint import SIZES, Size, random_checkpoint, shards
+from bench.random_checkpoint import (
+    SERVED_SIZES,
+    SIZES,
+    TOKENIZER_VOCABULARY,
+    Size,
+    random_checkpoint,
+    shards,
+    write_config,
+)
 from sync.weights.checkpoint_source import CheckpointSource
 
 TINY = Size(32, 64, 2, 4, 2, 128, tie_word_embeddings=True)
@@ -55,3 +63,13 @@ def test_the_table():
         "| 7b | ipc | no GPU |  |  |",
         "| 7b | broadcast + load | 1.000 | 15.0 | - |",
     ]
+
+
+def test_a_model_without_weights_has_the_tokenizers_vocabulary(tmp_path):
+    from transformers import AutoConfig
+
+    (tmp_path / "tokenizer.json").write_text("{}")
+    write_config(tmp_path / "dummy", SERVED_SIZES["0.6b"], tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path / "dummy")
+    assert (config.vocab_size, config.hidden_size) == (TOKENIZER_VOCABULARY, 1024)
+    assert sorted(path.name for path in (tmp_path / "dummy").iterdir()) == ["config.json", "tokenizer.json"]

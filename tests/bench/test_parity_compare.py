@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bench.parity.compare import Justification, compare, load_justifications
+from bench.parity.comparison import FASTAPI, RUST, Comparison
 from bench.parity.shape import Shape
 
 SHAPE = Shape("chat/one", "/v1/chat/completions", {})
@@ -69,6 +70,27 @@ def test_ids_and_times_may_differ() -> None:
         "system_fingerprint": "vllm-0.32.0-ffff0000",
     }
     assert found(ANSWER, other) == []
+
+
+def error(message: str) -> dict[str, Any]:
+    """An answer that is an error."""
+    return {"status": 400, "json": {"error": {"message": message}}}
+
+
+RANGE = 'n: Validation error: range [{"max": Number(10), "value": Number(99), "min": Number(1)}]'
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        ("request `cmpl-0123abcd` is empty", "request `cmpl-ffff0000` is empty", True),
+        ("request `cmpl-0123abcd` is empty", "request `chatcmpl-ffff0000` is empty", False),
+        (RANGE, RANGE.replace('"max": Number(10), ', "").replace("Number(1)", 'Number(1), "max": Number(10)'), True),
+        (RANGE, RANGE.replace("10", "11"), False),
+    ],
+)
+def test_ids_and_the_order_of_fields_in_a_message_may_differ(left: str, right: str, same: bool) -> None:
+    assert (found(error(left), error(right)) == []) is same
 
 
 @pytest.mark.parametrize(
@@ -226,5 +248,6 @@ def test_brackets_in_a_justified_path_are_not_special() -> None:
     assert compare({SHAPE.name: ANSWER}, {SHAPE.name: right}, [SHAPE], [reason]).is_ok
 
 
-def test_the_justifications_that_stay_can_be_read() -> None:
-    assert all(one.reason for one in load_justifications())
+@pytest.mark.parametrize("chosen", [FASTAPI, RUST])
+def test_the_justifications_that_stay_can_be_read(chosen: Comparison) -> None:
+    assert all(one.reason for one in load_justifications(chosen.justified))

@@ -14,7 +14,10 @@ from tritonlive.wire import reference
 
 from .pages import DOCS, ROOT
 
-MODEL_METRICS = {"vllm_num_requests_running", "tritonlive_weight_updates_committed_total", "tritonlive_requests_stale"}
+MODEL_METRICS = {
+    *("vllm:num_requests_running", "vllm:time_to_first_token_seconds", "vllm:request_success_total"),
+    *("tritonlive_weight_updates_committed_total", "tritonlive_requests_stale", "tritonlive_build_info"),
+}
 
 
 @pytest.fixture(scope="module")

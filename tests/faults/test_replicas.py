@@ -15,10 +15,10 @@ from sync import InvalidError, UnavailableError, WeightSync
 from sync.control.client import ControlClient
 from sync.control.connect import connect
 from sync.control.target import Target
-from sync.worker.orphan import STUB_NAME
 from tests.answers import PROMPT, Weights, ensure_running
 from tests.stack.conftest import bearer, wait_until
 from tritonlive.launch import Stack
+from tritonlive.wire.machine import STUB_NAME
 
 pytestmark = pytest.mark.row(28)
 

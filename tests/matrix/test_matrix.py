@@ -5,7 +5,7 @@ workers answer like one of one worker, start again together, and end without orp
 logprobs are compared with those of transformers.
 """
 
-import signal
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,7 +26,11 @@ from tests.matrix.faulty_operations import FAULT_FILE
 from tests.matrix.models import tiny_checkpoint
 from tritonlive.launch import Stack, StackConfig
 
+logger = logging.getLogger(__name__)
+
 RESTART_TIMEOUT_S = 240
+UNREADY_LIMIT_S = 2
+WORKER_TITLE = "VLLM::Worker"
 PROMPTS = [list(range(100, 120)), list(range(2000, 2012))]
 TP2, PP2, DP2 = ("--tensor-parallel-size=2",), ("--pipeline-parallel-size=2",), ("--data-parallel-size=2",)
 DUMMY = ("--load-format=dummy",)
@@ -228,12 +232,32 @@ def test_it_answers_as_transformers_does(running: Running) -> None:
 
 @parallel
 def test_after_the_death_of_an_engine_core_all_are_started_again(running: Running) -> None:
+    (stack,) = running.stacks
+    kill_and_come_back(running, psutil.Process(stack.engine_core_pids[-1]))
+
+
+@pytest.mark.row(29)
+@pytest.mark.parametrize("running", ["tp2-untied", "pp2-tied"], indirect=True)
+def test_after_the_death_of_one_worker_all_are_started_again(running: Running) -> None:
+    (stack,) = running.stacks
+    (core,) = stack.engine_core_pids
+    workers = [each for each in psutil.Process(core).children() if WORKER_TITLE in " ".join(each.cmdline())]
+    assert len(workers) == 2
+    kill_and_come_back(running, workers[-1])
+    assert not any(map(is_alive, workers))
+
+
+def kill_and_come_back(running: Running, process: psutil.Process) -> None:
+    """Kill a process of the engine: `/health` says so within UNREADY_LIMIT_S, and all its processes are new."""
     tokens, _ = expected(running.checkpoint())
     (stack,) = running.stacks
     before = stack.engine_core_pids
     assert len(before) == PARALLEL[running.name]
-    psutil.Process(before[-1]).send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + RESTART_TIMEOUT_S
+    process.kill()
+    killed = time.monotonic()
+    deadline = killed + RESTART_TIMEOUT_S
+    while httpx.get(f"{stack.frontend_url}/health", timeout=10).status_code == 200:
+        assert time.monotonic() < killed + UNREADY_LIMIT_S
     while set(stack.engine_core_pids) & set(before):
         assert time.monotonic() < deadline, "an engine core outlived another"
         time.sleep(0.1)
@@ -246,6 +270,7 @@ def test_after_the_death_of_an_engine_core_all_are_started_again(running: Runnin
         else:
             break
     after = stack.engine_core_pids
+    logger.info("%s: a killed %s, back after %.0f s", running.name, process, time.monotonic() - killed)
     assert len(after) == PARALLEL[running.name]
     assert not set(before) & set(after)
 

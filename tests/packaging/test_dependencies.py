@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 OWN = {"bench", "openai_frontend", "sync", "tritonlive"}
-DISTRIBUTIONS = {"grpc": "grpcio"}
+DISTRIBUTIONS = {"grpc": "grpcio", "zmq": "pyzmq"}
 """Modules that are named otherwise than their distribution."""
 SUPPLIED = {"triton_python_backend_utils"}
 """Triton puts it on the path of a Python model."""

@@ -63,7 +63,7 @@ def test_the_types_are_there() -> None:
 
 
 def test_the_version_has_one_definition() -> None:
-    assert f'__version__ = "{tritonlive.__version__}"' in (ROOT / "tritonlive" / "__init__.py").read_text()
+    assert f'__version__ = "{tritonlive.__version__}"' in (ROOT / "tritonlive" / "version.py").read_text()
     assert f'version = "{tritonlive.__version__}"' not in (ROOT / "pyproject.toml").read_text()
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert changes.partition("\n## ")[2].startswith(tritonlive.__version__)

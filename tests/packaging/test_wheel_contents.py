@@ -11,7 +11,10 @@ import tritonlive
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("openai_frontend", "sync", "tritonlive")
-MODEL_FILES = ("config.pbtxt", "1/model.json", "1/model.py")
+MODEL_FILES = (
+    *("llm/config.pbtxt", "llm/1/model.json", "llm/1/model.py"),
+    *(f"{model}/{name}" for model in ("vllm_model", "llm_unary") for name in ("config.pbtxt", "1/model.py")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +35,15 @@ def test_nothing_else_is_in_it(archive: zipfile.ZipFile) -> None:
     data = {name for name in archive.namelist() if not name.endswith(".py") and not name.startswith(information)}
     assert data == {
         *(f"{package}/py.typed" for package in PACKAGES),
-        "tritonlive/model_repository/llm/config.pbtxt",
-        "tritonlive/model_repository/llm/1/model.json",
+        "tritonlive/launch/vllm_options.json",
+        *(f"tritonlive/model_repository/{name}" for name in MODEL_FILES if not name.endswith(".py")),
     }
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
 def test_the_model_repository_is_that_of_the_checkout(archive: zipfile.ZipFile, name: str) -> None:
-    packed = archive.read(f"tritonlive/model_repository/llm/{name}")
-    assert packed == (ROOT / "model_repository" / "llm" / name).read_bytes()
+    packed = archive.read(f"tritonlive/model_repository/{name}")
+    assert packed == (ROOT / "model_repository" / name).read_bytes()
 
 
 def test_the_metadata(archive: zipfile.ZipFile) -> None:

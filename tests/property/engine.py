@@ -16,6 +16,7 @@ import torch
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from sync.weights.checkpoint_source import CheckpointSource
+from tritonlive.backend.settings import Settings
 from tritonlive.backend.tensors import Unavailable
 
 from .ranks import Rank, Worker
@@ -209,7 +210,7 @@ class StandInEngine:
         `watch` is called, in the engine's process, whenever tokens could be made from now on.
         """
         self.loop = loop
-        self.settings = SimpleNamespace(control_key=KEY)
+        self.settings = Settings([], KEY)
         self.arguments = SimpleNamespace(model=ranks[0].vllm_config.model_config.model)
         self.argv: list[str] = []
         self.started_at = 0.0

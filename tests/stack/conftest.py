@@ -81,10 +81,12 @@ def trainer(stack: Stack) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def triton(stack: Stack) -> Callable[[dict[str, Any]], httpx.Response]:
-    """POST to Triton's generate endpoint."""
+    """POST to Triton's generate endpoint, with the inference key unless the body has one."""
 
     def generate(body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(f"{stack.http_url}/v2/models/llm/generate", json=body, timeout=120)
+        return httpx.post(
+            f"{stack.http_url}/v2/models/llm/generate", json={"api_key": stack.api_key, **body}, timeout=120
+        )
 
     return generate
 
@@ -106,14 +108,15 @@ def control(stack: Stack, triton: Callable[[dict[str, Any]], httpx.Response]) ->
     return run
 
 
+def read_metric(url: str, name: str) -> float:
+    """Value of one of Triton's metrics for our model."""
+    text = httpx.get(url, timeout=30).text
+    match = re.search(rf'^{name}{{model="llm"[^}}]*}} (\S+)$', text, re.MULTILINE)
+    assert match is not None, f"no metric {name}"
+    return float(match[1])
+
+
 @pytest.fixture(scope="session")
 def metric(stack: Stack) -> Callable[[str], float]:
-    """Value of one of Triton's metrics for our model."""
-
-    def read(name: str) -> float:
-        text = httpx.get(stack.metrics_url, timeout=30).text
-        match = re.search(rf'^{name}{{model="llm"[^}}]*}} (\S+)$', text, re.MULTILINE)
-        assert match is not None, f"no metric {name}"
-        return float(match[1])
-
-    return read
+    """Reads one of Triton's metrics."""
+    return lambda name: read_metric(stack.metrics_url, name)

@@ -12,6 +12,7 @@ import tritonclient.grpc
 
 from tritonlive.launch import Stack
 
+from . import raw_requests
 from .conftest import MODEL, bearer
 
 OPEN = {"/health", "/health/", "/ping", "/version", "/metrics"}
@@ -51,6 +52,7 @@ def routes(frontend: httpx.Client) -> list[tuple[str, str]]:
     return [(method.upper(), path) for path, methods in paths.items() for method in methods]
 
 
+@pytest.mark.row(1)
 def test_every_route_needs_a_key_but_the_written_few(stack: Stack, routes: list[tuple[str, str]]) -> None:
     assert len(routes) > 30
     answers = {
@@ -61,6 +63,7 @@ def test_every_route_needs_a_key_but_the_written_few(stack: Stack, routes: list[
     assert set(answers.values()) == {401}, {route for route, status in answers.items() if status != 401}
 
 
+@pytest.mark.row(2)
 def test_an_inference_key_does_not_do_for_control(frontend: httpx.Client, routes: list[tuple[str, str]]) -> None:
     known = {path: method for method, path in routes}
     assert known.keys() >= CONTROL
@@ -70,16 +73,52 @@ def test_an_inference_key_does_not_do_for_control(frontend: httpx.Client, routes
         assert "control key" in answer.json()["error"]["message"]
 
 
+@pytest.mark.row(4)
+@pytest.mark.parametrize("path", ["/pause", "/v1/completions", "/update_weights"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{path}",
+        "{path}/",
+        "/{path}",
+        "/health{path}",
+        "/health/..{path}",
+        "/health%2f..{path}",
+        "/health;{path}",
+        "/%2e%2e{path}",
+        "/.{path}",
+        "{path}?/health",
+        "{path}#/health",
+        "{path}%00",
+        "{path}%20",
+        "{path}\t",
+        "http://x/health{path}",
+        "http://x{path}",
+    ],
+)
+def test_no_spelling_of_a_path_gets_around_the_key(stack: Stack, path: str, spelling: str) -> None:
+    """The key hangs on the route that answers, not on the text of the path."""
+    target = spelling.format(path=path)
+    answer = raw_requests.http(("127.0.0.1", stack.config.port), "POST", target, {})
+    status = int(answer.split()[1])
+    assert status in (307, 400, 401, 404, 405), answer
+    if status == 307:
+        location = next(line for line in answer.split(b"\r\n") if line.lower().startswith(b"location:"))
+        assert location.decode().rstrip().endswith((path, path + "/")), "asks for the key there"
+
+
 def test_a_key_in_the_url_is_basic_auth(stack: Stack) -> None:
     url = stack.frontend_url.replace("http://", f"http://trainer:{stack.control_key}@")
     assert httpx.get(f"{url}/weight_info", timeout=30).status_code == 200
 
 
+@pytest.mark.row(5)
 @pytest.mark.parametrize("path", ["/collective_rpc", "/v1/collective_rpc", "/sleep_all"])
 def test_development_routes_are_not_there(trainer: httpx.Client, path: str) -> None:
     assert trainer.post(path, json={"method": "reset_weights"}).status_code == 404
 
 
+@pytest.mark.row(3)
 @pytest.mark.parametrize("key", [None, "", "wrong", "test-inference-key"])
 @pytest.mark.parametrize("operation", ["update_weight_version", "pause_generation", "status", "no_such_operation"])
 def test_control_tensors_need_the_key(
@@ -91,6 +130,7 @@ def test_control_tensors_need_the_key(
     assert "control_key: missing or wrong" in answer.json()["error"]
 
 
+@pytest.mark.row(3)
 def test_control_tensors_need_the_key_over_grpc(stack: Stack, control: Callable[..., dict[str, Any]]) -> None:
     answers: queue.Queue[Any] = queue.Queue()
     inputs = []

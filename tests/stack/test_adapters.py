@@ -120,6 +120,7 @@ def test_a_pushed_adapter_answers_as_transformers_does_with_it(
 def native(stack: Stack, lora_name: str | None, **more: Any) -> httpx.Response:
     params = {"temperature": 0, "max_tokens": 12, "ignore_eos": True} | ({"lora_name": lora_name} if lora_name else {})
     request = {"input_ids": PROMPT, "sampling_parameters": json.dumps(params), "return_token_ids": True} | more
+    request["api_key"] = stack.api_key
     return httpx.post(f"{stack.http_url}/v2/models/llm/generate", json=request, timeout=120)
 
 
@@ -196,6 +197,29 @@ def test_each_answer_is_of_the_version_it_names_while_pushes_go_on(lora_stack: S
     assert all(answer.header == answer.adapter_version for answer in answers)
     assert [answer for answer in answers if answer.tokens != expected[answer.header or ""]] == []
     sync.remove_adapter("busy")
+
+
+def test_prompt_logprobs_in_a_batch_are_those_of_a_request_alone(lora_stack: Stack) -> None:
+    """vLLM 0.32 ends the engine here: see sync/worker/lora_logits.py."""
+
+    async def ask(http: httpx.AsyncClient) -> list[dict[str, Any] | None]:
+        answer = await http.post(
+            "/v1/completions", json=body(MODEL, 8) | {"prompt_logprobs": 3, "n": 2, "temperature": 1}
+        )
+        return answer.raise_for_status().json()["choices"][0]["prompt_logprobs"]
+
+    async def ask_alone_and_together() -> list[list[dict[str, Any] | None]]:
+        headers = bearer(lora_stack.api_key)
+        async with httpx.AsyncClient(base_url=lora_stack.frontend_url, headers=headers, timeout=60) as http:
+            return [await ask(http), *await asyncio.gather(*(ask(http) for _ in range(16)))]
+
+    def values(prompt: list[dict[str, Any] | None]) -> list[float]:
+        return [each["logprob"] for token in prompt if token for _, each in sorted(token.items())]
+
+    alone, *together = map(values, asyncio.run(ask_alone_and_together()))
+    assert len(alone) >= 3 * (len(PROMPT) - 1)
+    for prompt in together:
+        assert prompt == pytest.approx(alone, abs=1e-3)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -87,8 +87,9 @@ async def of_stream(stream: Any, num_choices: int) -> list[Generation]:
 class Clients:
     """Clients for each way to generate."""
 
-    def __init__(self, openai: AsyncOpenAI, http: httpx.AsyncClient, native_url: str) -> None:
+    def __init__(self, openai: AsyncOpenAI, http: httpx.AsyncClient, native_url: str, api_key: str | None) -> None:
         self.openai, self.http, self.native_url = openai, http, native_url
+        self.native_body = {**NATIVE, "api_key": api_key}
         self.ways = (
             self.completion,
             self.completion_stream,
@@ -120,12 +121,12 @@ class Clients:
         return await of_stream(stream, 2)
 
     async def native(self) -> list[Generation]:
-        answer = (await self.http.post(f"{self.native_url}/generate", json=NATIVE)).raise_for_status().json()
+        answer = (await self.http.post(f"{self.native_url}/generate", json=self.native_body)).raise_for_status().json()
         return [Generation(answer["token_ids"], json.loads(answer["weight_version_spans"]))]
 
     async def native_stream(self) -> list[Generation]:
         tokens: list[int] = []
-        body = {**NATIVE, "stream": True}
+        body = {**self.native_body, "stream": True}
         async with self.http.stream("POST", f"{self.native_url}/generate_stream", json=body) as answer:
             async for line in answer.aiter_lines():
                 if line:
@@ -179,7 +180,7 @@ def test_every_token_is_attributed_to_the_weights_that_made_it(
     async def generate() -> None:
         native_url = f"{stack.http_url}/v2/models/llm"
         async with async_openai, httpx.AsyncClient(timeout=120) as http:
-            clients = Clients(async_openai, http, native_url)
+            clients = Clients(async_openai, http, native_url, stack.api_key)
             await asyncio.gather(*(client(clients, number) for number in range(NUM_CLIENTS)))
 
     with pushing(stack, tiny_model_dir) as live:

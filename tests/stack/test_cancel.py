@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.conftest import API_KEY
 from tritonlive.launch import Stack
 
 from .conftest import MODEL, wait_until
@@ -31,7 +32,7 @@ asyncio.run(main())
 OPENAI = f'{{"model": "{MODEL}", "prompt": "Hello", "max_tokens": 1900, "n": 64, "ignore_eos": true, "stream": %s}}'
 ONE_OF_MANY = OPENAI.replace('"n": 64', '"n": 1')
 PARAMETERS = json.dumps({"max_tokens": 1900, "n": 64, "ignore_eos": True})
-NATIVE = json.dumps({"text_input": "Hello", "stream": True, "sampling_parameters": PARAMETERS})
+NATIVE = json.dumps({"text_input": "Hello", "stream": True, "sampling_parameters": PARAMETERS, "api_key": API_KEY})
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_a_killed_client_frees_the_engine(
     command = [sys.executable, "-c", CLIENT, url, body, f"Bearer {stack.api_key}", str(streams)]
     with subprocess.Popen(command) as client:
         try:
-            wait_until(lambda: metric("vllm_num_requests_running") > 0, 60)
+            wait_until(lambda: metric("vllm:num_requests_running") > 0, 60)
         finally:
             client.kill()
-    wait_until(lambda: metric("vllm_num_requests_running") == metric("vllm_kv_cache_usage") == 0, FREED_WITHIN_S)
+    wait_until(lambda: metric("vllm:num_requests_running") == metric("vllm:kv_cache_usage_perc") == 0, FREED_WITHIN_S)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from urllib.parse import urlsplit
 
 import psutil
+import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from tritonlive.launch import Stack
@@ -45,6 +46,7 @@ def crowd(stack: Stack) -> Iterator[None]:
         yield
 
 
+@pytest.mark.row(17, 53)
 async def test_idle_connections_and_slow_readers_harm_nobody(
     stack: Stack, async_openai: AsyncOpenAI, openai: OpenAI, metric: Callable[[str], float]
 ) -> None:
@@ -60,4 +62,4 @@ async def test_idle_connections_and_slow_readers_harm_nobody(
             answers = await asyncio.gather(*asked)
         assert {answer.choices[0].text for answer in answers} == {alone.choices[0].text}
         assert frontend.memory_info().rss - before < GROWTH_MIB * 2**20
-    wait_until(lambda: metric("vllm_num_requests_running") == 0, 60)
+    wait_until(lambda: metric("vllm:num_requests_running") == 0, 60)

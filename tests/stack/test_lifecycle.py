@@ -86,7 +86,7 @@ def test_a_killed_engine_ends_streams_with_an_error_and_comes_back(own_stack: St
 def test_a_killed_engine_ends_rollouts_with_an_error_that_has_a_type(own_stack: Stack) -> None:
     (engine,) = own_stack.engine_core_pids
     killer = threading.Timer(1, os.kill, (engine, signal.SIGKILL))
-    with Rollouts(f"grpc://{own_stack.grpc_url}", timeout=60) as rollouts:
+    with Rollouts(f"grpc://{own_stack.grpc_url}", api_key=own_stack.api_key, timeout=60) as rollouts:
         killer.start()
         with pytest.raises(UnavailableError, match="died and is being started again"):
             rollouts.generate([[1, 2]] * 4, n=64, max_tokens=1900, ignore_eos=True)
@@ -110,5 +110,5 @@ def test_a_killed_front_end_leaves_nothing_running(own_stack: Stack) -> None:
 
 def running(stack: Stack) -> float:
     lines = httpx.get(stack.metrics_url, timeout=30).text.splitlines()
-    (line,) = [line for line in lines if line.startswith("vllm_num_requests_running{")]
+    (line,) = [line for line in lines if line.startswith("vllm:num_requests_running{")]
     return float(line.split()[-1])

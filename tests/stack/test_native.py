@@ -56,7 +56,7 @@ def test_generate_stream_sends_what_is_new(stack: Stack, triton: Generate) -> No
     body = {"text_input": "Hello there", "sampling_parameters": GREEDY, "exclude_input_in_output": True}
     whole = triton(body).json()["text_output"]
     url = f"{stack.http_url}/v2/models/llm/generate_stream"
-    with httpx.stream("POST", url, json={**body, "stream": True}, timeout=60) as answer:
+    with httpx.stream("POST", url, json={**body, "stream": True, "api_key": stack.api_key}, timeout=60) as answer:
         events = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line]
     assert len(events) > 1
     assert "".join(event["text_output"] for event in events) == whole
@@ -85,7 +85,13 @@ def test_grpc_client(stack: Stack, triton: Generate, *, stream: bool) -> None:
         client.start_stream(lambda result, error: answers.put(error or result))
         client.async_stream_infer(
             "llm",
-            grpc_inputs(input_ids=[1, 2, 3], sampling_parameters=GREEDY, stream=stream, return_token_ids=True),
+            grpc_inputs(
+                input_ids=[1, 2, 3],
+                sampling_parameters=GREEDY,
+                stream=stream,
+                return_token_ids=True,
+                api_key=stack.api_key,
+            ),
             enable_empty_final_response=True,
         )
         tokens: list[int] = []
@@ -125,7 +131,7 @@ def test_an_engine_request_of_rubbish_is_refused(stack: Stack) -> None:
     answers: queue.Queue[Any] = queue.Queue()
     with tritonclient.grpc.InferenceServerClient(stack.grpc_url) as client:
         client.start_stream(lambda result, error: answers.put(error or result))
-        client.async_stream_infer("llm", grpc_inputs(engine_channel="rubbish"))
+        client.async_stream_infer("llm", grpc_inputs(engine_channel="rubbish", api_key=stack.api_key))
         assert answers.get(timeout=30).as_numpy("engine_outputs") is not None, "the channel says that it is open"
         payload = tritonclient.grpc.InferInput("engine_request", [1, 1], "BYTES")
         payload.set_data_from_numpy(np.array([[bytes([0x93, 1, 2, 3])]], dtype=np.object_))

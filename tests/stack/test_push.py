@@ -1,8 +1,6 @@
 """A trainer process replaces the weights while clients stream."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from tritonlive.launch import Stack
 
+from . import trainer_process
 from .conftest import MODEL
-
-TRAINER = """
-import sys
-from safetensors.torch import load_file
-from sync import WeightSync
-
-target, checkpoint, version, scale = sys.argv[1:]
-weights = load_file(checkpoint + "/model.safetensors")
-for name, tensor in weights.items():
-    if "mlp" in name:
-        weights[name] = tensor * float(scale)
-with WeightSync(target, backend="gloo", timeout=120) as sync:
-    report = sync.push(weights, version=version)
-print(report.version)
-"""
 
 
 @pytest.fixture
@@ -36,16 +20,7 @@ def push(stack: Stack, tiny_model_dir: Path) -> Callable[[str, str, float], None
     """push(target, version, scale): from another process, with the MLPs' weights multiplied."""
 
     def run(target: str, version: str, scale: float) -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", TRAINER, target, str(tiny_model_dir), version, str(scale)],
-            env={"TRITONLIVE_CONTROL_KEY": stack.control_key, "PATH": ""},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip().endswith(version)
+        trainer_process.push(target, stack.control_key, tiny_model_dir, version, scale)
 
     return run
 

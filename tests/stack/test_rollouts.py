@@ -26,13 +26,13 @@ FREED_WITHIN_S = 3.0
 CLIENT = """
 import sys
 from sync import Rollouts
-Rollouts(sys.argv[1]).generate([[1, 2]], n=64, max_tokens=1900, ignore_eos=True)
+Rollouts(sys.argv[1], api_key=sys.argv[2]).generate([[1, 2]], n=64, max_tokens=1900, ignore_eos=True)
 """
 
 
 @pytest.fixture(scope="module")
 def rollouts(stack: Stack) -> Iterator[Rollouts]:
-    with Rollouts(f"grpc://{stack.grpc_url}", timeout=120) as client:
+    with Rollouts(f"grpc://{stack.grpc_url}", api_key=stack.api_key, timeout=120) as client:
         yield client
 
 
@@ -54,7 +54,7 @@ def choices(frontend: httpx.Client) -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture
 def is_free(metric: Callable[[str], float]) -> Callable[[], bool]:
-    return lambda: metric("vllm_num_requests_running") == metric("vllm_kv_cache_usage") == 0
+    return lambda: metric("vllm:num_requests_running") == metric("vllm:kv_cache_usage_perc") == 0
 
 
 def numbers(tops: dict[str, float]) -> dict[int, float]:
@@ -98,13 +98,13 @@ def test_scored_as_by_completions(rollouts: Rollouts, choices: Callable[..., Any
 
 def test_many_prompts_and_sequences_that_end_by_themselves(rollouts: Rollouts) -> None:
     prompts = [[504, number] for number in range(1, 33)]
-    batch = rollouts.generate(prompts, n=3, max_tokens=20, seed=1, temperature=1.0, stop_token_ids=[*range(2000)])
+    batch = rollouts.generate(prompts, n=3, max_tokens=20, seed=1, temperature=1.0, stop_token_ids=[*range(1000)])
     assert batch.lengths.shape == (32, 3)
     assert batch.lengths.sum() == batch.token_ids.size
     ended = np.array(batch.finish_reasons) == "stop"
     assert ended.any()
     last = batch.token_ids[batch.offsets[1:] - 1].reshape(32, 3)
-    assert ((last < 2000) == ended).all(), "a stop token is the last of its sequence"
+    assert ((last < 1000) == ended).all(), "a stop token is the last of its sequence"
     version = batch.weight_versions[0][0][0].version
     expected = [[[WeightSpan(version, 0, length)] for length in row] for row in batch.lengths.tolist()]
     assert batch.weight_versions == expected
@@ -150,9 +150,9 @@ def test_one_bad_prompt_frees_the_engine_of_the_others(rollouts: Rollouts, is_fr
 def test_a_client_that_goes_frees_the_engine(
     stack: Stack, metric: Callable[[str], float], is_free: Callable[[], bool], sent: signal.Signals
 ) -> None:
-    command = [sys.executable, "-c", CLIENT, f"grpc://{stack.grpc_url}"]
+    command = [sys.executable, "-c", CLIENT, f"grpc://{stack.grpc_url}", stack.api_key or ""]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as client:
-        wait_until(lambda: metric("vllm_num_requests_running") > 0, 60)
+        wait_until(lambda: metric("vllm:num_requests_running") > 0, 60)
         client.send_signal(sent)
     wait_until(is_free, FREED_WITHIN_S)
 

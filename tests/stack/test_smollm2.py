@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from openai import AsyncOpenAI, OpenAI
 from transformers import AutoModelForCausalLM
 
 from sync import WeightSync
+from tests.stack.conftest import read_metric
 from tritonlive.launch import Stack, StackConfig
 
 TOLERANCE = 1e-3
@@ -108,12 +108,10 @@ def count_to(number: int) -> Any:
 
 def counts(stack: Stack) -> tuple[float, float]:
     """Returns (nv_inference_count, nv_inference_exec_count)."""
-    text = httpx.get(stack.metrics_url, timeout=30).text
-    names = ("nv_inference_count", "nv_inference_exec_count")
-    inferences, executions = (re.search(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE) for name in names)
-    assert inferences is not None
-    assert executions is not None
-    return float(inferences[1]), float(executions[1])
+    inferences, executions = (
+        read_metric(stack.metrics_url, name) for name in ("nv_inference_count", "nv_inference_exec_count")
+    )
+    return inferences, executions
 
 
 def test_a_named_tool_is_called_with_arguments_that_fit_its_schema(smollm2: OpenAI) -> None:

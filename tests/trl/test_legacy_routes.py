@@ -62,7 +62,7 @@ def test_an_inference_key_generates(rollouts: httpx.Client) -> None:
         ("/generate/", {"prompts": [[10**6]]}, "out of vocabulary"),
         ("/generate/", {"prompts": [[1] * 2049]}, "maximum context length is 2048"),
         ("/generate/", {"prompts": ["x"], "images": [["QUJD"]]}, "images"),
-        ("/generate/", {"prompts": ["x"], "n": 10**9}, "n must be at most"),
+        ("/generate/", {"prompts": ["x"], "n": 10**9}, "n: at most 128"),
         ("/generate/", {"prompts": ["x"], "logprobs": 10**6}, "logprobs"),
         ("/generate/", {"prompts": ["x"], "temperature": -1}, "temperature"),
         ("/generate/", {"prompts": ["x"], "structured_outputs_regex": "("}, "regex"),
@@ -105,7 +105,7 @@ def wait_until_running(stack: Stack, condition: Any, limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while True:
         text = httpx.get(stack.metrics_url, timeout=30).text
-        match = re.search(r'^vllm_num_requests_running{model="llm"[^}]*} (\S+)$', text, re.MULTILINE)
+        match = re.search(r'^vllm:num_requests_running{model="llm"[^}]*} (\S+)$', text, re.MULTILINE)
         assert match is not None
         if condition(float(match[1])):
             return
