@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 import aiohttp
@@ -54,6 +55,7 @@ class Outcome:
     completion_tokens: int
     latency_p50: float | None = None
     latency_p99: float | None = None
+    ttft_mean: float | None = None
     ttft_p50: float | None = None
     ttft_p99: float | None = None
     gap_p50: float | None = None
@@ -69,8 +71,8 @@ class Outcome:
             "client share of a core": self.client_cpu_s / self.wall_s,
         }
         for name in ("latency", "ttft", "gap"):
-            for rank in ("p50", "p99"):
-                if (seconds := getattr(self, f"{name}_{rank}")) is not None:
+            for rank in ("mean", "p50", "p99"):
+                if (seconds := getattr(self, f"{name}_{rank}", None)) is not None:
                     figures[f"{name} {rank} ms"] = seconds * 1e3
         return figures
 
@@ -145,7 +147,7 @@ async def send_all(job: Job) -> Outcome:
         except* (LoadError, StreamError, aiohttp.ClientError, TimeoutError) as errors:
             raise LoadError(repr(errors.exceptions[0])) from errors
         wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-    return _outcome(answers, wall_s, cpu_s)
+    return outcome_of(answers, wall_s, cpu_s)
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ async def _send(session: aiohttp.ClientSession, job: Job, payload: bytes) -> Ans
         return Answered(time.perf_counter() - started, meter.usage(), meter.ttft, tuple(meter.gaps))
 
 
-def _outcome(answers: list[Answered], wall_s: float, cpu_s: float) -> Outcome:
+def outcome_of(answers: list[Answered], wall_s: float, cpu_s: float) -> Outcome:
     latencies = [answer.latency for answer in answers]
     ttfts = [answer.ttft for answer in answers if answer.ttft is not None]
     gaps = [gap for answer in answers for gap in answer.gaps]
@@ -206,6 +208,7 @@ def _outcome(answers: list[Answered], wall_s: float, cpu_s: float) -> Outcome:
         completion_tokens=sum(answer.usage["completion_tokens"] for answer in answers),
         latency_p50=percentile(latencies, 50),
         latency_p99=percentile(latencies, 99),
+        ttft_mean=mean(ttfts) if ttfts else None,
         ttft_p50=percentile(ttfts, 50) if ttfts else None,
         ttft_p99=percentile(ttfts, 99) if ttfts else None,
         gap_p50=percentile(gaps, 50) if gaps else None,

@@ -2,7 +2,8 @@
 
     python -m bench.gpu_push --sizes 0.5b 7b --backends nccl ipc gloo --repeats 5
 
-Never run: no GPU was available. docs/gpu.md says what NCCL needs on a machine with one GPU.
+bench/gpu.sh runs it beside a comparison of servers. Never run: no GPU was available. docs/gpu.md says what NCCL needs
+on a machine with one GPU.
 """
 
 import argparse
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--backends", nargs="+", choices=list(SERVER_BACKENDS), default=list(SERVER_BACKENDS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="File for the table.")
     arguments = parser.parse_args()
     rows: list[Row] = []
     for size in arguments.sizes:
@@ -117,6 +119,8 @@ def main() -> None:
             rows.append(row)
             print(" | ".join(row.cells()), flush=True)
     print(f"\n{table(rows)}")
+    if arguments.output:
+        arguments.output.write_text(f"{table(rows)}\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from typing import Any
 
 import psutil
 
+from tritonlive.launch.dtype import FLOAT32
+from tritonlive.launch.processor import emulates_bfloat16
+
 PACKAGES = (
     "tritonlive",
     "vllm",
@@ -22,7 +25,7 @@ PACKAGES = (
 )
 
 SPINNING_CORES = 4
-KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """The same as in tritonlive/backend/cpu.py."""
 
 
@@ -64,14 +67,16 @@ def engine_args() -> tuple[str, ...]:
 
     With few cores the worker runs inside the engine core (tritonlive/backend/cpu.py, `worker_inside`). vLLM's default
     is a worker process, and the two processes then spin for each other. The ratios would mostly show which server has
-    more processes. Also sets environment variables, with which the processes keep freed memory.
+    more processes. Where the processor emulates bfloat16, all compute in float32. Also sets environment variables, with
+    which malloc uses huge pages.
     """
     # All systems inherit this process's environment.
-    for name, value in KEEPING_MEMORY.items():
+    for name, value in HUGE_PAGES.items():
         os.environ.setdefault(name, value)
+    dtype = FLOAT32 if emulates_bfloat16() else ()
     num_cores = len(os.sched_getaffinity(0))
     if num_cores >= SPINNING_CORES:
-        return ()
+        return dtype
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores - 1)))
-    return ("--distributed-executor-backend", "uni")
+    return ("--distributed-executor-backend", "uni", *dtype)

@@ -3,12 +3,13 @@
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import psutil
 
 from bench.goals import Goal
+from bench.process_kinds import SERVING, CpuTimes
 from bench.stats import Spread
 
 SETTLE_S = 1.2
@@ -73,6 +74,8 @@ class Measurement:
     foreign_share: float
     """Share of the machine's processor time used by neither the side nor the harness. Above a few percent, other work
     disturbed the figure."""
+    cpu_by_kind_s: dict[str, float] = field(default_factory=dict)
+    """Processor time by kind of process (see process_kinds.py)."""
 
 
 @dataclass(frozen=True)
@@ -169,20 +172,17 @@ def run_load(load: Load, sides: Sequence[Side], effort: Effort, on_run: Callable
 
 def measure(side: Side, seed: int) -> Measurement:
     """One run of one side."""
-    processes = side.processes()
-    before, own_before, busy_before, started = _cpu(processes), _own_cpu(), _busy_cpu(), time.perf_counter()
+    cpu_times = CpuTimes(side.processes())
+    own_before, busy_before, started = _own_cpu(), _busy_cpu(), time.perf_counter()
     figures = side.run(seed)
-    side_s, busy_s = _cpu(processes) - before, _busy_cpu() - busy_before
+    by_kind, busy_s = cpu_times.by_kind(), _busy_cpu() - busy_before
+    side_s = sum(by_kind.values())
     available_s = (time.perf_counter() - started) * (psutil.cpu_count() or 1)
     foreign_s = max(0.0, busy_s - side_s - (_own_cpu() - own_before))
     if tokens := figures.get("completion tokens"):
         figures["CPU per token µs"] = side_s / tokens * 1e6
-    return Measurement(figures, side_s, foreign_s / available_s)
-
-
-def _cpu(processes: list[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return sum(each.user + each.system for each in times)
+        figures["serving CPU per token µs"] = sum(by_kind.get(kind, 0.0) for kind in SERVING) / tokens * 1e6
+    return Measurement(figures, side_s, foreign_s / available_s, by_kind)
 
 
 def _own_cpu() -> float:

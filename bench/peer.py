@@ -10,13 +10,17 @@ from typing import Self
 import httpx
 import psutil
 
+from bench.process_kinds import VLLM_RS
 from tritonlive.launch import ports, ready
 from tritonlive.launch.config import default_cache_dir
 from tritonlive.launch.errors import ReadyTimeoutError
 from tritonlive.launch.process import ManagedProcess
+from tritonlive.launch.rust_binary import PATH_VARIABLE
 
 ENTRY_MODULE = "vllm.entrypoints.launchers.api_server.entry"
 """Module of `vllm serve`. The `vllm` command needs a distribution named `vllm`; the CPU build has another name."""
+RUST_ENTRY_MODULE = "bench.rust_peer"
+"""The same with vLLM's Rust front end."""
 
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 """The launcher's defaults, so that both servers have the same. The caller's environment takes precedence."""
@@ -31,6 +35,7 @@ class VllmServe:
         model: directory of the model, or its hub name.
         args: further arguments of `vllm serve`.
         served_name: served model name.
+        rust_binary: vLLM's Rust front end (`vllm-rs`), which then serves HTTP; None: vLLM's Python API server.
         start_timeout_s: time limit until `/health` succeeds.
 
     Raises:
@@ -38,24 +43,37 @@ class VllmServe:
     """
 
     def __init__(
-        self, model: Path | str, args: tuple[str, ...] = (), *, served_name: str, start_timeout_s: float = 300.0
+        self,
+        model: Path | str,
+        args: tuple[str, ...] = (),
+        *,
+        served_name: str,
+        rust_binary: Path | None = None,
+        start_timeout_s: float = 300.0,
     ) -> None:
         (port,) = ports.pick_free("127.0.0.1", 1)
         self.url = self.rollouts_url = f"http://127.0.0.1:{port}"
         self.start_timeout_s = start_timeout_s
+        module = RUST_ENTRY_MODULE if rust_binary else ENTRY_MODULE
         command = [
-            *(sys.executable, "-m", ENTRY_MODULE, "--model", str(model), "--served-model-name", served_name),
+            *(sys.executable, "-m", module, "--model", str(model), "--served-model-name", served_name),
             *("--host", "127.0.0.1", "--port", str(port), *args),
         ]
         log_path = default_cache_dir() / "logs" / f"vllm-serve-{port}.log"
-        self._process = ManagedProcess("vllm serve", command, ENVIRONMENT | os.environ, log_path)
+        env = ENVIRONMENT | os.environ
+        if rust_binary:
+            env |= {"VLLM_USE_RUST_FRONTEND": "1", PATH_VARIABLE: str(rust_binary)}
+        self._has_rust = rust_binary is not None
+        self._process = ManagedProcess("vllm serve", command, env, log_path)
 
     def processes(self) -> list[psutil.Process]:
-        """The API server, the engine core and the workers."""
+        """The front end, the engine core and the workers."""
         return self._process.members()
 
     def frontend_processes(self) -> list[psutil.Process]:
-        """The API server alone."""
+        """The API server or `vllm-rs` alone."""
+        if self._has_rust:
+            return [process for process in self.processes() if process.name() == VLLM_RS]
         return [process for process in self.processes() if process.pid == self._process.pid]
 
     def __enter__(self) -> Self:

@@ -1,11 +1,19 @@
-"""Writes random bfloat16 checkpoints as large as real models. The cost of a push does not depend on the values."""
+"""Writes random bfloat16 checkpoints as large as real models. The cost of a push does not depend on the values.
 
+`python -m bench.random_checkpoint SIZE FOLDER` writes a configuration without weights, for `--load-format dummy`.
+"""
+
+import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from tritonlive.launch.config import default_cache_dir
+from tritonlive.launch.default_model import default_model
 
 SHARD_BYTES = 4 * 2**30
 BLOCK_ELEMENTS = 2**24
@@ -30,14 +38,18 @@ SIZES = {
     "7b": Size(3584, 18944, 28, 28, 4, 152064, tie_word_embeddings=False),
 }
 
+# Served models sample from their whole vocabulary, so it must be that of the tokenizer.
+TOKENIZER_VOCABULARY = 49152
+SERVED_SIZES = {
+    "0.6b": Size(1024, 4864, 28, 16, 8, TOKENIZER_VOCABULARY, tie_word_embeddings=True),
+    "7b": replace(SIZES["7b"], vocab_size=TOKENIZER_VOCABULARY),
+}
+"""Sizes of models that are served with dummy weights."""
 
-def random_checkpoint(folder: Path, size: Size, tokenizer_dir: Path) -> Path:
-    """Write the checkpoint unless it exists: config, tokenizer, and safetensors files of at most 4 GiB."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return folder
-    from safetensors.torch import save_file
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+def write_config(folder: Path, size: Size, tokenizer_dir: Path) -> Any:
+    """Write the configuration and the tokenizer; returns the configuration."""
+    from transformers import Qwen2Config
 
     folder.mkdir(parents=True, exist_ok=True)
     config = Qwen2Config(**vars(size), dtype="bfloat16", architectures=["Qwen2ForCausalLM"])
@@ -45,6 +57,18 @@ def random_checkpoint(folder: Path, size: Size, tokenizer_dir: Path) -> Path:
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).is_file():
             (folder / name).write_bytes((tokenizer_dir / name).read_bytes())
+    return config
+
+
+def random_checkpoint(folder: Path, size: Size, tokenizer_dir: Path) -> Path:
+    """Write the checkpoint unless it exists: config, tokenizer, and safetensors files of at most 4 GiB."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return folder
+    from safetensors.torch import save_file
+    from transformers import Qwen2ForCausalLM
+
+    config = write_config(folder, size, tokenizer_dir)
     with torch.device("meta"):
         model = Qwen2ForCausalLM(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -74,3 +98,15 @@ def shards(shapes: dict[str, torch.Size], shard_bytes: int = SHARD_BYTES) -> Ite
         repeats = -(-num_elements // BLOCK_ELEMENTS)
         tensors[name] = block.repeat(repeats)[:num_elements].clone().view(shape)
     yield tensors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.random_checkpoint", description="A model without weights.")
+    parser.add_argument("size", choices=SERVED_SIZES)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    write_config(arguments.folder, SERVED_SIZES[arguments.size], default_model(default_cache_dir()))
+
+
+if __name__ == "__main__":
+    main()

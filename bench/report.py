@@ -119,7 +119,7 @@ def as_json(report: Report) -> dict[str, Any]:
     """All measurements, for the results file."""
     return {
         "model": report.model,
-        "rows": [_row_json(row) for row in report.rows],
+        "rows": [row_json(row) for row in report.rows],
         "failures": report.failures,
         "systems": {name: asdict(memory) for name, memory in report.memory.items()},
         "loads": [
@@ -135,7 +135,7 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def row_json(row: Row) -> dict[str, Any]:
     sides = {side: asdict(spread) for side in row.result.sides if (spread := row.result.spread(side, row.goal.figure))}
     return {
         "name": row.name,

@@ -17,8 +17,10 @@ from bench.memory import Memory
 from bench.peer import VllmServe
 from bench.server import Server
 from bench.trainer import Trainer
+from tritonlive.launch import rust_binary
 from tritonlive.launch.config import StackConfig, default_cache_dir
 from tritonlive.launch.default_model import default_model
+from tritonlive.launch.errors import LaunchError
 from tritonlive.launch.stack import Stack
 from tritonlive.launch.tiny_model import tiny_model
 
@@ -40,10 +42,11 @@ class Settings:
 
 
 class TritonLive:
-    """tritonlive's stack as a server."""
+    """tritonlive's stack as a server, whose requests go to `url`: one of its front ends."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.url = stack.frontend_url
+    def __init__(self, stack: Stack, url: str | None = None) -> None:
+        """url: by default that of the FastAPI front end."""
+        self.url = url or stack.frontend_url
         self.grpc_url = stack.grpc_url
         """Triton's gRPC endpoint, `host:port`."""
         self.rollouts_url = f"grpc://{stack.grpc_url}"
@@ -51,8 +54,15 @@ class TritonLive:
         """Address for pushes: Triton's gRPC endpoint with the control key."""
         self._stack = stack
 
+    @property
+    def rust(self) -> "TritonLive":
+        """The same stack behind its Rust front end. Raises LaunchError if it has none."""
+        if self._stack.rust_url is None:
+            raise LaunchError("the stack has no Rust front end: start it with rust_port")
+        return TritonLive(self._stack, self._stack.rust_url)
+
     def processes(self) -> list[psutil.Process]:
-        """Processes of tritonserver, its descendants and the front end."""
+        """Processes of tritonserver, its descendants and the front ends."""
         return [*self._stack.triton.members(), *self.frontend_processes()]
 
     def frontend_processes(self) -> list[psutil.Process]:
@@ -71,15 +81,32 @@ def tritonlive(settings: Settings, **options: Any) -> Iterator[TritonLive]:
 
 
 @contextmanager
+def tritonlive_rust(settings: Settings) -> Iterator[TritonLive]:
+    """tritonlive's stack behind vLLM's Rust front end."""
+    with tritonlive(settings, rust_port=0) as server:
+        yield server.rust
+
+
+@contextmanager
 def vllm_serve(settings: Settings) -> Iterator[Server]:
     """vLLM's own server."""
     with VllmServe(settings.model, settings.args, served_name=settings.served_name) as server:
         yield server
 
 
+@contextmanager
+def vllm_serve_rust(settings: Settings) -> Iterator[Server]:
+    """vLLM's own server with its Rust front end."""
+    binary = rust_binary.find_or_fetch(default_cache_dir(), lambda _detail: None)
+    with VllmServe(settings.model, settings.args, served_name=settings.served_name, rust_binary=binary) as server:
+        yield server
+
+
 SYSTEMS: dict[str, Callable[[Settings], AbstractContextManager[Server]]] = {
     "tritonlive": tritonlive,
+    "tritonlive-rust": tritonlive_rust,
     "vllm": vllm_serve,
+    "vllm-rust": vllm_serve_rust,
 }
 """Systems by their names on the command line and in the results."""
 

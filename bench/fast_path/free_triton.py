@@ -40,6 +40,7 @@ model_config: Any = model_config_pb2
 TOKEN = 2000  # a word of the tiny model's vocabulary
 WEIGHT_VERSION = "default"
 ONE_FRAME = 1 << 62
+NO_STEPS = {ENGINE_OUTPUTS: msgspec.msgpack.encode([])}
 
 Operation = Callable[[dict[str, Any]], Any]
 
@@ -50,9 +51,9 @@ class RefusedError(Exception):
 
 @dataclass
 class Running:
-    """A running generation: its channel's `send`, the tokens `left`, and the tokens `kept` until they are sent."""
+    """A running generation: its channel's name, the tokens `left`, and the tokens `kept` until they are sent."""
 
-    send: Callable[[dict[str, bytes]], None]
+    channel: bytes
     left: int
     is_streamed: bool
     kept: list[int] = field(default_factory=list)
@@ -152,14 +153,17 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 request = self._decoder.decode(payload)
                 params = request.sampling_params
                 is_streamed = params.output_kind is not RequestOutputKind.FINAL_ONLY
-                self.running[request.request_id] = Running(self._channels[channel], params.max_tokens, is_streamed)
+                self.running[request.request_id] = Running(channel, params.max_tokens, is_streamed)
             self._has_work.set()
         elif ENGINE_ABORT in tensors:
             for request_id in msgspec.msgpack.decode(tensors[ENGINE_ABORT]):
                 self.running.pop(request_id, None)
         elif ENGINE_SEEN not in tensors:
-            self._channels[tensors[ENGINE_CHANNEL][0]] = send
-            send({ENGINE_OUTPUTS: msgspec.msgpack.encode([])})
+            name = tensors[ENGINE_CHANNEL][0]
+            if (left := self._channels.get(name)) is not None:  # the channel continues on a new request
+                left(NO_STEPS)
+            self._channels[name] = send
+            send(NO_STEPS)
 
     async def _run_engine(self) -> None:
         while True:
@@ -180,7 +184,7 @@ class FreeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             if reason is not None or running.is_streamed:
                 tokens, running.kept = running.kept, []
                 output = EngineCoreOutput(request_id, tokens, finish_reason=reason)
-                outputs.setdefault(running.send, []).append(output)
+                outputs.setdefault(self._channels[running.channel], []).append(output)
         for send, ready in outputs.items():
             stats = SchedulerStats(num_running_reqs=len(self.running))
             step = EngineCoreOutputs(outputs=ready, scheduler_stats=stats, weight_version=WEIGHT_VERSION)

@@ -14,9 +14,11 @@ class TritonPythonModel(OurModel):
 
     def assemble(self, version_folder: Path) -> "Service":
         from bench.hop.free_engine import FreeEngine
+        from tritonlive.backend.grammars.compiler_client import CompilerClient
         from tritonlive.backend.responses import ResponseWriter
         from tritonlive.backend.service import Service
         from tritonlive.backend.settings import Settings
 
         writer = ResponseWriter()
-        return Service(FreeEngine(Settings.load(version_folder), writer), writer)
+        engine = FreeEngine(Settings.load(version_folder), writer)
+        return Service(engine, writer, CompilerClient(engine.argv))

@@ -23,7 +23,6 @@ COMPARED = ("error", "status", "content_type", "headers", "json", "events", "tex
 """The compared parts of an answer. The time it took is not compared."""
 
 MISSING = "<missing>"
-JUSTIFIED = Path(__file__).with_name("justified.toml")
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def is_equal(left: Any, right: Any) -> bool:
     return type(left) is type(right) and bool(left == right)
 
 
-def load_justifications(path: Path = JUSTIFIED) -> list[Justification]:
+def load_justifications(path: Path) -> list[Justification]:
     """Read the justified differences.
 
     Raises:

@@ -19,6 +19,11 @@ ADDED = "weight_versions"
 ADDED_ON = {"/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/invocations"}
 """Routes on which tritonlive adds it. On /inference/v1/generate the field is vLLM's own and is compared."""
 
+MESSAGE_KEY = "message"
+"""Key of an error's text. vLLM's Rust front end writes request ids into it, and a range's fields in any order."""
+ID_IN_TEXT = re.compile(r"\b((?:chat)?cmpl)-[0-9a-f]{8}\b")
+FIELDS_IN_TEXT = re.compile(r"(?<=\[\{)[^{}]*(?=\}\])")
+
 RANDOM = re.compile(r"[0-9a-f]{8,}(-[0-9a-f]{4,})*")
 
 
@@ -30,9 +35,15 @@ def normalise(value: Any, key: str | None = None) -> Any:
         return [normalise(inner, key) for inner in value]
     if key in ID_KEYS and isinstance(value, str):
         return RANDOM.sub("*", value)
+    if key == MESSAGE_KEY and isinstance(value, str):
+        return FIELDS_IN_TEXT.sub(_in_order, ID_IN_TEXT.sub(r"\1-*", value))
     if key in TIME_KEYS and isinstance(value, int | float) and not isinstance(value, bool):
         return "<time>"
     return value
+
+
+def _in_order(fields: re.Match[str]) -> str:
+    return ", ".join(sorted(fields[0].split(", ")))
 
 
 def without_added(answer: dict[str, Any], route: str) -> dict[str, Any]:

@@ -19,7 +19,9 @@ PROFILES: dict[Profile, tuple[str, ...]] = {
     ),
 }
 
-
-def server_args(profile: Profile) -> tuple[str, ...]:
-    """vLLM arguments of the profile's server, without model, name and address."""
-    return (*COMMON, *PROFILES[profile])
+RUST_PROFILES: dict[Profile, tuple[str, ...]] = {
+    "hermes": PROFILES["hermes"],
+    "phi4_mini_json": ("--enable-auto-tool-choice", "--tool-call-parser", "phi4_mini_json"),
+    "extras": ("--enable-scale-out", "--enable-tokenizer-info-endpoint"),
+}
+"""The Rust front end has no parsers `pythonic` and `granite`."""

@@ -4,9 +4,12 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from bench.parity import metrics
 from bench.parity.compare import MISSING, Difference, Verdict
+from bench.parity.metrics import Growth, Probe, differences
 
 VALUE_WIDTH = 400
 """Maximum number of characters shown of a value."""
@@ -31,7 +34,7 @@ def print_verdict(console: Console, verdict: Verdict, failed: dict[str, list[str
         )
     for stale in verdict.stale:
         console.print(
-            Text(f"justified.toml: {stale.shape} {stale.path}: covers nothing any more, delete it", style="red"),
+            Text(f"{stale.shape} {stale.path}: the justification covers nothing, delete it", style="red"),
             soft_wrap=True,
         )
     for name, lines in failed.items():
@@ -44,6 +47,24 @@ def print_verdict(console: Console, verdict: Verdict, failed: dict[str, list[str
         f"{len(verdict.open)} differences open, {len(verdict.justified)} justified, {num_failed} checks failed"
     )
     console.print(Text(summary, style="bold green" if verdict.is_ok and not num_failed else "bold red"), soft_wrap=True)
+
+
+def print_metrics(
+    console: Console, probes: list[Probe], theirs: dict[str, Growth], ours: dict[str, Growth]
+) -> list[str]:
+    """Print what each probe added to each series at both servers, and every difference; returns the differences."""
+    names = {name for growth in (theirs, ours) for each in growth.values() for name in each.samples}
+    table = Table("series (one value: equal; else vLLM / tritonlive)", *(probe.name for probe in probes))
+    for name in sorted(name for name in names if "_bucket" not in name):
+        cells = (metrics.cell(name, theirs[probe.name], ours[probe.name]) for probe in probes)
+        table.add_row(name.removeprefix("vllm:"), *cells)
+    console.print(table)
+    lines = [line for probe in probes for line in differences(probe, theirs[probe.name], ours[probe.name])]
+    for line in lines:
+        console.print(Text(line, style="red"), soft_wrap=True)
+    num = sum(len(each.samples) for each in ours.values())
+    console.print(Text(f"{num} series grew, {len(lines)} otherwise than at vLLM's own server"), soft_wrap=True)
+    return lines
 
 
 def _print_difference(console: Console, difference: Difference, left: str, right: str) -> None:

@@ -7,7 +7,7 @@ MODEL = "parity"
 """Served model name of both servers."""
 
 Checks = tuple[str, ...]
-Profile = Literal["hermes", "pythonic", "extras"]
+Profile = Literal["hermes", "pythonic", "phi4_mini_json", "extras"]
 """The server for a shape. Parsers and optional routes are start-up settings, see `bench.parity.profiles`."""
 
 
