@@ -28,7 +28,7 @@ def metrics_table() -> str:
 
 
 def _of_the_model() -> list[Metric]:
-    """From calls TritonMetrics(prefix, A | B), where A and B are dictionaries name → description."""
+    """From calls TritonMetrics(prefix, A | B), where A and B are dictionaries name → description, and the like."""
     backend = source.modules("tritonlive/backend")
     descriptions = {
         name: {module.text(key): module.text(text) for key, text in zip(value.keys, value.values, strict=True) if key}
@@ -39,12 +39,17 @@ def _of_the_model() -> list[Metric]:
     found = []
     for module in backend:
         for call in module.calls("TritonMetrics"):
+            if not isinstance(call.args[0], ast.Constant):
+                continue  # the parts of a histogram
             prefix = module.text(call.args[0])
             names = [node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)]
             for name, text in (item for each in names for item in descriptions[each].items()):
                 kind = "counter" if name.endswith("_total") else "gauge"
-                found.append(Metric(f"{prefix}_{name}", kind, MODEL, text))
-    return found
+                found.append(Metric(f"{prefix}{name}", kind, MODEL, text))
+        named = (call for call in module.calls("LabelledCounters") if isinstance(call.args[0], ast.Constant))
+        found += [Metric(module.text(call.args[0]), "counter", MODEL, module.text(call.args[1])) for call in named]
+    generations = descriptions["GENERATION_DESCRIPTIONS"].items()
+    return [*found, *(Metric(f"vllm:{name}", "histogram", MODEL, text) for name, text in generations)]
 
 
 def _of_the_front_end() -> list[Metric]:
