@@ -33,7 +33,8 @@ RUN pip install --no-cache-dir ".[server]" \
 USER 10001
 WORKDIR /home/tritonlive
 VOLUME /cache
-# Triton has no key for inference, so its ports stay internal. -p 8001:8001 and --triton-host 0.0.0.0 expose its gRPC.
+# The start is refused without TRITONLIVE_API_KEY: the front end listens on every address of the container. Triton's ports
+# stay internal; -p 8001:8001 and --triton-host 0.0.0.0 expose its gRPC, which asks for the same keys.
 EXPOSE 9000
 # /health is 200 only while an engine answers. A start downloads and compiles.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \

@@ -33,8 +33,8 @@ PYTEST := $(BIN)/python -m pytest
 STACKS := -n 2 --dist loadgroup
 
 .PHONY: test
-test: $(STAMP)  ## Run all tests on the CPU except those of test-matrix (ARGS="-k name" for some)
-	@exec $(PYTEST) $(STACKS) -m "not gpu and not matrix and not property" $(ARGS)
+test: $(STAMP)  ## Run all tests on the CPU except test-matrix and slow faults (ARGS="-k name" for some)
+	@exec $(PYTEST) $(STACKS) -m "not gpu and not matrix and not property and not slow" $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(STAMP)  ## Run the tests that start neither Triton nor an engine
@@ -45,8 +45,16 @@ test-matrix: $(STAMP)  ## Run the tests of parallel engines, of kinds of models,
 	@exec $(PYTEST) $(STACKS) -m "matrix or property" $(ARGS)
 
 .PHONY: test-faults
-test-faults: $(STAMP)  ## Run the tests that inject faults
-	@exec $(PYTEST) $(STACKS) -m "fault and not gpu" $(ARGS)
+test-faults: $(STAMP)  ## Run the tests that inject faults, except those of test-matrix
+	@exec $(PYTEST) $(STACKS) -m "fault and not gpu and not matrix" $(ARGS)
+
+.PHONY: test-faults-quick
+test-faults-quick: $(STAMP)  ## The same without those that start stacks of their own
+	@exec $(PYTEST) $(STACKS) -m "fault and not gpu and not own_stack" $(ARGS)
+
+.PHONY: test-soak
+test-soak: $(STAMP)  ## Half an hour of mixed load, pushes and kills (ARGS="--minutes 3 --kill engine")
+	@exec $(BIN)/python -m bench.soak $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP)  ## Lint, check the format and the imports between packages
@@ -65,8 +73,9 @@ typecheck: $(STAMP)  ## Check the types
 	$(BIN)/ty check
 
 .PHONY: bench
-bench: $(STAMP)  ## Measure beside vLLM's own server; writes bench/results
-	@exec $(BIN)/python -m bench $(ARGS)
+bench: $(STAMP)  ## Measure beside vLLM's own server, then all front ends (without ARGS); writes bench/results
+	@status=0; $(BIN)/python -m bench $(ARGS) || status=$$?; \
+	$(if $(ARGS),,$(BIN)/python -m bench.front_ends --quick || status=$$?;) exit $$status
 
 .PHONY: bench-quick
 bench-quick: $(STAMP)  ## The same with fewer loads and repeats
