@@ -16,14 +16,10 @@ RESULT: dict[str, Any] = {
     "total_output_tokens": 6,
     "output_throughput": 3.0,
     "request_throughput": 1.0,
-    "mean_ttft_ms": 30.0,
-    "median_ttft_ms": 20.0,
-    "p99_ttft_ms": 40.0,
-    "median_itl_ms": 1.0,
-    "p99_itl_ms": 2.0,
     "median_e2el_ms": 50.0,
     "p99_e2el_ms": 60.0,
-    "itls": [[0.1, 0.1], [0.1]],
+    "ttfts": [0.01, 0.03],
+    "itls": [[0.1, 0.2], [0.3, 0.4]],
 }
 GENERATOR = """#!/bin/sh
 while [ "$1" != --result-dir ]; do shift; done
@@ -54,10 +50,18 @@ def test_a_result_becomes_figures(tmp_path: Path) -> None:
     binary = generator(tmp_path, GENERATOR.format(result=tmp_path / "wanted.json"))
     figures = SERVE.run(binary, tmp_path, "http://a", "m", seed=0)
     assert figures["tokens/s"] == 3.0
-    assert (figures["ttft mean ms"], figures["ttft p50 ms"]) == (30.0, 20.0)
     assert figures["completion tokens"] == 6
-    assert figures["events/token"] == pytest.approx(5 / 6)
+    assert figures["events/token"] == 1.0
     assert 0 <= figures["client share of a core"] < 1
+
+
+@pytest.mark.parametrize(
+    ("starts_with_role", "first_ms", "gap_ms"), [(True, (10 + 100 + 30 + 300) / 2, 300.0), (False, 20.0, 250.0)]
+)
+def test_a_chats_first_event_is_not_a_token(starts_with_role: bool, first_ms: float, gap_ms: float) -> None:
+    figures = figures_of(RESULT, 6, starts_with_role=starts_with_role)
+    assert [figures["ttft mean ms"], figures["ttft p50 ms"]] == pytest.approx([first_ms, first_ms])
+    assert figures["gap p50 ms"] == pytest.approx(gap_ms)
 
 
 def test_a_generator_that_fails_says_why(tmp_path: Path) -> None:
@@ -77,4 +81,4 @@ def test_without_a_result_the_load_has_failed(tmp_path: Path) -> None:
 )
 def test_failed_requests_and_missing_tokens_void_the_run(change: dict[str, Any], message: str) -> None:
     with pytest.raises(LoadError, match=message):
-        figures_of(RESULT | change, 6)
+        figures_of(RESULT | change, 6, starts_with_role=True)
