@@ -104,8 +104,10 @@ def _download(wanted: str, folder: str, on_progress: OnProgress) -> None:
         process = subprocess.Popen(
             [*pip, f"vllm=={wanted}"], stdout=said, stderr=said, env=os.environ | {"TMPDIR": folder}
         )
+        fetched_mb = 0.0
         while process.poll() is None:
-            on_progress(f"{_size_mb(folder):.0f} of about {WHEEL_MB} MB, of which 60 MB stay")
+            fetched_mb = max(fetched_mb, _largest_mb(folder))
+            on_progress(f"{fetched_mb:.0f} of about {WHEEL_MB} MB, of which 60 MB stay")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PROGRESS_INTERVAL_S)
         if process.returncode:
@@ -116,9 +118,10 @@ def _download(wanted: str, folder: str, on_progress: OnProgress) -> None:
             )
 
 
-def _size_mb(folder: str) -> float:
-    size = 0
+def _largest_mb(folder: str) -> float:
+    """Size of the largest file: pip copies the wheel several times."""
+    largest = 0
     for path in Path(folder).rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # pip moves it
-            size += path.stat().st_size
-    return size / 1e6
+            largest = max(largest, path.stat().st_size)
+    return largest / 1e6
