@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+import uvloop
 
 from openai_frontend.options import Options
 from openai_frontend.rust.bootstrap import Bootstrap
@@ -39,7 +40,7 @@ def main(
     except (OSError, msgspec.MsgspecError) as error:
         typer.echo(f"rust port: {error}", err=True)
         raise typer.Exit(CANNOT_SERVE) from error
-    raise typer.Exit(asyncio.run(serve(options, binary, http, bootstrap)))
+    raise typer.Exit(uvloop.run(serve(options, binary, http, bootstrap)))
 
 
 def bind(host: str, port: int) -> socket.socket:
