@@ -17,6 +17,7 @@ from openai_frontend.guards.admission import AdmissionMiddleware
 from openai_frontend.guards.anthropic_errors import AnthropicErrors
 from openai_frontend.guards.body import guard_bodies
 from openai_frontend.guards.connection import ON_SHUTDOWN
+from openai_frontend.guards.disconnect import DisconnectMiddleware
 from openai_frontend.guards.refusals_in_log import drop_refusals
 from openai_frontend.guards.retry_after import RetryAfter
 from openai_frontend.guards.shutdown import notice_of_shutdown
@@ -81,5 +82,5 @@ def create_app() -> ASGIApp:
     protect(app, options.keys, control_paths)
     admitted = AdmissionMiddleware(app, engine_errors.answer_engine_error)
     versioned = AdapterVersionHeader(WeightVersionHeader(admitted, engine))
-    served = RetryAfter(AnthropicErrors(versioned))
+    served = DisconnectMiddleware(RetryAfter(AnthropicErrors(versioned)))
     return FastPathMiddleware(served) if options.use_fast_path and is_transparent(app) else served

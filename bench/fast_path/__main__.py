@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.child import Child
 
 VARIANTS = {
-    "streams": ["-", "fast_path", "fast_path,templates"],
+    "streams": ["-", "disconnect", "fast_path", "fast_path,templates"],
     "requests": ["-", "short_prompts"],
 }
 CONCURRENCY = 64

@@ -16,6 +16,9 @@ import uvicorn
 from bench.child import serve
 from openai_frontend import app as app_module
 from openai_frontend import engine_info
+from openai_frontend.guards.connection import connection_factory
+from openai_frontend.guards.disconnect import DisconnectMiddleware
+from openai_frontend.guards.limits import DEFAULTS
 from openai_frontend.options import Options
 from openai_frontend.streaming.fast_path import FastPathMiddleware
 from openai_frontend.streaming.templated_serving import TemplatedChat, TemplatedCompletion
@@ -25,6 +28,7 @@ STREAMS = {
     TemplatedChat: (VersionedChat, "chat_completion_stream_generator"),
     TemplatedCompletion: (VersionedCompletion, "completion_stream_generator"),
 }
+MIDDLEWARES = {"fast_path": FastPathMiddleware, "disconnect": DisconnectMiddleware}
 RENDERING = ("_tokenize_prompt_async", "_apply_chat_template_async")
 
 
@@ -37,12 +41,13 @@ class Switches:
         self._slow = slow
         self._fast = {name: vars(renderer)[name] for name in RENDERING}
         self._generators = {ours: getattr(ours, name) for ours, (_, name) in STREAMS.items()}
-        self._middleware = FastPathMiddleware.__call__
+        self._calls = {middleware: middleware.__call__ for middleware in MIDDLEWARES.values()}
 
     def switch_off(self, parts: list[str]) -> None:
-        """Switch off these parts (`fast_path`, `templates`, `short_prompts`), and switch on all others."""
-        middleware: Any = FastPathMiddleware
-        middleware.__call__ = direct if "fast_path" in parts else self._middleware
+        """Switch off these parts (`fast_path`, `disconnect`, `templates`, `short_prompts`), and on all others."""
+        for part, middleware in MIDDLEWARES.items():
+            changed: Any = middleware
+            changed.__call__ = direct if part in parts else self._calls[middleware]
         for ours, (plain, name) in STREAMS.items():
             setattr(ours, name, getattr(plain, name) if "templates" in parts else self._generators[ours])
         for name in RENDERING:
@@ -54,7 +59,7 @@ class Switches:
                 vars(self._renderer).pop(name, None)  # the class's method applies again
 
 
-async def direct(self: FastPathMiddleware, scope: Any, receive: Any, send: Any) -> None:
+async def direct(self: FastPathMiddleware | DisconnectMiddleware, scope: Any, receive: Any, send: Any) -> None:
     await self.app(scope, receive, send)
 
 
@@ -73,7 +78,9 @@ def start(url: str) -> Callable[[dict[str, Any]], dict[str, float]]:
         app = app_module.create_app()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", access_log=False))
+    http: Any = connection_factory(DEFAULTS)  # uvicorn calls it like a class
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, http=http, log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Limits of a connection: the size of headers, the time for a request's headers, and notice before a shutdown.
+"""Limits of a connection: the size of headers, the time for a request's headers. Notice of its loss, and of shutdown.
 
 uvicorn 0.54 with httptools has no limit for headers (h11, which is slower, has `h11_max_incomplete_event_size`), and no
 timeout for a request of which only a part arrives.
@@ -12,6 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from openai_frontend.guards.disconnect import ON_LOST
 from openai_frontend.guards.limits import Limits
 
 ON_SHUTDOWN = "on_shutdown"
@@ -39,6 +40,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._phase = Phase.IDLE
         self._head_size = 0
         self._head_timeout: asyncio.TimerHandle | None = None
+        self._on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -47,6 +49,8 @@ class GuardedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_head_timeout()
         super().connection_lost(exc)
+        if self._on_lost is not None:
+            self._on_lost()
 
     def data_received(self, data: bytes) -> None:
         before = self._phase
@@ -71,6 +75,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._phase = Phase.BODY
         self._cancel_head_timeout()
         super().on_headers_complete()
+        self.scope["state"][ON_LOST] = self._call_when_lost
 
     def on_message_complete(self) -> None:
         self._phase = Phase.IDLE
@@ -87,6 +92,10 @@ class GuardedConnection(HttpToolsProtocol):
         super().shutdown()
         if (on_shutdown := self.app_state.get(ON_SHUTDOWN)) is not None:
             on_shutdown()
+
+    def _call_when_lost(self, on_lost: Callable[[], None]) -> None:
+        """Call `on_lost` when the connection is lost, unless another request on it begins before."""
+        self._on_lost = on_lost
 
     def _expect_head(self) -> None:
         if self._head_timeout is None:

@@ -9,10 +9,10 @@ It is null where vLLM does not know (beam search). A choice that a pushed adapte
 A test runs this on vLLM's own response builders, so that an upgrade which moves them fails there.
 """
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel
 from starlette.datastructures import State
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -188,10 +188,10 @@ def label(event: str, ended: dict[int, Fields]) -> str:
     """`event` with the fields of its choice, which are taken out of `ended`; unchanged without a `finish_reason`."""
     if not event.startswith("data: {"):
         return event
-    chunk = json.loads(event.removeprefix("data: "))
+    chunk = msgspec.json.decode(event.removeprefix("data: "))
     last = [choice for choice in chunk.get("choices", ()) if choice.get("finish_reason") and choice["index"] in ended]
     if not last:
         return event
     for choice in last:
         choice.update(ended.pop(choice["index"]))
-    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {msgspec.json.encode(chunk).decode()}\n\n"
