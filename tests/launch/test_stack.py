@@ -81,10 +81,11 @@ def test_a_killed_launchers_processes_end_and_the_next_start_removes_its_shared_
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
         processes = [psutil.Process(int(pid)) for pid in launcher.stdout.readline().split()]
+        # After the kill, a start of any other test removes it.
+        assert list(FOLDER.glob(f"tritonlive_{launcher.pid}_*"))
         launcher.kill()
     psutil.wait_procs(processes, timeout=10)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
-    assert list(FOLDER.glob(f"tritonlive_{launcher.pid}_*"))
     stack = Stack(config)
     stack.triton.command = stack.frontend.command = ["sleep", "300"]
     stack.start()

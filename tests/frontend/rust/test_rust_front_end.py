@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Never, cast
 
 import pytest
 
@@ -69,9 +69,12 @@ def starts(folder: Path) -> int:
     return path.read_text().count("started") if path.exists() else 0
 
 
-async def until_started(folder: Path, times: int) -> None:
+async def until_started(folder: Path, times: int, front_end: asyncio.Task[Never]) -> None:
+    """Raises what the front end has ended with, if it has."""
     async with asyncio.timeout(TIMEOUT_S):
-        while starts(folder) < times:  # noqa: ASYNC110 - of another process
+        while starts(folder) < times:
+            if front_end.done():
+                front_end.result()
             await asyncio.sleep(0.02)
 
 
@@ -96,7 +99,7 @@ async def test_one_that_is_killed_is_started_again_each_time(
     [ $n = 10 ] && exit 1
     sleep 60"""
     task = asyncio.create_task(front_end(bridge, http, tmp_path, script).run())
-    await until_started(tmp_path, 11)
+    await until_started(tmp_path, 11, task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -112,11 +115,11 @@ async def test_one_that_ends_after_its_replicas_were_lost_and_back_is_started_ag
     """The process before it has served."""
     monkeypatch.setattr(backoff, "FIRST_DELAY_S", 0.01)
     task = asyncio.create_task(front_end(bridge, http, tmp_path, "[ $(wc -l < starts) = 2 ] && exit 1; sleep 60").run())
-    await until_started(tmp_path, 1)
+    await until_started(tmp_path, 1, task)
     bridge.replicas.can_generate = False
     await asyncio.sleep(0.5)
     bridge.replicas.can_generate = True
-    await until_started(tmp_path, 3)
+    await until_started(tmp_path, 3, task)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -142,7 +145,7 @@ async def test_a_message_that_no_engine_understands_costs_the_process(
     monkeypatch.setattr(bridge, "take", take)
     script = "echo $$ >> pids; sleep 60"
     task = asyncio.create_task(front_end(bridge, http, tmp_path, script).run())
-    await until_started(tmp_path, 2)
+    await until_started(tmp_path, 2, task)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pids.read_text().split()[0]), 0)
     task.cancel()
@@ -159,19 +162,19 @@ async def test_while_no_replica_can_generate_none_is_started_and_clients_are_ref
     with pytest.raises(ConnectionRefusedError), socket.create_connection(http.getsockname(), 1):
         pass
     bridge.replicas.can_generate = True
-    await until_started(tmp_path, 1)
+    await until_started(tmp_path, 1, task)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_replica_that_comes_back_gets_a_new_process(bridge: FakeBridge, http: Any, tmp_path: Path) -> None:
     task = asyncio.create_task(front_end(bridge, http, tmp_path, "sleep 60").run())
-    await until_started(tmp_path, 1)
+    await until_started(tmp_path, 1, task)
     bridge.replicas.can_generate = False
     await asyncio.sleep(1)
     assert starts(tmp_path) == 1
     bridge.replicas.can_generate = True
-    await until_started(tmp_path, 2)
+    await until_started(tmp_path, 2, task)
     assert bridge.attached == [True, False, True]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -181,7 +184,7 @@ async def test_a_replica_that_comes_back_gets_a_new_process(bridge: FakeBridge, 
 async def test_a_stop_gives_it_time(bridge: FakeBridge, http: Any, tmp_path: Path) -> None:
     script = 'trap "sleep 0.5; echo drained > drained; exit 0" TERM; while :; do sleep 0.05; done'
     task = asyncio.create_task(front_end(bridge, http, tmp_path, script).run())
-    await until_started(tmp_path, 1)
+    await until_started(tmp_path, 1, task)
     await asyncio.sleep(0.2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

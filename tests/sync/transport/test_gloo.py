@@ -63,12 +63,16 @@ def test_what_the_trainer_broadcasts_all_workers_get(world_size):
             group.broadcast(torch.zeros(1))
 
 
+OF_OTHERS = 2
+"""Descriptors that something else in this process may open meanwhile."""
+
+
 @pytest.mark.parametrize(("world_size", "num_devices"), [(2, 1), (4, 1), (8, 1), (2, 4), (8, 4)])
 def test_a_member_needs_as_many_descriptors_as_computed(world_size, num_devices):
     before = psutil.Process().num_fds()
     groups = form(world_size, num_devices)
     opened = psutil.Process().num_fds() - before
-    assert opened <= world_size * gloo_descriptors(world_size, num_devices)
+    assert opened <= world_size * gloo_descriptors(world_size, num_devices) + OF_OTHERS
     for group in groups:
         group.close()
 
