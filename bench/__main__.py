@@ -29,7 +29,7 @@ COMMON_ARGS = (
     *("--max-logprobs", "100"),
 )
 """vLLM arguments of every system, before those of `--engine-arg`."""
-EFFORT = Effort(least=3, most=9, seconds=15.0)
+EFFORT = Effort(least=3, most=7, seconds=11.0)
 FAILURES = (RuntimeError, LaunchError, SyncError)
 """Exceptions of a load whose system, helper process or push fails."""
 QUICK_EFFORT = Effort(least=3, most=5, seconds=8.0)
@@ -50,7 +50,7 @@ def run(
         ),
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option(help="Measurements per load and side. [default: 3 to 9, quick: 3 to 5, by the clock]")
+        int | None, typer.Option(help="Measurements per load and side. [default: 3 to 7, quick: 3 to 5, by the clock]")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer loads and repeats, and no compilation.")] = False,
     engine_arg: Annotated[

@@ -53,6 +53,7 @@ NEEDS = {
     "tests/stack/test_rust_port.py": Needs(("stack",), STACK_TIMEOUT_S, "rust port"),
     "tests/stack/test_smollm2.py": Needs(("stack",), STACK_TIMEOUT_S, "smollm2"),
     "tests/trl": Needs(("stack",), STACK_TIMEOUT_S, "trl"),
+    "tests/bench/test_hop_stack.py": Needs(("stack",), STACK_TIMEOUT_S),
     "tests/launch/test_dummy_weights.py": Needs(("stack",), STACK_TIMEOUT_S),
     "tests/packaging/test_wheel.py": Needs(("stack",), STACK_TIMEOUT_S, "wheel"),
     "tests/matrix": Needs(("stack", "matrix"), SLOW_TIMEOUT_S, BY_CASE),

@@ -10,7 +10,6 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.metrics.stats import SchedulerStats
 
 TOKEN = 1
-WEIGHT_VERSION = "default"
 
 
 class FreeCore(EngineCoreClient):
@@ -23,6 +22,7 @@ class FreeCore(EngineCoreClient):
         self._turn = turn
         self._left: dict[str, int] = {}  # remaining tokens of each running request
         self._has_work = asyncio.Event()
+        self._weight_version = "default"
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         """Raises ValueError for a request without max_tokens, which would never end."""
@@ -47,7 +47,10 @@ class FreeCore(EngineCoreClient):
         return ("generate",)
 
     async def get_weight_version_async(self) -> str:
-        return WEIGHT_VERSION
+        return self._weight_version
+
+    async def set_weight_version_async(self, weight_version: str) -> None:
+        self._weight_version = weight_version
 
     def dp_engines_running(self) -> bool:
         return False
@@ -65,5 +68,5 @@ class FreeCore(EngineCoreClient):
             ],
             # vLLM's steps carry statistics, too.
             scheduler_stats=SchedulerStats(num_running_reqs=len(left)),
-            weight_version=WEIGHT_VERSION,
+            weight_version=self._weight_version,
         )
