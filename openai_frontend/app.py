@@ -28,10 +28,18 @@ from openai_frontend.streaming import weight_spans
 from openai_frontend.streaming.fast_path import FastPathMiddleware, is_transparent
 from openai_frontend.streaming.short_prompts import render_short_prompts_at_once
 from openai_frontend.streaming.templated_serving import TEMPLATED
-from openai_frontend.vllm_seam import build_app, disable_envs_cache, enable_envs_cache, init_app_state
+from openai_frontend.vllm_seam import (
+    POOLING_TASKS,
+    build_app,
+    disable_envs_cache,
+    enable_envs_cache,
+    init_app_state,
+)
 from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
-TASKS = ("generate",)
+GENERATE = "generate"
+# Transcription takes bodies that are not JSON, and realtime takes websockets: neither is served.
+SERVED_TASKS = frozenset({GENERATE, *POOLING_TASKS})
 # The model was ready a moment ago. This allows for a restart in between.
 CONNECT_PATIENCE_S = 60.0
 
@@ -48,7 +56,8 @@ def create_app() -> ASGIApp:
     if options.use_fast_path:
         render_short_prompts_at_once(engine.renderer, trust_request_chat_template=args.trust_request_chat_template)
     rendering.check_texts(engine.renderer, engine.model_config.max_model_len)
-    app = build_app(args, TASKS, engine.model_config)
+    tasks: Any = tuple(task for task in options.engine_info.supported_tasks if task in SERVED_TASKS)
+    app = build_app(args, tasks, engine.model_config)
     vllm_lifespan = app.router.lifespan_context
 
     @asynccontextmanager
@@ -56,10 +65,11 @@ def create_app() -> ASGIApp:
         try:
             await engine.start(CONNECT_PATIENCE_S)
             publish_build_info()
-            await init_app_state(engine, app.state, args, TASKS)
+            await init_app_state(engine, app.state, args, tasks)
             rendering.attach(app.state, options.limits)
-            weight_spans.attach(app.state, TEMPLATED if options.use_fast_path else weight_spans.VERSIONED)
-            serving.attach(app.state)
+            if GENERATE in tasks:
+                weight_spans.attach(app.state, TEMPLATED if options.use_fast_path else weight_spans.VERSIONED)
+                serving.attach(app.state)
             engine.engine_core.adapters.attach(app.state)
             enable_envs_cache()  # vLLM reads its settings several times per token; its engine core caches them, too
             async with vllm_lifespan(app):

@@ -31,6 +31,7 @@ class EngineInfo:
     engine_argv: list[str]
     model: str
     served_model_name: list[str]
+    supported_tasks: list[str]
     max_model_len: int
     num_gpu_blocks: int | None
     block_size: int
@@ -55,7 +56,7 @@ class EngineInfo:
 
     def difference(self, other: "EngineInfo") -> str | None:
         """None if a serving layer for this engine can serve `other`, too; else a sentence with the reason."""
-        for name in ("vllm_version", "model", "served_model_name", "max_model_len"):
+        for name in ("vllm_version", "model", "served_model_name", "supported_tasks", "max_model_len"):
             mine, its = getattr(self, name), getattr(other, name)
             if mine != its:
                 return f"its {name} is {its!r}, and this front end was started for {mine!r}"

@@ -63,7 +63,7 @@ from vllm.renderers.hf import HfRenderer, _get_hf_base_chat_template_params, saf
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import check_json_nesting
-from vllm.tasks import SupportedTask
+from vllm.tasks import POOLING_TASKS, SupportedTask
 from vllm.tokenizers import TokenizerLike
 from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
 from vllm.tool_parsers import ToolParserManager
@@ -126,6 +126,7 @@ __all__ = [
     "OpenAIServingModels",
     "OpenAIServingResponses",
     "OutputProcessor",
+    "POOLING_TASKS",
     "PauseMode",
     "ReasoningParserManager",
     "RelayedOutputs",

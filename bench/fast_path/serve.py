@@ -21,7 +21,7 @@ def start(step_s: float) -> Callable[[dict[str, Any]], str]:
     """Run a FreeTriton in a thread; returns the function that answers questions."""
     model = str(tiny_model(default_cache_dir()))
     argv = ["--model", model, "--max-model-len", "2048", "--max-num-seqs", "128", "--enforce-eager"]
-    info = EngineInfo(vllm_version, argv, model, ["tiny"], 2048, 1000, 16, 16000, 1, 1)
+    info = EngineInfo(vllm_version, argv, model, ["tiny"], ["generate"], 2048, 1000, 16, 16000, 1, 1)
     urls: list[str] = []
     is_up = threading.Event()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import SimpleNamespace
+from typing import cast
 
 from vllm.exceptions import VLLMValidationError
 
@@ -59,6 +60,7 @@ class TritonCoreClient(EngineCoreClient):
         self.adapters = PushedAdapters()
         self.engine_ranks_managed = list(range(len(urls)))
         self.resources = SimpleNamespace(engine_dead=False)  # AsyncLLM reads this attribute
+        self._supported_tasks = cast(tuple[SupportedTask, ...], tuple(engine_info.supported_tasks))
         self._on_failure = on_failure
         self.on_step: OnStep = lambda kept, timestamp: None
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
@@ -108,7 +110,7 @@ class TritonCoreClient(EngineCoreClient):
             await asyncio.sleep(0)
 
     async def get_supported_tasks_async(self) -> tuple[SupportedTask, ...]:
-        return ("generate",)
+        return self._supported_tasks
 
     def dp_engines_running(self) -> bool:
         return False

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
-from vllm.outputs import RequestOutput
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
 
 from openai_frontend import adapters, vllm_seam
@@ -175,11 +176,20 @@ class TritonEngineClient(ControlOperations):
         adapters.note(kwargs.get("lora_request"))
         return super().generate(prompt, sampling_params, *args, **kwargs)
 
+    def encode(
+        self, prompt: Any, pooling_params: PoolingParams, *args: Any, **kwargs: Any
+    ) -> AsyncGenerator[PoolingRequestOutput, None]:
+        """See AsyncLLM. Records the adapter for the response's headers."""
+        adapters.note(kwargs.get("lora_request"))
+        return super().encode(prompt, pooling_params, *args, **kwargs)
+
     async def add_request(self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         """See AsyncLLM. Raises ServedError with status 503 while no replica may generate."""
         admitted = admission.current.get()
         try:
             check_nesting(params)
+            if isinstance(params, PoolingParams):  # one of a request's inputs: vLLM's routes do not ask how many
+                check_queue(self._limits, self.get_num_unfinished_requests(), 1)
             await self._require_replica()
             with self.engine_core.pinned_replica():
                 queue = await super().add_request(request_id, prompt, params, *args, **kwargs)

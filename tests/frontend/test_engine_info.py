@@ -16,6 +16,7 @@ ENGINE_INFO = EngineInfo(
     engine_argv=["--model", "m"],
     model="m",
     served_model_name=["m"],
+    supported_tasks=["generate"],
     max_model_len=2048,
     num_gpu_blocks=10,
     block_size=16,

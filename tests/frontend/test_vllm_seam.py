@@ -39,6 +39,7 @@ PUBLIC_MODULES = {
     "vllm.logprobs",
     "vllm.lora.request",
     "vllm.outputs",
+    "vllm.pooling_params",
     "vllm.sampling_params",
 }
 SOURCES = sorted(Path(openai_frontend.__file__).parent.rglob("*.py"))

@@ -10,7 +10,9 @@ from typing import Any
 from tritonlive.launch.default_model import default_model
 from tritonlive.launch.model_cache import build_once
 
-KINDS = ("tied", "untied", "moe", "float32-parameters")
+GENERATING = ("tied", "untied", "moe", "float32-parameters")
+POOLING = ("embedder", "encoder", "cross-encoder", "classifier")
+KINDS = GENERATING + POOLING
 LAYOUT = "v1"
 """Part of the cache's path. Change it with anything below that changes a checkpoint."""
 
@@ -22,15 +24,20 @@ def tiny_checkpoint(cache_dir: Path, kind: str) -> Path:
 
 
 def build(output: Path, tokenizer_dir: Path, kind: str) -> None:
-    """Write a bfloat16 checkpoint with random weights, large enough that logprobs tell models apart."""
+    """Write a checkpoint with random weights, large enough that logprobs tell models apart; most are bfloat16."""
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertModel,
         Glm4MoeConfig,
         Glm4MoeForCausalLM,
         LlamaConfig,
         LlamaForCausalLM,
         PreTrainedTokenizerFast,
+        Qwen3Config,
+        Qwen3ForCausalLM,
         Qwen3MoeConfig,
         Qwen3MoeForCausalLM,
     )
@@ -61,9 +68,15 @@ def build(output: Path, tokenizer_dir: Path, kind: str) -> None:
             n_routed_experts=4, n_group=1, topk_group=1, first_k_dense_replace=1, n_shared_experts=1, **sizes, **experts
         )
         model = Glm4MoeForCausalLM(config)
+    elif kind == "embedder":
+        model = Qwen3ForCausalLM(Qwen3Config(tie_word_embeddings=True, **sizes))
+    elif kind in POOLING:
+        labels = {"cross-encoder": 1, "classifier": 3}
+        config = BertConfig(**sizes, num_labels=labels.get(kind, 2))
+        model = BertForSequenceClassification(config) if kind in labels else BertModel(config)
     else:
         model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=kind == "tied", **sizes))
-    model.to(torch.bfloat16).save_pretrained(output)
+    model.to(torch.float32 if kind in POOLING else torch.bfloat16).save_pretrained(output)
     if kind == "float32-parameters":
         path = output / "model.safetensors"
         biases = {

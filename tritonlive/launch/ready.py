@@ -1,4 +1,4 @@
-"""Whether a server is ready: it is when it has generated a token."""
+"""Whether a server is ready: it is when it has generated a token, or pooled a prompt."""
 
 import threading
 from dataclasses import dataclass
@@ -17,11 +17,13 @@ READY_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Ready:
-    """Facts about a stack that generates."""
+    """Facts about a stack that answers."""
 
     model: str
     weight_version: str
     first_token_s: float
+    generates: bool = True
+    """False: the model embeds, classifies or scores."""
 
 
 def is_ok(client: httpx.Client, url: str) -> bool:
@@ -76,6 +78,10 @@ class FirstToken:
         with httpx.Client(base_url=self._url, timeout=FIRST_TOKEN_TIMEOUT_S) as client:
             model = client.get("/v1/models", headers=inference).raise_for_status().json()["data"][0]["id"]
             body = {"model": model, "prompt": "Hello", "max_tokens": 1}
-            answer = client.post("/v1/completions", json=body, headers=inference).raise_for_status()
+            answer = client.post("/v1/completions", json=body, headers=inference)
+            generates = answer.status_code != httpx.codes.NOT_FOUND
+            if not generates:  # a model that does not generate has no such route
+                answer = client.post("/pooling", json={"model": model, "input": "Hello"}, headers=inference)
+            answer.raise_for_status()
             version = client.get("/weight_info", headers=control).raise_for_status().json()["weight_version"]
-        return Ready(model, version, answer.elapsed.total_seconds())
+        return Ready(model, version, answer.elapsed.total_seconds(), generates)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from vllm.lora.request import LoRARequest
+from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 
@@ -26,7 +27,7 @@ class Llm:
         if name == self._refuses:
             raise ValueError(f"{name} refused")
 
-    def _validate_params(self, params: SamplingParams, supported_tasks: tuple[str, ...]) -> None:
+    def _validate_params(self, params: SamplingParams | PoolingParams, supported_tasks: tuple[str, ...]) -> None:
         self._check("params", supported_tasks)
 
     def _validate_lora(self, lora_request: LoRARequest | None) -> None:
@@ -57,11 +58,18 @@ def test_a_good_one_passes_all_of_vllms_checks() -> None:
     assert llm.checks == [("params", ("generate",)), ("lora", None), ("length", (2, "decoder")), ("ids", [1, 2])]
 
 
+def test_one_that_pools_passes_the_same_checks() -> None:
+    llm, good = Llm(), request(params=None, pooling_params=PoolingParams(task="embed"))
+    assert check_engine_request(engine(llm), good) is good.pooling_params
+    assert [name for name, _ in llm.checks] == ["params", "lora", "length", "ids"]
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"params": None}, "lacks sampling_params with max_tokens"),
-        ({"params": SamplingParams(max_tokens=None)}, "lacks sampling_params with max_tokens"),
+        ({"params": None}, "needs either sampling_params or pooling_params"),
+        ({"pooling_params": PoolingParams()}, "needs either sampling_params or pooling_params"),
+        ({"params": SamplingParams(max_tokens=None)}, "lacks max_tokens in its sampling_params"),
         ({"resumable": True}, "resumable and abort_immediately are not served"),
         ({"abort_immediately": True}, "resumable and abort_immediately are not served"),
         ({"prompt_embeds": "anything"}, "prompt_embeds are off"),

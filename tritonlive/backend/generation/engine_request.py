@@ -1,6 +1,7 @@
 """Checks EngineCoreRequests that come ready-made from a front end."""
 
 from vllm.exceptions import VLLMValidationError
+from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
 
 from tritonlive.backend.engine import Engine
@@ -10,16 +11,18 @@ from tritonlive.backend.vllm_seam.messages import EngineCoreRequest
 from tritonlive.wire.tensor_names import ENGINE_REQUEST
 
 
-def check_engine_request(engine: Engine, request: EngineCoreRequest) -> SamplingParams:
+def check_engine_request(engine: Engine, request: EngineCoreRequest) -> SamplingParams | PoolingParams:
     """Refuse a request that would harm the engine: anybody who reaches Triton's port could send one.
 
-    The checks are those that vLLM's input processor makes of requests that it renders. Returns the request's sampling
-    params. Raises BadTensor, or Unavailable without an engine.
+    The checks are those that vLLM's input processor makes of requests that it renders. Returns the request's params.
+    Raises BadTensor, or Unavailable without an engine.
     """
     llm = engine.llm
-    params = request.sampling_params
-    if params is None or params.max_tokens is None:
-        raise BadTensor(ENGINE_REQUEST, "lacks sampling_params with max_tokens")
+    if (request.sampling_params is None) == (request.pooling_params is None):
+        raise BadTensor(ENGINE_REQUEST, "needs either sampling_params or pooling_params")
+    params = request.params
+    if isinstance(params, SamplingParams) and params.max_tokens is None:
+        raise BadTensor(ENGINE_REQUEST, "lacks max_tokens in its sampling_params")
     if request.resumable or request.abort_immediately:
         raise BadTensor(ENGINE_REQUEST, "resumable and abort_immediately are not served")
     if request.prompt_embeds is not None and not llm.model_config.enable_prompt_embeds:

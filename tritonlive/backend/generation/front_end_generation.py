@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from operator import attrgetter, is_
 
+from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from tritonlive.backend.responses import Sender
@@ -43,12 +44,13 @@ class FrontEndBatch:
 class FrontEndGeneration:
     """One generation of a batch."""
 
-    def __init__(self, batch: FrontEndBatch, params: SamplingParams) -> None:
+    def __init__(self, batch: FrontEndBatch, params: SamplingParams | PoolingParams) -> None:
         self.batch = batch
         self.admission: asyncio.Task[None] | None = None
         """Admits the generation's grammar; None when that is done."""
         # With stop strings the front end needs every token: it finds the stop, and aborts.
-        self._is_whole = params.output_kind is RequestOutputKind.FINAL_ONLY and not params.stop
+        is_text = isinstance(params, SamplingParams)
+        self._is_whole = is_text and params.output_kind is RequestOutputKind.FINAL_ONLY and not params.stop
         self._has_begun = False
         self._kept: EngineCoreOutput | None = None
         self._version: str | None = None  # weights that made the kept tokens

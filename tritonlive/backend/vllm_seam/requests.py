@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from vllm.inputs import EngineInput
 from vllm.lora.request import LoRARequest
+from vllm.pooling_params import PoolingParams
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.parallel_sampling import ParentRequest
@@ -33,7 +34,10 @@ async def render(llm: AsyncLLM, prompt: str | list[int]) -> EngineInput:
 
 
 def validate(
-    llm: AsyncLLM, request: EngineCoreRequest, params: SamplingParams, supported_tasks: tuple[Any, ...]
+    llm: AsyncLLM,
+    request: EngineCoreRequest,
+    params: SamplingParams | PoolingParams,
+    supported_tasks: tuple[Any, ...],
 ) -> None:
     """Run the checks that vLLM's input processor makes of a request that it renders itself.
 

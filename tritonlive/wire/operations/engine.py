@@ -20,12 +20,16 @@ class Nothing(TypedDict):
 
 
 class EngineDescription(TypedDict):
-    """Facts for a front end's serving layer. `engine_argv` is a command line of `vllm serve`."""
+    """Facts for a front end's serving layer. `engine_argv` is a command line of `vllm serve`.
+
+    `supported_tasks` are vLLM's names of what the model can do: generate, embed, classify, token_embed and others.
+    """
 
     vllm_version: str
     engine_argv: list[str]
     model: str
     served_model_name: list[str]
+    supported_tasks: list[str]
     dtype: str
     max_model_len: int
     num_gpu_blocks: int | None
