@@ -48,7 +48,7 @@ def run(
     """Record both systems in turn, compare, and print every difference.
 
     The exit status is 1 if a difference is not in `bench/parity/justified.toml` (with --rust: `justified-rust.toml`),
-    an entry there matches no difference, or an answer fails one of its checks. Recordings stay in `--out`, one per
+    an entry there matches no difference, or an answer fails one of its checks and the reference's does not. Recordings stay in `--out`, one per
     system, so that one side can be recorded again alone:
 
     * `python -m bench.parity record --system tritonlive --out bench/results/parity/tritonlive.json`
@@ -134,12 +134,11 @@ def judge(left: Path, right: Path, shapes: list[Shape], chosen: Comparison, coun
     shapes = [shape for shape in shapes if shape.name in one or shape.name in other]
     verdict = compare(one, other, shapes, load_justifications(chosen.justified))
     wrong = {path.stem: failures(recording, shapes) for path, recording in ((left, one), (right, other))}
-    print_verdict(console, verdict, wrong, left.stem, right.stem)
+    num_failed_here = summary.failed_here(wrong[left.stem], wrong[right.stem])
+    print_verdict(console, verdict, wrong, left.stem, right.stem, num_failed_here)
     if counts is not None:
-        summary.save(
-            summary.summarise(verdict, summary.failed_here(wrong[left.stem], wrong[right.stem]), model), counts
-        )
-    return 0 if verdict.is_ok and not any(wrong.values()) else 1
+        summary.save(summary.summarise(verdict, num_failed_here, model), counts)
+    return 0 if verdict.is_ok and not num_failed_here else 1
 
 
 def record_system(system: str, model: Path, shapes: list[Shape], comparison: Comparison, path: Path) -> None:

@@ -15,7 +15,9 @@ VALUE_WIDTH = 400
 """Maximum number of characters shown of a value."""
 
 
-def print_verdict(console: Console, verdict: Verdict, failed: dict[str, list[str]], left: str, right: str) -> None:
+def print_verdict(
+    console: Console, verdict: Verdict, failed: dict[str, list[str]], left: str, right: str, num_failed_here: int
+) -> None:
     """Print every difference with both values, every failed check, and a summary line.
 
     Args:
@@ -24,6 +26,7 @@ def print_verdict(console: Console, verdict: Verdict, failed: dict[str, list[str
         failed: failed checks by recording.
         left: name of the reference recording.
         right: name of the other recording.
+        num_failed_here: number of checks that only the other one fails.
     """
     for difference in verdict.open:
         _print_difference(console, difference, left, right)
@@ -42,11 +45,13 @@ def print_verdict(console: Console, verdict: Verdict, failed: dict[str, list[str
             console.print(Text(f"{name}: check failed: {line}", style="red"), soft_wrap=True)
     differing = len({difference.shape for difference in verdict.open})
     num_failed = sum(map(len, failed.values()))
+    is_ok = verdict.is_ok and not num_failed_here
     summary = (
         f"{verdict.num_shapes} request shapes, {verdict.num_shapes - differing} without an unjustified difference; "
-        f"{len(verdict.open)} differences open, {len(verdict.justified)} justified, {num_failed} checks failed"
+        f"{len(verdict.open)} differences open, {len(verdict.justified)} justified, "
+        f"{num_failed} checks failed, {num_failed_here} of them only here"
     )
-    console.print(Text(summary, style="bold green" if verdict.is_ok and not num_failed else "bold red"), soft_wrap=True)
+    console.print(Text(summary, style="bold green" if is_ok else "bold red"), soft_wrap=True)
 
 
 def print_metrics(
