@@ -48,8 +48,8 @@ def run(
     """Record both systems in turn, compare, and print every difference.
 
     The exit status is 1 if a difference is not in `bench/parity/justified.toml` (with --rust: `justified-rust.toml`),
-    an entry there matches no difference, or an answer fails one of its checks and the reference's does not. Recordings stay in `--out`, one per
-    system, so that one side can be recorded again alone:
+    an entry there matches no difference, or an answer fails one of its checks and the reference's does not. Recordings
+    stay in `--out`, one per system, so that one side can be recorded again alone:
 
     * `python -m bench.parity record --system tritonlive --out bench/results/parity/tritonlive.json`
     * `python -m bench.parity compare bench/results/parity/vllm.json bench/results/parity/tritonlive.json`
