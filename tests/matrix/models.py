@@ -72,8 +72,9 @@ def build(output: Path, tokenizer_dir: Path, kind: str) -> None:
         model = Qwen3ForCausalLM(Qwen3Config(tie_word_embeddings=True, **sizes))
     elif kind in POOLING:
         labels = {"cross-encoder": 1, "classifier": 3}
-        config = BertConfig(**sizes, num_labels=labels.get(kind, 2))
-        model = BertForSequenceClassification(config) if kind in labels else BertModel(config)
+        bert = BertConfig(**sizes)
+        bert.num_labels = labels.get(kind, 2)
+        model = BertForSequenceClassification(bert) if kind in labels else BertModel(bert)
     else:
         model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=kind == "tied", **sizes))
     model.to(torch.float32 if kind in POOLING else torch.bfloat16).save_pretrained(output)

@@ -46,7 +46,8 @@ class Running:
         return np.array([each["embedding"] for each in answer.json()["data"]])
 
     def tokens(self, *texts: Any) -> Any:
-        return AutoTokenizer.from_pretrained(self.folder)(*texts, return_tensors="pt")
+        tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
+        return tokenizer(*texts, return_tensors="pt")
 
 
 @pytest.fixture(scope="module")
