@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 
-from openai_frontend.guards.connection import ON_SHUTDOWN, connection_factory
+from openai_frontend.guards.connection import ON_SHUTDOWN
 from openai_frontend.guards.limits import Limits
+from tests.frontend.guards.real_uvicorn import serving
 
 LIMITS = Limits(max_header_size=2000, receive_timeout_s=0.3)
 ANSWER_S = 10.0
@@ -39,21 +37,6 @@ class App:
 
     def notice(self) -> None:
         self.num_notices += 1
-
-
-@asynccontextmanager
-async def serving(app: App) -> AsyncIterator[int]:
-    """The port of a server of `app`."""
-    factory: Any = connection_factory(LIMITS)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=factory, ws="none", log_config=None))
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, ANSWER_S)
 
 
 async def exchange(port: int, *parts: bytes) -> bytes:
@@ -85,7 +68,7 @@ END = b"connection: close\r\n\r\n"
     ],
 )
 async def test_headers_are_limited_and_bodies_are_not(parts: tuple[bytes, ...], begin: bytes) -> None:
-    async with serving(App()) as port:
+    async with serving(App(), LIMITS) as port:
         answer = await exchange(port, *parts)
     assert answer.startswith(begin), answer[:200]
     if begin.endswith(b"431"):
@@ -94,7 +77,7 @@ async def test_headers_are_limited_and_bodies_are_not(parts: tuple[bytes, ...], 
 
 async def test_a_second_request_on_the_connection_is_limited_too() -> None:
     first = b"POST / HTTP/1.1\r\ncontent-length: 3000\r\n\r\n" + b"a" * 3000
-    async with serving(App()) as port:
+    async with serving(App(), LIMITS) as port:
         answer = await exchange(port, first, b"GET / HTTP/1.1\r\nx: " + b"a" * 2100 + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"size=3000" in answer
@@ -103,13 +86,13 @@ async def test_a_second_request_on_the_connection_is_limited_too() -> None:
 
 @pytest.mark.parametrize("begin", [b"", b"GE", b"GET / HTTP/1.1\r\nx: a"])
 async def test_a_request_whose_headers_do_not_arrive_is_closed(begin: bytes) -> None:
-    async with serving(App()) as port:
+    async with serving(App(), LIMITS) as port:
         assert await exchange(port, begin) == b""
 
 
 async def test_the_shutdown_is_announced_to_the_app() -> None:
     app = App()
-    async with serving(app) as port:
+    async with serving(app, LIMITS) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.sleep(0.1)
     assert app.num_notices == 1

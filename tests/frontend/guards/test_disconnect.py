@@ -3,20 +3,18 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from openai_frontend.guards.connection import connection_factory
 from openai_frontend.guards.disconnect import ON_LOST, DisconnectMiddleware
 from openai_frontend.guards.limits import DEFAULTS
+from tests.frontend.guards.real_uvicorn import serving
 
 WAIT_S = 10.0
 
@@ -61,20 +59,10 @@ class Routes:
         self.finished.set()
 
 
-@asynccontextmanager
-async def serving(routes: Routes) -> AsyncIterator[int]:
-    """The port of a server of the routes."""
-    app = Starlette(routes=[Route(f"/{name}", getattr(routes, name)) for name in ("stream", "slow", "plain")])
-    factory: Any = connection_factory(DEFAULTS)
-    server = uvicorn.Server(uvicorn.Config(DisconnectMiddleware(app), port=0, http=factory, ws="none", log_config=None))
-    task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, WAIT_S)
+def app_of(routes: Routes) -> DisconnectMiddleware:
+    return DisconnectMiddleware(
+        Starlette(routes=[Route(f"/{name}", getattr(routes, name)) for name in ("stream", "slow", "plain")])
+    )
 
 
 async def ask(port: int, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -91,7 +79,7 @@ async def test_a_silent_stream_ends_with_its_client_and_nothing_is_logged(monkey
     said: list[str] = []
     monkeypatch.setattr(logging.getLogger("uvicorn.error"), "error", lambda *args, **kwargs: said.append(str(args)))
     routes = Routes()
-    async with serving(routes) as port:
+    async with serving(app_of(routes), DEFAULTS) as port:
         reader, writer = await ask(port, "stream")
         await reader.readuntil(b"data: 1\n\n")
         await within(routes.began)
@@ -103,7 +91,7 @@ async def test_a_silent_stream_ends_with_its_client_and_nothing_is_logged(monkey
 
 async def test_a_stream_whose_client_left_before_it_began_ends_at_once() -> None:
     routes = Routes()
-    async with serving(routes) as port:
+    async with serving(app_of(routes), DEFAULTS) as port:
         _, writer = await ask(port, "slow")
         await within(routes.began)
         writer.close()
@@ -116,7 +104,7 @@ async def test_a_stream_whose_client_left_before_it_began_ends_at_once() -> None
 
 async def test_what_is_done_after_an_answer_is_not_cancelled() -> None:
     routes = Routes()
-    async with serving(routes) as port:
+    async with serving(app_of(routes), DEFAULTS) as port:
         reader, writer = await ask(port, "plain")
         await reader.readuntil(b"{}")
         await within(routes.began)
@@ -130,7 +118,7 @@ async def test_what_is_done_after_an_answer_is_not_cancelled() -> None:
 async def test_each_request_of_a_connection_is_watched_by_itself() -> None:
     routes = Routes()
     routes.go_on.set()
-    async with serving(routes) as port:
+    async with serving(app_of(routes), DEFAULTS) as port:
         reader, writer = await ask(port, "plain")
         await reader.readuntil(b"{}")
         await within(routes.finished)
