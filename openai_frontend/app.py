@@ -12,7 +12,7 @@ from openai_frontend.adapters import AdapterVersionHeader
 from openai_frontend.auth import protect
 from openai_frontend.build_info import publish_build_info
 from openai_frontend.engine.factory import check_version, create_engine, parse_arguments
-from openai_frontend.guards import ignored_fields, rendering, serving, wrong_types
+from openai_frontend.guards import ignored_fields, pooling, rendering, serving, wrong_types
 from openai_frontend.guards.admission import AdmissionMiddleware
 from openai_frontend.guards.anthropic_errors import AnthropicErrors
 from openai_frontend.guards.body import guard_bodies
@@ -67,6 +67,7 @@ def create_app() -> ASGIApp:
             publish_build_info()
             await init_app_state(engine, app.state, args, tasks)
             rendering.attach(app.state, options.limits)
+            pooling.attach(app.state, options.limits)
             if GENERATE in tasks:
                 weight_spans.attach(app.state, TEMPLATED if options.use_fast_path else weight_spans.VERSIONED)
                 serving.attach(app.state)
@@ -90,7 +91,11 @@ def create_app() -> ASGIApp:
     require_minimum(app, engine)
     guard_bodies(app, options.limits, PAYLOAD_PATHS)
     protect(app, options.keys, control_paths)
-    admitted = AdmissionMiddleware(app, engine_errors.answer_engine_error)
+    # Inside of the middleware that holds a stream's start: a stream without a token has begun, too.
+    # Not with vLLM's count of open requests, which needs what Starlette does at the end of a stream.
+    is_watched = is_transparent(app) and not args.enable_server_load_tracking
+    ended = DisconnectMiddleware(app) if is_watched else app
+    admitted = AdmissionMiddleware(ended, engine_errors.answer_engine_error)
     versioned = AdapterVersionHeader(WeightVersionHeader(admitted, engine))
-    served = DisconnectMiddleware(RetryAfter(AnthropicErrors(versioned)))
+    served = RetryAfter(AnthropicErrors(versioned))
     return FastPathMiddleware(served) if options.use_fast_path and is_transparent(app) else served

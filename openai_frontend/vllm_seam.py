@@ -37,6 +37,7 @@ from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.openai.responses.protocol import ResponseCompletedEvent, ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+from vllm.entrypoints.pooling.base.serving import PoolingBaseServing
 from vllm.entrypoints.rl.online.api_router import router as rl_router
 from vllm.entrypoints.rl.online.metrics import weight_operation_metrics
 from vllm.entrypoints.serve.dev.cache.api_router import router as cache_router
@@ -128,6 +129,7 @@ __all__ = [
     "OutputProcessor",
     "POOLING_TASKS",
     "PauseMode",
+    "PoolingBaseServing",
     "ReasoningParserManager",
     "RelayedOutputs",
     "RequestOutputCollector",
@@ -182,6 +184,7 @@ __all__ = [
     "validate_json_request",
     "validate_parsed_serve_args",
     "vllm_version",
+    "watch_pooling",
     "weight_operation_metrics",
     "with_cancellation",
 ]
@@ -292,13 +295,27 @@ def watch_texts(renderer: BaseRenderer, check: Callable[[str], None]) -> None:
 
     Call it after `replace_rendering`.
     """
-    tokenize = renderer._tokenize_prompt_async
 
-    def checked(prompt: Any, params: Any) -> Any:
-        check(prompt["prompt"])
-        return tokenize(prompt, params)
+    def checked(tokenize: Callable[..., Any]) -> Callable[..., Any]:
+        def check_first(prompt: Any, params: Any) -> Any:
+            check(prompt["prompt"])
+            return tokenize(prompt, params)
 
-    renderer._tokenize_prompt_async = checked
+        return check_first
+
+    renderer._tokenize_prompt_async = checked(renderer._tokenize_prompt_async)
+    renderer._tokenize_prompt = checked(renderer._tokenize_prompt)  # the routes that pool
+
+
+def watch_pooling(serving: PoolingBaseServing, check: Callable[[Any, bool], None]) -> None:
+    """Have `serving` call `check` with each request and whether its client may send a template, before it renders."""
+    preprocess = serving._preprocessing
+
+    async def checked(io_processor: Any, ctx: Any) -> None:
+        check(ctx.request, serving.chat_template_config.trust_request_chat_template)
+        await preprocess(io_processor, ctx)
+
+    serving._preprocessing = checked
 
 
 def template_parameters() -> frozenset[str]:

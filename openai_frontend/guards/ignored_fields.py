@@ -43,7 +43,12 @@ NESTED: dict[str, Any] = {
 """Objects inside a body whose fields are checked, too."""
 NESTED_HARMLESS = frozenset({"include_obfuscation"})
 # A request model is checked if it has one of these: it asks for an answer, or for its prompt.
-PROMPTS = frozenset({"messages", "prompt", "prompts", "input", "token_ids", "sequences"})
+PROMPTS = frozenset(
+    {
+        *("messages", "prompt", "prompts", "input", "token_ids", "sequences"),
+        *("documents", "queries", "query", "text_1", "texts"),
+    }
+)
 
 
 class IgnoredFields:
@@ -95,7 +100,9 @@ def model_of(route: Any, body: Mapping[str, Any]) -> Any:
     """The request model of a route; that of /invocations, which takes several, is chosen by the body as vLLM does."""
     if isinstance(route, APIRoute) and route.body_field is not None:
         return route.body_field.field_info.annotation
-    return CompletionRequest if "prompt" in body else ChatCompletionRequest
+    if "prompt" in body:
+        return CompletionRequest
+    return ChatCompletionRequest if "messages" in body else None
 
 
 @cache

@@ -159,5 +159,7 @@ def test_what_the_model_cannot_do_is_refused_and_harms_nobody(running: Running) 
     assert too_long.status_code == 400
     assert str(MAX_MODEL_LEN) in too_long.json()["error"]["message"]
     assert running.ask("/pooling", input="a", task="nothing").status_code == 400
+    many = running.ask("/pooling", input=[[3]] * 1025)
+    assert (many.status_code, many.json()["error"]["param"]) == (400, "input")
     assert running.ask("/pooling", input=TEXTS[0]).status_code == 200
     assert httpx.get(running.stack.frontend_url + "/health", timeout=10).status_code == 200

@@ -57,7 +57,7 @@ class EngineControl:
             "engine_argv": self._engine.argv,
             "model": model.model,
             "served_model_name": [served] if isinstance(served, str) else list(served or ()),
-            "supported_tasks": list(self._engine.supported_tasks),
+            "supported_tasks": sorted(self._engine.supported_tasks),
             "dtype": str(model.dtype).removeprefix("torch."),
             "max_model_len": model.max_model_len,
             "num_gpu_blocks": config.cache_config.num_gpu_blocks,

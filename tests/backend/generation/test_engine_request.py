@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from vllm.lora.request import LoRARequest
-from vllm.pooling_params import PoolingParams
+from vllm.pooling_params import LateInteractionParams, PoolingParams
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 
 from tritonlive.backend.generation.engine_request import check_engine_request
 from tritonlive.backend.tensors import BadTensor
+
+LATE = LateInteractionParams(mode="score_doc", query_key="")
 
 
 class Llm:
@@ -69,6 +71,8 @@ def test_one_that_pools_passes_the_same_checks() -> None:
     [
         ({"params": None}, "needs either sampling_params or pooling_params"),
         ({"pooling_params": PoolingParams()}, "needs either sampling_params or pooling_params"),
+        ({"params": None, "pooling_params": PoolingParams(late_interaction_params=LATE)}, "late_interaction_params"),
+        ({"params": None, "pooling_params": PoolingParams(extra_kwargs={"a": 1})}, "late_interaction_params"),
         ({"params": SamplingParams(max_tokens=None)}, "lacks max_tokens in its sampling_params"),
         ({"resumable": True}, "resumable and abort_immediately are not served"),
         ({"abort_immediately": True}, "resumable and abort_immediately are not served"),

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from openai_frontend.guards.admission import AdmissionMiddleware
 from openai_frontend.guards.disconnect import ON_LOST, DisconnectMiddleware
 from openai_frontend.guards.limits import DEFAULTS
 from tests.frontend.guards.real_uvicorn import serving
@@ -87,6 +88,18 @@ async def test_a_silent_stream_ends_with_its_client_and_nothing_is_logged(monkey
         await within(routes.cancelled)
     assert routes.spec_versions == ["2.4"]  # Starlette runs no task of its own
     assert said == []
+
+
+async def test_a_stream_whose_start_is_held_for_its_first_token_ends_with_its_client() -> None:
+    async def answer(request: Request, error: Exception) -> Response:
+        raise AssertionError("nothing is refused")
+
+    routes = Routes()
+    async with serving(AdmissionMiddleware(app_of(routes), answer), DEFAULTS) as port:
+        _, writer = await ask(port, "stream")
+        await within(routes.began)
+        writer.close()
+        await within(routes.cancelled)
 
 
 async def test_a_stream_whose_client_left_before_it_began_ends_at_once() -> None:

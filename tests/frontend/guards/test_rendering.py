@@ -35,7 +35,11 @@ def test_variables_of_the_template_pass() -> None:
 def renderer() -> Any:
     """What of vLLM's renderer gets texts."""
     tokenizer = SimpleNamespace(max_chars_per_token=4)
-    renderer: Any = SimpleNamespace(tokenizer=tokenizer, _tokenize_prompt_async=AsyncMock(return_value=[1]))
+    renderer: Any = SimpleNamespace(
+        tokenizer=tokenizer,
+        _tokenize_prompt_async=AsyncMock(return_value=[1]),
+        _tokenize_prompt=lambda prompt, params: [1],
+    )
     check_texts(renderer, max_model_len=10)
     return renderer
 
@@ -43,6 +47,7 @@ def renderer() -> Any:
 @pytest.mark.parametrize("text", ["", "a" * 40, "é" * 40, "\U0001f469\u200d\U0001f680", "\0"])
 def test_a_text_that_may_be_a_prompt_is_tokenized(renderer: Any, text: str) -> None:
     assert asyncio.run(renderer._tokenize_prompt_async({"prompt": text}, None)) == [1]
+    assert renderer._tokenize_prompt({"prompt": text}, None) == [1]
 
 
 @pytest.mark.row(12)
@@ -50,6 +55,7 @@ def test_a_text_that_may_be_a_prompt_is_tokenized(renderer: Any, text: str) -> N
     ("text", "reason"), [("a" * 41, "41 characters"), ("a\ud83e", "surrogate"), ("\udfff", "surrogate")]
 )
 def test_a_text_that_no_prompt_can_be_is_refused(renderer: Any, text: str, reason: str) -> None:
-    with pytest.raises(VLLMValidationError, match=reason) as refused:
-        renderer._tokenize_prompt_async({"prompt": text}, None)
-    assert refused.value.parameter == "prompt"
+    for tokenize in (renderer._tokenize_prompt_async, renderer._tokenize_prompt):
+        with pytest.raises(VLLMValidationError, match=reason) as refused:
+            tokenize({"prompt": text}, None)
+        assert refused.value.parameter == "prompt"

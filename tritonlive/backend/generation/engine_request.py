@@ -23,6 +23,9 @@ def check_engine_request(engine: Engine, request: EngineCoreRequest) -> Sampling
     params = request.params
     if isinstance(params, SamplingParams) and params.max_tokens is None:
         raise BadTensor(ENGINE_REQUEST, "lacks max_tokens in its sampling_params")
+    if isinstance(params, PoolingParams) and (params.late_interaction_params is not None or params.extra_kwargs):
+        # The worker does not check them, and an error there ends the engine.
+        raise BadTensor(ENGINE_REQUEST, "late_interaction_params and extra_kwargs of pooling_params are not served")
     if request.resumable or request.abort_immediately:
         raise BadTensor(ENGINE_REQUEST, "resumable and abort_immediately are not served")
     if request.prompt_embeds is not None and not llm.model_config.enable_prompt_embeds:

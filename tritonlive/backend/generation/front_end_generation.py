@@ -48,8 +48,10 @@ class FrontEndGeneration:
         self.batch = batch
         self.admission: asyncio.Task[None] | None = None
         """Admits the generation's grammar; None when that is done."""
-        # With stop strings the front end needs every token: it finds the stop, and aborts.
+        self.pools = isinstance(params, PoolingParams)
+        """Whether it ends with a pooled output instead of tokens."""
         is_text = isinstance(params, SamplingParams)
+        # With stop strings the front end needs every token: it finds the stop, and aborts.
         self._is_whole = is_text and params.output_kind is RequestOutputKind.FINAL_ONLY and not params.stop
         self._has_begun = False
         self._kept: EngineCoreOutput | None = None

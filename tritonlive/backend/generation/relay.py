@@ -267,10 +267,10 @@ class Relay:
                 continue
             if self._channels.get(channel.name) is not channel:
                 continue  # the channel was closed, and the abort of its generations is under way
-            if (error := failure_of(output)) is not None:
+            generation = channel.generations[request_id]
+            if (error := failure_of(output, pools=generation.pools)) is not None:
                 self._fail(request_id, error)
                 continue
-            generation = channel.generations[request_id]
             num_tokens = len(output.new_token_ids)
             if generation.keeps(output, version, outputs.timestamp):
                 channel.count_kept(outputs.timestamp, num_tokens, generation.latency)
