@@ -34,18 +34,17 @@ def test_arguments_of_the_tokenizer_are_refused() -> None:
 
 
 async def test_a_request_is_checked_before_it_is_rendered() -> None:
-    class Serving:
-        chat_template_config = SimpleNamespace(trust_request_chat_template=False)
-        rendered: list[Any] = []
+    rendered: list[Any] = []
 
-        async def _preprocessing(self, io_processor: Any, ctx: Any) -> None:
-            self.rendered.append(ctx)
+    async def preprocess(io_processor: Any, ctx: Any) -> None:
+        rendered.append(ctx)
 
-    serving: Any = Serving()
+    config = SimpleNamespace(trust_request_chat_template=False)
+    serving: Any = SimpleNamespace(chat_template_config=config, _preprocessing=preprocess)
     state: Any = SimpleNamespace(serving_pooling=serving, serving_embedding=None)
     attach(state, LIMITS)
     few = SimpleNamespace(request=SimpleNamespace(input=["a"]))
     await serving._preprocessing(None, few)
     with pytest.raises(VLLMValidationError, match="--max-prompts"):
         await serving._preprocessing(None, SimpleNamespace(request=SimpleNamespace(input=["a"] * 4)))
-    assert serving.rendered == [few]
+    assert rendered == [few]

@@ -22,7 +22,7 @@ class GenerationFailed(RequestError):
 def failure_of(output: EngineCoreOutput, *, pools: bool = False) -> RequestError | None:
     """The error of a generation that has failed; None if it has not.
 
-    pools: whether it ends with a pooled output instead of tokens. Aborted, it has none, which vLLM's front end cannot read.
+    pools: whether it ends with a pooled output instead of tokens. Aborted, it has none, and vLLM's front end needs one.
 
     A miss in the cache of images is not an error yet: vLLM's front end asks the client to send them again.
     """
