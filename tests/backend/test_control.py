@@ -106,6 +106,7 @@ class ControlEngine(FakeEngine):
         self.settings = Settings([], control_key)
         self.argv, self.started_at, self.num_restarts = ["--model", "m"], 1.5, 0
         self.arguments = SimpleNamespace(model="m")
+        self.supported_tasks = ("generate",)
 
     @property
     def control_llm(self) -> ControlLlm:

@@ -130,7 +130,7 @@ FIELDS = (
 DOCUMENTED = frozenset(
     {
         *("vllm", "vllm.config", "vllm.engine.arg_utils", "vllm.exceptions", "vllm.inputs", "vllm.lora.request"),
-        *("vllm.outputs", "vllm.sampling_params", "vllm.version"),
+        *("vllm.outputs", "vllm.pooling_params", "vllm.sampling_params", "vllm.version"),
     }
 )
 
