@@ -125,7 +125,7 @@ def run_loads(
                 sides = load.sides(systems)
                 result = run_load(load, sides, effort, lambda text: status.update(f"{report.model}: {text}"))
             except FAILURES as error:
-                report.failures[load.name] = str(error)
+                report.failures[load.name] = str(error).replace(str(Path.home()), "~")  # the results are published
                 say(f"{load.name}: FAILED: {error}")
                 continue
             report.results.append(result)
