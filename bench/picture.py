@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from bench.measure import Row
+from bench.panels import draw_panels
 from bench.stats import Spread, ratios
 
 COLOURS = {"ok": "tab:green", "MISSED": "tab:red", "": "tab:gray"}
@@ -16,31 +17,16 @@ ROW_INCHES = 0.26
 
 def draw(rows_by_model: dict[str, list[Row]], machine: dict[str, Any], path: Path) -> bool:
     """Draw the picture; False if matplotlib is not installed."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        return False
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     heights = [len(rows) + 3 for rows in rows_by_model.values()]
-    figure, axes = plt.subplots(
-        len(heights),
-        1,
-        figsize=(11, ROW_INCHES * sum(heights) + 0.6),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, (model, rows) in zip(axes[:, 0], rows_by_model.items(), strict=True):
-        _draw_rows(axis, rows)
-        axis.set_title(
-            f"{model}: ours over theirs (arrow: the target, and on which side of it ours should be)", fontsize=9
-        )
-    figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return True
+
+    def fill(axes: list[Any]) -> None:
+        for axis, (model, rows) in zip(axes, rows_by_model.items(), strict=True):
+            _draw_rows(axis, rows)
+            axis.set_title(
+                f"{model}: ours over theirs (arrow: the target, and on which side of it ours should be)", fontsize=9
+            )
+
+    return draw_panels(heights, ROW_INCHES * sum(heights) + 0.6, machine, path, fill)
 
 
 def _draw_rows(axis: Any, rows: list[Row]) -> None:

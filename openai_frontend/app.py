@@ -28,13 +28,7 @@ from openai_frontend.streaming import weight_spans
 from openai_frontend.streaming.fast_path import FastPathMiddleware, is_transparent
 from openai_frontend.streaming.short_prompts import render_short_prompts_at_once
 from openai_frontend.streaming.templated_serving import TEMPLATED
-from openai_frontend.vllm_seam import (
-    POOLING_TASKS,
-    build_app,
-    disable_envs_cache,
-    enable_envs_cache,
-    init_app_state,
-)
+from openai_frontend.vllm_seam import POOLING_TASKS, build_app, disable_envs_cache, enable_envs_cache, init_app_state
 from openai_frontend.weight_version import WeightVersionHeader, require_minimum
 
 GENERATE = "generate"
@@ -91,11 +85,12 @@ def create_app() -> ASGIApp:
     require_minimum(app, engine)
     guard_bodies(app, options.limits, PAYLOAD_PATHS)
     protect(app, options.keys, control_paths)
+    is_plain = is_transparent(app)
     # Inside of the middleware that holds a stream's start: a stream without a token has begun, too.
     # Not with vLLM's count of open requests, which needs what Starlette does at the end of a stream.
-    is_watched = is_transparent(app) and not args.enable_server_load_tracking
-    ended = DisconnectMiddleware(app) if is_watched else app
+    tells_of_loss = is_plain and not args.enable_server_load_tracking
+    ended = DisconnectMiddleware(app) if tells_of_loss else app
     admitted = AdmissionMiddleware(ended, engine_errors.answer_engine_error)
     versioned = AdapterVersionHeader(WeightVersionHeader(admitted, engine))
     served = RetryAfter(AnthropicErrors(versioned))
-    return FastPathMiddleware(served) if options.use_fast_path and is_transparent(app) else served
+    return FastPathMiddleware(served) if options.use_fast_path and is_plain else served

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from bench.panels import draw_panels
 from bench.process_kinds import ENGINE, OTHER, SERVING
 
 COLOURS = dict(zip(SERVING, ("tab:blue", "tab:orange", "tab:red", "tab:green", "tab:purple"), strict=True))
@@ -12,33 +13,17 @@ BAR_INCHES = 0.27
 def draw(content: dict[str, Any], path: Path) -> bool:
     """Draw the picture of a results file; False if there is nothing to draw or matplotlib is not installed."""
     loads = content["loads"]
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        return False
     if not loads:
         return False
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     heights = [len(load["systems"]) + 1.5 for load in loads]
-    figure, axes = plt.subplots(
-        len(loads),
-        1,
-        figsize=(11, BAR_INCHES * sum(heights) + 0.9),
-        height_ratios=heights,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, load in zip(axes[:, 0], loads, strict=True):
-        _draw_load(axis, load)
-    axes[0, 0].legend(fontsize=7, ncols=len(SERVING), loc="lower left", bbox_to_anchor=(0, 1.15))
-    machine = content["machine"]
-    axes[-1, 0].set_xlabel(f"processor time per token in µs, without the {ENGINE} and {OTHER}", fontsize=8)
-    figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return True
+
+    def fill(axes: list[Any]) -> None:
+        for axis, load in zip(axes, loads, strict=True):
+            _draw_load(axis, load)
+        axes[0].legend(fontsize=7, ncols=len(SERVING), loc="lower left", bbox_to_anchor=(0, 1.15))
+        axes[-1].set_xlabel(f"processor time per token in µs, without the {ENGINE} and {OTHER}", fontsize=8)
+
+    return draw_panels(heights, BAR_INCHES * sum(heights) + 0.9, content["machine"], path, fill)
 
 
 def _draw_load(axis: Any, load: dict[str, Any]) -> None:

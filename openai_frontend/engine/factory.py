@@ -30,7 +30,7 @@ def parse_arguments(info: EngineInfo, argv: list[str]) -> Namespace:
     args = arguments.parse([*info.engine_argv, *argv])
     if args.served_model_name is None:
         args.served_model_name = info.served_model_name
-    # It keeps a query in one engine for documents that come later, and may go to another: that one would die.
+    # Flash late interaction keeps a query in one engine. Its documents may go to another, which would die of them.
     args.enable_flash_late_interaction = False
     # auth.py checks the keys of every route; vLLM's own check compares the beginning of the path.
     args.api_key = None

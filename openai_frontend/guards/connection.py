@@ -1,4 +1,4 @@
-"""Limits of a connection: the size of headers, the time for a request's headers. Notice of its loss, and of shutdown.
+"""Limits the headers of a connection in size and time, and tells of the connection's loss and of a shutdown.
 
 uvicorn 0.54 with httptools has no limit for headers (h11, which is slower, has `h11_max_incomplete_event_size`), and no
 timeout for a request of which only a part arrives.

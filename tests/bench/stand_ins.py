@@ -1,4 +1,4 @@
-"""A load without a system, and a server without a model, for tests of the code around a measurement."""
+"""A load without a system, a server without a model, and scripts: for tests of the code around a measurement."""
 
 import json
 import threading
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,6 +14,13 @@ import psutil
 from bench.goals import Goal
 from bench.measure import Figures, Side
 from bench.systems import Systems
+
+
+def script(path: Path, text: str) -> Path:
+    """Write a program that stands in for a load generator."""
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
 
 
 @dataclass(frozen=True)

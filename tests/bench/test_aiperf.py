@@ -8,6 +8,7 @@ import pytest
 
 from bench.aiperf import Aiperf, figures_of
 from bench.client import LoadError
+from tests.bench.stand_ins import script
 
 RUN = Aiperf("chat", concurrency=2, num_requests=2, prompt_tokens=8, max_tokens=3)
 TIMES = {"avg": 30.0, "p50": 20.0, "p99": 40.0}
@@ -25,13 +26,6 @@ cp "{result}" "$2/profile_export_aiperf.json"
 """
 
 
-def program(folder: Path, text: str) -> Path:
-    path = folder / "aiperf"
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
 def test_the_server_counts_and_lengths_are_fixed() -> None:
     command = RUN.command(Path("/a/aiperf"), Path("/a/model"), "http://a", "m", seed=7)
     options = {name: command[at + 1] for at, name in enumerate(command[:-1]) if name.startswith("--")}
@@ -44,13 +38,15 @@ def test_the_server_counts_and_lengths_are_fixed() -> None:
 def test_a_result_becomes_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "wanted.json").write_text(json.dumps(RESULT))
-    figures = RUN.run(program(tmp_path, PROGRAM.format(result=tmp_path / "wanted.json")), tmp_path, "http://a", "m", 0)
+    figures = RUN.run(
+        script(tmp_path / "aiperf", PROGRAM.format(result=tmp_path / "wanted.json")), tmp_path, "http://a", "m", 0
+    )
     assert (figures["tokens/s"], figures["ttft mean ms"], figures["ttft p50 ms"]) == (3.0, 30.0, 20.0)
 
 
 def test_a_program_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"(?s)status 3.*no server"):
-        RUN.run(program(tmp_path, "#!/bin/sh\necho no server\nexit 3\n"), tmp_path, "http://a", "m", seed=0)
+        RUN.run(script(tmp_path / "aiperf", "#!/bin/sh\necho no server\nexit 3\n"), tmp_path, "http://a", "m", seed=0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from bench.bench_serve import BenchServe, figures_of
 from bench.client import LoadError
+from tests.bench.stand_ins import script
 
 SERVE = BenchServe("chat", concurrency=2, num_requests=2, prompt_tokens=8, max_tokens=3)
 RESULT: dict[str, Any] = {
@@ -27,13 +28,6 @@ cp "{result}" "$2/result.json"
 """
 
 
-def generator(folder: Path, text: str) -> Path:
-    path = folder / "vllm-rs"
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
 def test_prompts_are_text_and_lengths_are_fixed() -> None:
     command = SERVE.command(Path("/a/vllm-rs"), Path("/a/model"), "http://a", "m", seed=7)
     assert command[:3] == ["/a/vllm-rs", "bench", "serve"]
@@ -47,7 +41,7 @@ def test_prompts_are_text_and_lengths_are_fixed() -> None:
 
 def test_a_result_becomes_figures(tmp_path: Path) -> None:
     (tmp_path / "wanted.json").write_text(json.dumps(RESULT))
-    binary = generator(tmp_path, GENERATOR.format(result=tmp_path / "wanted.json"))
+    binary = script(tmp_path / "vllm-rs", GENERATOR.format(result=tmp_path / "wanted.json"))
     figures = SERVE.run(binary, tmp_path, "http://a", "m", seed=0)
     assert figures["tokens/s"] == 3.0
     assert figures["completion tokens"] == 6
@@ -65,14 +59,14 @@ def test_a_chats_first_event_is_not_a_token(starts_with_role: bool, first_ms: fl
 
 
 def test_a_generator_that_fails_says_why(tmp_path: Path) -> None:
-    binary = generator(tmp_path, "#!/bin/sh\necho no server >&2\nexit 3\n")
+    binary = script(tmp_path / "vllm-rs", "#!/bin/sh\necho no server >&2\nexit 3\n")
     with pytest.raises(LoadError, match=r"(?s)status 3.*no server"):
         SERVE.run(binary, tmp_path, "http://a", "m", seed=0)
 
 
 def test_without_a_result_the_load_has_failed(tmp_path: Path) -> None:
     with pytest.raises(LoadError):
-        SERVE.run(generator(tmp_path, "#!/bin/sh\n"), tmp_path, "http://a", "m", seed=0)
+        SERVE.run(script(tmp_path / "vllm-rs", "#!/bin/sh\n"), tmp_path, "http://a", "m", seed=0)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def ready_lines(
     if is_control_key_made_up:
         lines.append(f"Control key     {control_key}   (generated for this run; --control-key sets one)")
     lines.append(f"Logs            {_short(stack.triton_log.parent)}")
-    use, push = _use(stack, ready), _push(stack, control_key)
-    return [*lines, "", "Chat:" if ready.generates else "Pool:", f"  {use}", "", "Push new weights:", f"  {push}"]
+    request, push = _example_request(stack, ready), _push(stack, control_key)
+    return [*lines, "", "Chat:" if ready.generates else "Pool:", f"  {request}", "", "Push new weights:", f"  {push}"]
 
 
 def _triton_ports(stack: Stack) -> str:
@@ -95,7 +95,7 @@ def print_ready(console: Console, lines: list[str]) -> None:
     console.rule("Ctrl-C stops it", style="dim")
 
 
-def _use(stack: Stack, ready: Ready) -> str:
+def _example_request(stack: Stack, ready: Ready) -> str:
     chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
     path, question = ("/v1/chat/completions", chat) if ready.generates else ("/pooling", {"input": "Paris"})
     body = {"model": ready.model, **question}

@@ -115,17 +115,17 @@ class Relay:
         if request.request_id in self._owners:
             raise BadTensor(ENGINE_REQUEST, f"request id {request.request_id!r} is already running")
         params = check_engine_request(self._engine, request)
-        unknown = params if isinstance(params, SamplingParams) and not self._grammars.admit_known(params) else None
+        to_admit = params if isinstance(params, SamplingParams) and not self._grammars.admit_known(params) else None
         if request.lora_request is not None:
             request.lora_request = self._adapters.resolve(request.lora_request)
         self._owners[request.request_id] = channel
         generation = channel.generations[request.request_id] = FrontEndGeneration(batch, params)
         self._in_flight.begin(request.request_id)
         self._adapters.begin(request.request_id, request.lora_request)
-        if unknown is None:
+        if to_admit is None:
             await self._add_to_engine(request)
         else:  # a new grammar; the rest of the batch does not wait for it
-            generation.admission = asyncio.create_task(self._admit(request, generation, unknown))
+            generation.admission = asyncio.create_task(self._admit(request, generation, to_admit))
 
     async def _admit(self, request: EngineCoreRequest, generation: FrontEndGeneration, params: SamplingParams) -> None:
         """Hand the request to the engine when its grammar is admitted. An abort cancels this task."""
